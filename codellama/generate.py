@@ -1,0 +1,259 @@
+"""The command that completes, infills and chats: `python -m codellama.generate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from codellama.cli import (
+    UsageError,
+    checkpoint_directory,
+    human_bytes,
+    peak_memory_bytes,
+    progress_bar,
+    run,
+    torch_device,
+    torch_dtype,
+)
+from codellama.inference.generation import CodeLlama
+from codellama.inference.requests import Completion, RequestError
+from codellama.text.prompts import FILL, PromptError, split_fill
+from codellama.weights.variants import matching
+
+
+def generate(
+    *,
+    ckpt: str | None = None,
+    prompt: str | None = None,
+    file: str | None = None,
+    chat: bool = False,
+    system: str | None = None,
+    suffix_first: bool = False,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 0.95,
+    top_k: int = 0,
+    seed: int | None = None,
+    stop: tuple[str, ...] = (),
+    echo: bool = False,
+    logprobs: bool = False,
+    batch_size: int = 8,
+    device: str | None = None,
+    dtype: str | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Continue a text, fill the gap marked <FILL_ME> in it, or chat.
+
+    Text goes to stdout as it comes, everything else to stderr.
+
+    Args:
+        ckpt: checkpoint directory; without it, the small one that comes with the package.
+        prompt: the text, taken exactly as given. Without prompt and file it is read from stdin.
+        file: a file that holds the prompt; a .jsonl file holds one JSON string a line, each a prompt.
+        chat: hold a conversation; /reset forgets it, /exit ends it, Ctrl-C stops an answer.
+        system: system message of the conversation.
+        suffix_first: infill in suffix-prefix-middle order.
+        max_new_tokens: tokens to generate at most.
+        temperature: 0 takes the most likely token, 1 samples from the model's distribution.
+        top_p: sample from the most likely tokens that together have this probability.
+        top_k: sample from this many of the most likely tokens; 0: all.
+        seed: the same seed gives the same text.
+        stop: a string that ends the text; may be given several times.
+        echo: print the prompt before its completion (an infilled text is always printed whole).
+        logprobs: with json, also the log-probability of each token.
+        batch_size: prompts of a .jsonl file that run together.
+        device: cpu, cuda, cuda:1, mps; without it, the best there is.
+        dtype: bfloat16, float16 or float32; without it, that of the files.
+        json: print one JSON object for each completion instead.
+        quiet: print nothing to stderr but errors.
+    """
+    if chat and (prompt is not None or file is not None or json):
+        raise UsageError("--chat is a conversation; leave out --prompt, --file and --json")
+    prompts = [] if chat else _prompts(prompt, file)
+    options: dict[str, Any] = dict(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        stop=stop,
+        logprobs=logprobs,
+        batch_size=batch_size,
+    )
+    started = time.perf_counter()
+    with progress_bar("loading", quiet) as progress:
+        llm = CodeLlama.load(
+            checkpoint_directory(ckpt), torch_device(device), torch_dtype(dtype), progress
+        )
+    if not quiet:
+        print(_summary(llm, time.perf_counter() - started), file=sys.stderr)
+    if chat:
+        _Conversation(llm, system, options).hold()
+    elif json or len(prompts) > 1:
+        _print_batches(llm, prompts, suffix_first, echo, json, options)
+    else:
+        _print_stream(llm, prompts[0], suffix_first, echo, options)
+    if not quiet:
+        print(_report(llm), file=sys.stderr)
+
+
+def _prompts(prompt: str | None, file: str | None) -> list[str]:
+    if prompt is not None and file is not None:
+        raise UsageError("--prompt and --file both name a prompt; give one of them")
+    if prompt is not None:
+        return [prompt]
+    if file is None:
+        if sys.stdin.isatty():
+            raise UsageError("no prompt; give --prompt or --file, or pipe a text in")
+        return [_text("standard input", sys.stdin.buffer.read())]
+    text = _text(file, Path(file).read_bytes())
+    if not file.endswith(".jsonl"):
+        return [text]
+    prompts = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                prompts.append(json_.loads(line))
+            except ValueError:
+                prompts.append(None)
+            if not isinstance(prompts[-1], str):
+                raise UsageError(f"{file}, line {number}: expected a JSON string, got {line[:40]!r}")
+    if not prompts:
+        raise UsageError(f"{file} holds no prompt")
+    return prompts
+
+
+def _text(source: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{source} is not UTF-8 text: byte {error.start} does not fit") from None
+
+
+def _print_stream(
+    llm: CodeLlama, prompt: str, suffix_first: bool, echo: bool, options: dict[str, Any]
+) -> None:
+    if FILL in prompt:
+        prefix, suffix = split_fill(prompt)
+        pieces = llm.stream_infill(prefix, suffix, suffix_first, **options)
+        before, after = prefix, suffix
+    else:
+        pieces = llm.stream(prompt, **options)
+        before, after = prompt if echo else "", ""
+    print(before, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print(after)
+
+
+def _print_batches(
+    llm: CodeLlama,
+    prompts: list[str],
+    suffix_first: bool,
+    echo: bool,
+    json: bool,
+    options: dict[str, Any],
+) -> None:
+    size = options["batch_size"]
+    for start in range(0, len(prompts), size):
+        batch = prompts[start : start + size]
+        gaps = [split_fill(text) for text in batch if FILL in text]
+        filled = iter(llm.infill(gaps, suffix_first, **options))
+        plain = [text for text in batch if FILL not in text]
+        completed = iter(llm.complete(plain, echo=echo, **options))
+        for text in batch:
+            if FILL in text:
+                completion = next(filled)
+                whole = text.replace(FILL, completion.text)
+                _print_result(text, completion, whole, json)
+            else:
+                completion = next(completed)
+                _print_result(text, completion, completion.text, json)
+
+
+def _print_result(prompt: str, completion: Completion, whole: str, json: bool) -> None:
+    if not json:
+        print(whole, flush=True)
+        return
+    result = {"prompt": prompt, **dataclasses.asdict(completion)}
+    if FILL in prompt:
+        result["filled"] = whole
+    print(json_.dumps(result, ensure_ascii=False), flush=True)
+
+
+class _Conversation:
+    """A chat on the terminal, with the history that the model is shown."""
+
+    def __init__(self, llm: CodeLlama, system: str | None, options: dict[str, Any]) -> None:
+        self.llm = llm
+        self.options = options
+        self.opening = [{"role": "system", "content": system}] if system else []
+        self.messages = list(self.opening)
+
+    def hold(self) -> None:
+        """Answers line after line, until /exit or the end of the input."""
+        variants = matching(self.llm.model.config)
+        if variants and not any(variant.chat for variant in variants):
+            print("note: this model was not trained to chat; Instruct models are", file=sys.stderr)
+        print("/reset forgets the conversation, /exit ends it", file=sys.stderr)
+        while True:
+            print("> ", end="", file=sys.stderr, flush=True)
+            line = sys.stdin.readline()
+            if not line or line.strip() == "/exit":
+                return
+            if line.strip() == "/reset":
+                self.messages = list(self.opening)
+            elif line.strip():
+                self._answer(line.strip())
+
+    def _answer(self, question: str) -> None:
+        """Streams the answer and adds both to the history; Ctrl-C keeps what has come so far."""
+        messages = [*self.messages, {"role": "user", "content": question}]
+        answer = ""
+        try:
+            for piece in self.llm.stream_chat(messages, **self.options):
+                print(piece, end="", flush=True)
+                answer += piece
+        except KeyboardInterrupt:
+            pass
+        except (PromptError, RequestError) as error:
+            print(f"error: {error} (or /reset)", file=sys.stderr)
+            return
+        print(flush=True)
+        if answer.strip():
+            reply = {"role": "assistant", "content": answer, "destination": "user"}
+            self.messages = [*messages, reply]
+
+
+def _summary(llm: CodeLlama, seconds: float) -> str:
+    config = llm.model.config
+    weight = llm.model.tok_embeddings.weight
+    names = " or ".join(variant.name for variant in matching(config)) or "unpublished model"
+    per_token = config.kv_cache_bytes(1, weight.dtype.itemsize)
+    return (
+        f"{names}: {config.parameter_count:,} parameters in {str(weight.dtype)[6:]} on "
+        f"{weight.device}, θ = {config.rope_theta:,.0f}, context {config.max_seq_len:,}, KV cache "
+        f"{human_bytes(per_token * 1000)} per 1,000 tokens; loaded in {seconds:.2f} s"
+    )
+
+
+def _report(llm: CodeLlama) -> str:
+    timing = llm.timing
+    parts = [f"prefill {_rate(timing.prompt_tokens, timing.prefill_seconds)}"]
+    parts.append(f"decode {_rate(timing.decoded_tokens, timing.decode_seconds)}")
+    if peak := peak_memory_bytes(llm.model.tok_embeddings.weight.device):
+        parts.append(f"peak memory {human_bytes(peak)}")
+    return ", ".join(parts)
+
+
+def _rate(tokens: int, seconds: float) -> str:
+    return f"{tokens:,} tokens" + (f" at {tokens / seconds:,.1f} tokens/s" if seconds else "")
+
+
+if __name__ == "__main__":
+    run(generate)

@@ -1,0 +1,206 @@
+"""`CodeLlama`: a model and its vocabulary, put to the uses that it was trained for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codellama.inference.decoding import Timing, decode
+from codellama.inference.requests import (
+    Completion,
+    Options,
+    Prompt,
+    RequestError,
+    RunningSequence,
+)
+from codellama.model.transformer import Transformer
+from codellama.text import prompts
+from codellama.text.prompts import Message
+from codellama.text.tokenizer import Tokenizer
+from codellama.weights.downloads import CheckpointError, Progress, check_download
+from codellama.weights.meta import load_model
+from codellama.weights.variants import matching
+
+TOKENIZER = "tokenizer.model"
+
+
+class CodeLlama:
+    """Completes code, fills gaps in it and chats about it.
+
+    Every method takes the fields of `Options` as keyword arguments, and raises `RequestError` for
+    options out of range and prompts longer than the context, `PromptError` for prompts that do not
+    fit the format, and `TokenizerError` for text that cannot be encoded.
+
+    Attributes:
+        timing: what all calls so far have spent in the model.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.timing = Timing()
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        progress: Progress | None = None,
+    ) -> CodeLlama:
+        """Loads a checkpoint directory: `params.json`, shards and `tokenizer.model`.
+
+        The arguments are those of `load_model`.
+
+        Raises:
+            CheckpointError: as `load_model`; or the tokenizer is missing, damaged, or of another
+                vocabulary than the model.
+        """
+        model = load_model(directory, device, dtype, progress)
+        return cls(model, load_tokenizer(directory, model.config.vocab_size))
+
+    def complete(self, prompts: Sequence[str], **options: Any) -> list[Completion]:
+        """Continues each prompt.
+
+        The text goes on from the prompt's: prompt + text is what the model has read and written.
+        """
+        _refuse_string(prompts)
+        return self._run([self._completion(text) for text in prompts], options)
+
+    def infill(
+        self, gaps: Sequence[tuple[str, str]], suffix_first: bool = False, **options: Any
+    ) -> list[Completion]:
+        """Fills the gap between each prefix and suffix; the text is that of the gap alone.
+
+        Args:
+            suffix_first: show the model the suffix before the prefix (see `prompts.infilling`).
+        """
+        _refuse_string(gaps)
+        return self._run([self._infilling(gap, suffix_first) for gap in gaps], options)
+
+    def chat(self, dialogs: Sequence[Sequence[Message]], **options: Any) -> list[Completion]:
+        """Answers the last message of each dialog (see `prompts.chat`)."""
+        return self._run([self._chat(dialog) for dialog in dialogs], options)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], stop_ids: Sequence[int] | None = None, **options: Any
+    ) -> list[Completion]:
+        """Continues sequences of token ids.
+
+        Args:
+            stop_ids: ids that end a sequence; None: the end-of-sequence id alone.
+        """
+        stops = frozenset([self.tokenizer.eos_id] if stop_ids is None else stop_ids)
+        return self._run([Prompt(list(ids), stops, len(ids) > 1) for ids in prompts], options)
+
+    def stream(self, prompt: str, **options: Any) -> CompletionStream:
+        """As `complete` for one prompt, in pieces of text as they become certain."""
+        return self._stream(self._completion(prompt), options)
+
+    def stream_infill(
+        self, prefix: str, suffix: str, suffix_first: bool = False, **options: Any
+    ) -> CompletionStream:
+        """As `infill` for one gap, in pieces of text as they become certain."""
+        return self._stream(self._infilling((prefix, suffix), suffix_first), options)
+
+    def stream_chat(self, messages: Sequence[Message], **options: Any) -> CompletionStream:
+        """As `chat` for one dialog, in pieces of text as they become certain."""
+        return self._stream(self._chat(messages), options)
+
+    def _completion(self, text: str) -> Prompt:
+        ids = self.tokenizer.encode(text, bos=True)
+        return Prompt(ids, frozenset([self.tokenizer.eos_id]), continuation=bool(text))
+
+    def _infilling(self, gap: tuple[str, str], suffix_first: bool) -> Prompt:
+        ids = prompts.infilling(self.tokenizer, *gap, suffix_first)
+        if any(variant.infilling == "untrained" for variant in matching(self.model.config)):
+            warnings.warn(
+                "Code Llama 70B has infilling tokens, but may not have been trained to infill",
+                stacklevel=4,
+            )
+        return Prompt(ids, self._stop_ids(self.tokenizer.eot_id), continuation=True)
+
+    def _chat(self, messages: Sequence[Message]) -> Prompt:
+        ids = prompts.chat(self.tokenizer, messages)
+        return Prompt(ids, self._stop_ids(self.tokenizer.step_id), continuation=False)
+
+    def _stop_ids(self, end_id: int | None) -> frozenset[int]:
+        return frozenset(id for id in (end_id, self.tokenizer.eos_id) if id is not None)
+
+    def _run(self, batch: Sequence[Prompt], keywords: dict[str, Any]) -> list[Completion]:
+        options = Options(**keywords)
+        sequences = [self._sequence(prompt, options) for prompt in batch]
+        for start in range(0, len(sequences), options.batch_size):
+            for _ in decode(self.model, sequences[start : start + options.batch_size], self.timing):
+                pass
+        return [sequence.completion() for sequence in sequences]
+
+    def _stream(self, prompt: Prompt, keywords: dict[str, Any]) -> CompletionStream:
+        sequence = self._sequence(prompt, Options(**keywords))
+        pieces = (text for _, text in decode(self.model, [sequence], self.timing) if text)
+        return CompletionStream(sequence, pieces)
+
+    def _sequence(self, prompt: Prompt, options: Options) -> RunningSequence:
+        ids, config = prompt.ids, self.model.config
+        if not ids:
+            raise RequestError("a prompt has no tokens; the shortest one is [BOS]")
+        if outside := [id for id in ids if not 0 <= id < config.vocab_size]:
+            raise RequestError(
+                f"token id {outside[0]} is outside the model's vocabulary of {config.vocab_size}"
+            )
+        if len(ids) > config.max_seq_len:
+            raise RequestError(
+                f"the prompt has {len(ids):,} tokens, but the model's context holds "
+                f"{config.max_seq_len:,}; shorten the prompt"
+            )
+        budget = min(options.max_new_tokens, config.max_seq_len - len(ids))
+        device = self.model.tok_embeddings.weight.device
+        return RunningSequence(prompt, options, self.tokenizer, budget, device)
+
+
+class CompletionStream(Iterator[str]):
+    """Pieces of text as they become certain; they add up to `completion.text`."""
+
+    def __init__(self, sequence: RunningSequence, pieces: Iterator[str]) -> None:
+        self._sequence = sequence
+        self._pieces = pieces
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    @property
+    def completion(self) -> Completion:
+        """The whole result; a RuntimeError before the stream has ended."""
+        return self._sequence.completion()
+
+
+def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer of a checkpoint directory whose model has `vocab_size` ids.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or has another number of ids.
+    """
+    path = Path(directory) / TOKENIZER
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing; it is part of Meta's download, next to the model's folder or in it: "
+            "copy it there"
+        )
+    check_download(path)
+    tokenizer = Tokenizer(path)
+    if tokenizer.vocab_size != vocab_size:
+        raise CheckpointError(
+            f"{path} has {tokenizer.vocab_size} ids, but the model has {vocab_size}; it is probably "
+            "the tokenizer of another variant (32016: 7B and 13B base and Instruct, and 70B; 32000: "
+            "7B and 13B Python, and 34B)"
+        )
+    return tokenizer
+
+
+def _refuse_string(prompts: Sequence[Any]) -> None:
+    if isinstance(prompts, str):
+        raise RequestError("expected a list of prompts, got one string; wrap it in a list")

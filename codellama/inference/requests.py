@@ -1,0 +1,200 @@
+"""What is asked of the model for one prompt, what comes back, and when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from codellama.text.tokenizer import IncrementalDecoder, Tokenizer
+
+FinishReason = Literal["stop", "length"]
+
+
+class RequestError(ValueError):
+    """A request that the model cannot serve."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to continue a prompt.
+
+    Args:
+        max_new_tokens: tokens to generate at most; 0 only reads the prompt.
+        temperature: 0 always takes the most likely token; 1 samples from the model's distribution.
+        top_p: sample from the most likely tokens that together have this probability (nucleus).
+        top_k: sample from this many of the most likely tokens; 0: from all.
+        seed: the same seed gives the same text, whatever else is in the batch. None: another each
+            time.
+        stop: strings that end the text; they are not part of it.
+        logprobs: also return the log-probability, in nats, that the model's own distribution (at
+            temperature 1) gives to each token.
+        echo: let text, tokens and logprobs begin with the prompt's.
+        batch_size: prompts that run through the model together.
+
+    Raises:
+        RequestError: a value is out of its range.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 0.95
+    top_k: int = 0
+    seed: int | None = None
+    stop: Sequence[str] = ()
+    logprobs: bool = False
+    echo: bool = False
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        for name, valid, range_ in (
+            ("max_new_tokens", self.max_new_tokens >= 0, "0 or more"),
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
+            ("batch_size", self.batch_size > 0, "1 or more"),
+            ("stop", all(self.stop), "strings that are not empty"),
+        ):
+            if not valid:
+                raise RequestError(f"{name} is {getattr(self, name)!r}; expected {range_}")
+
+
+@dataclass
+class Completion:
+    """What the model made of one prompt.
+
+    Attributes:
+        text: what it wrote, up to a stop string.
+        tokens: the ids it chose, without the id that stopped it; a stop string's are among them.
+        logprobs: for each of `tokens` its log-probability in nats, if asked for. A prompt's first
+            token, which nothing predicts, has 0.
+        finish_reason: "stop" at a stop id or string, "length" at max_new_tokens or at the end of the
+            context.
+    """
+
+    text: str
+    tokens: list[int]
+    logprobs: list[float] | None
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids for the model to go on from.
+
+    Attributes:
+        ids: at least one.
+        stop_ids: ids that end what follows.
+        continuation: what follows goes on from the prompt's text, so that a leading space is part of
+            it; otherwise it begins a text of its own.
+    """
+
+    ids: list[int]
+    stop_ids: frozenset[int]
+    continuation: bool
+
+
+class RunningSequence:
+    """A prompt on its way to a completion: the one place that decides when it ends.
+
+    Args:
+        budget: tokens that may be generated: `max_new_tokens`, or fewer if the context ends before.
+        device: where sampling draws its random numbers.
+
+    Attributes:
+        tokens, logprobs: as in `Completion`, of the generated tokens.
+        prompt_logprobs: of the prompt's tokens; the caller fills it in if `wants_prompt_logprobs`.
+        finish_reason: None as long as the sequence runs.
+    """
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        options: Options,
+        tokenizer: Tokenizer,
+        budget: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.prompt = prompt
+        self.options = options
+        self.budget = budget
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.prompt_logprobs = [0.0]
+        self.finish_reason: FinishReason | None = None
+        self.generator = torch.Generator(device)
+        if options.seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(options.seed)
+        self._decoder = IncrementalDecoder(tokenizer, prompt.continuation)
+        self._text = tokenizer.decode(prompt.ids) if options.echo else ""
+        self._held_back = ""  # may turn out to be the beginning of a stop string
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether the log-probabilities of the prompt's own tokens are to be computed."""
+        return self.options.logprobs and self.options.echo
+
+    def begin(self) -> str:
+        """The text that is certain before any token has come."""
+        if self.budget == 0:
+            self.finish_reason = "length"
+        return self._text
+
+    def accept(self, token: int, logprob: float = 0.0) -> str:
+        """Takes the next token and returns the text that has become certain by it."""
+        if token in self.prompt.stop_ids:
+            return self._finish("stop")
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        text = self._release(self._decoder.push(token))
+        if self.finish_reason is None and len(self.tokens) == self.budget:
+            text += self._finish("length")
+        return text
+
+    def completion(self) -> Completion:
+        """The result, once the sequence has ended."""
+        if self.finish_reason is None:
+            raise RuntimeError("the sequence has not ended yet")
+        echo = self.options.echo
+        return Completion(
+            text=self._text,
+            tokens=(self.prompt.ids if echo else []) + self.tokens,
+            logprobs=(self.prompt_logprobs if echo else []) + self.logprobs
+            if self.options.logprobs
+            else None,
+            finish_reason=self.finish_reason,
+        )
+
+    def _finish(self, reason: FinishReason) -> str:
+        self.finish_reason = reason
+        text = self._release(self._decoder.flush())
+        rest, self._held_back = self._held_back, ""
+        self._text += rest
+        return text + rest
+
+    def _release(self, text: str) -> str:
+        """Adds `text` and returns what no stop string can take back any more."""
+        pending = self._held_back + text
+        found = [at for stop in self.options.stop if (at := pending.find(stop)) >= 0]
+        if found:
+            self.finish_reason = "stop"
+            certain, self._held_back = min(found), ""
+        else:
+            certain = len(pending) - max(
+                (_overlap(pending, stop) for stop in self.options.stop), default=0
+            )
+            self._held_back = pending[certain:]
+        self._text += pending[:certain]
+        return pending[:certain]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `stop`."""
+    lengths = range(min(len(text), len(stop) - 1), 0, -1)
+    return next((length for length in lengths if text.endswith(stop[:length])), 0)

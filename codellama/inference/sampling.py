@@ -1,0 +1,58 @@
+"""From logits to the next token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def token_probabilities(
+    logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> Tensor:
+    """The distribution that the next token is drawn from.
+
+    Args:
+        logits: (..., vocab_size)
+        temperature: divides the logits; below 1 sharpens, above 1 flattens. 0 leaves the most likely
+            token alone.
+        top_k: keep only this many of the most likely tokens; 0 keeps all.
+        top_p: keep the fewest tokens that together have at least this probability: the nucleus
+            (Holtzman et al. 2019, arXiv 1904.09751). Applied to what top_k has left.
+
+    Returns:
+        float32 probabilities of the shape of `logits`
+    """
+    if temperature == 0:
+        return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
+    # Scaled from the largest, so that a tiny temperature cannot overflow.
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
+    if 0 < top_k < logits.shape[-1]:
+        least = logits.topk(top_k).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    probabilities = logits.softmax(-1)
+    if top_p < 1:
+        descending, order = probabilities.sort(dim=-1, descending=True)
+        before = descending.cumsum(-1) - descending
+        nucleus = descending.masked_fill(before >= top_p, 0.0)
+        nucleus[..., 0] = descending[..., 0]
+        probabilities = torch.zeros_like(nucleus).scatter(-1, order, nucleus)
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+    return probabilities
+
+
+def sample(
+    logits: Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Draws one token from `token_probabilities`; the most likely one where temperature is 0.
+
+    Shape:
+        (vocab_size) -> ()
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = token_probabilities(logits, temperature, top_k, top_p)
+    return torch.multinomial(probabilities, 1, generator=generator)[0]

@@ -1,0 +1,138 @@
+"""The hyper-parameters of a Code Llama model, as its `params.json` gives them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+LLAMA2_CONTEXT = 4096
+CODE_LLAMA_CONTEXT = 100 * 1024
+
+
+class ConfigError(ValueError):
+    """Hyper-parameters that do not describe a model."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Every number that fixes a model's shape and arithmetic.
+
+    The field names are the keys of Meta's `params.json`; `0` stands for "not given" and is replaced
+    by what Meta's code would take.
+
+    Args:
+        dim: width of the residual stream.
+        n_layers: number of decoder blocks.
+        n_heads: number of query heads; each has `dim / n_heads` channels.
+        vocab_size: number of token ids.
+        n_kv_heads: number of key and value heads, each shared by `n_heads / n_kv_heads` query heads
+            (grouped-query attention, arXiv 2305.13245). Not given: as many as query heads.
+        multiple_of: the feed-forward's hidden width is rounded up to a multiple of this.
+        ffn_dim_multiplier: widens the feed-forward before that rounding.
+        norm_eps: added to the mean square in RMSNorm.
+        rope_theta: base of the rotary embedding: 1e4 in Llama 2, 1e6 in Code Llama
+            (arXiv 2308.12950, section 2.4).
+        max_seq_len: tokens of context, prompt and completion together. Not given, as in Meta's
+            files: 4096 for a base of 1e4, else 100 x 1024, the length up to which the paper uses
+            Code Llama (section 3.3).
+
+    Raises:
+        ConfigError: a number is not positive, or heads do not divide what they share.
+    """
+
+    dim: int
+    n_layers: int
+    n_heads: int
+    vocab_size: int
+    n_kv_heads: int = 0
+    multiple_of: int = 256
+    ffn_dim_multiplier: float = 1.0
+    norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+    max_seq_len: int = 0
+
+    def __post_init__(self) -> None:
+        derived = {
+            "n_kv_heads": self.n_kv_heads or self.n_heads,
+            "max_seq_len": self.max_seq_len
+            or (LLAMA2_CONTEXT if self.rope_theta <= 10_000 else CODE_LLAMA_CONTEXT),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value <= 0:
+                raise ConfigError(f"{field.name} is {value}; a positive number is needed")
+        if self.dim % self.n_heads or self.head_dim % 2:
+            raise ConfigError(
+                f"dim {self.dim} over n_heads {self.n_heads} does not give heads of an even "
+                "number of channels, which the rotary embedding needs"
+            )
+        if self.n_heads % self.n_kv_heads:
+            raise ConfigError(
+                f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}"
+            )
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any], vocab_size: int | None = None) -> ModelConfig:
+        """Reads the contents of a `params.json`.
+
+        Args:
+            params: the parsed file. Keys that no field is named after are ignored with a warning;
+                null counts as not given.
+            vocab_size: rows of the embedding, for files whose `vocab_size` is missing or -1.
+
+        Raises:
+            ConfigError: a key is missing, holds something other than a number, or contradicts
+                `vocab_size`.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(params) - known):
+            warnings.warn(f"params.json: ignoring unknown {', '.join(unknown)}", stacklevel=2)
+        given = {key: value for key, value in params.items() if key in known and value is not None}
+        if given.get("vocab_size", -1) == -1:
+            given.pop("vocab_size", None)
+            if vocab_size is not None:
+                given["vocab_size"] = vocab_size
+        for field in fields(cls):
+            value = given.get(field.name, 1)
+            whole = field.type == "int"
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                kind = "a whole number" if whole else "a number"
+                raise ConfigError(f"params.json: {field.name} is {value!r}; expected {kind}")
+        if missing := {"dim", "n_layers", "n_heads", "vocab_size"} - set(given):
+            raise ConfigError(f"params.json lacks {', '.join(sorted(missing))}")
+        if vocab_size not in (None, given["vocab_size"]):
+            raise ConfigError(
+                f"params.json says vocab_size {given['vocab_size']}, but the embedding has "
+                f"{vocab_size} rows; they belong to different models"
+            )
+        return cls(**given)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.dim // self.n_heads
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the feed-forward's hidden layer: two thirds of `4 * dim`, since SwiGLU has three
+        matrices where a plain feed-forward has two (arXiv 2002.05202), rounded up as Meta does."""
+        hidden = int(self.ffn_dim_multiplier * int(2 * 4 * self.dim / 3))
+        return self.multiple_of * -(-hidden // self.multiple_of)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trained numbers in the model."""
+        kv_dim = self.n_kv_heads * self.head_dim
+        attention = 2 * self.dim * self.dim + 2 * self.dim * kv_dim
+        feed_forward = 3 * self.dim * self.hidden_dim
+        norms = 2 * self.dim
+        embeddings = 2 * self.vocab_size * self.dim
+        return self.n_layers * (attention + feed_forward + norms) + self.dim + embeddings
+
+    def kv_cache_bytes(self, tokens: int, bytes_per_number: int = 2) -> int:
+        """Memory that the keys and values of `tokens` positions take, in bytes."""
+        return 2 * self.n_layers * self.n_kv_heads * self.head_dim * tokens * bytes_per_number

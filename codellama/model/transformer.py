@@ -1,0 +1,116 @@
+"""The Code Llama decoder: Llama 2's architecture (Touvron et al. 2023, arXiv 2307.09288, section 2.2).
+
+Tokens become vectors, a stack of blocks refines them, and the last norm and projection turn each into
+a score for every token that may come next.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from codellama.model.attention import Attention, causal_mask
+from codellama.model.config import ModelConfig
+from codellama.model.feed_forward import FeedForward
+from codellama.model.kv_cache import KVCache
+from codellama.model.norm import RMSNorm
+from codellama.model.rotary import rotary_angles
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then the feed-forward; each reads a normalised copy of the residual stream and adds
+    to the stream.
+
+    Shape:
+        (batch, seq, dim) -> (batch, seq, dim)
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config.dim, config.n_heads, config.n_kv_heads)
+        self.feed_forward = FeedForward(config.dim, config.hidden_dim)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache, layer)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+class Transformer(nn.Module):
+    """A causal language model whose parameters are named as in Meta's files.
+
+    `model(tokens)` scores the next token at every position and is differentiable; with a cache from
+    `new_cache` the tokens continue the sequences that it holds.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Scores of the next token after each given one.
+
+        Args:
+            tokens: (batch, seq) token ids.
+            cache: what came before; is extended by `tokens`.
+
+        Returns:
+            float32 logits (batch, seq, vocab_size)
+        """
+        return self.logits(self.hidden(tokens, cache))
+
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """The normalised output of the last block, for callers who need the logits of few positions.
+
+        Shape:
+            (batch, seq) -> (batch, seq, dim)
+        """
+        seq = tokens.shape[1]
+        mask = None
+        if cache is None:
+            positions = torch.arange(seq, device=tokens.device)[None]
+        else:
+            positions = cache.next_positions(seq)
+            if not cache.uniform or (seq > 1 and cache.longest > 0):
+                mask = causal_mask(positions, cache.longest + seq)
+        cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        x = self.tok_embeddings(tokens)
+        for layer, block in enumerate(self.layers):
+            x = block(x, cos, sin, mask, cache, layer)
+        if cache is not None:
+            cache.advance(seq)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every token of the vocabulary, float32.
+
+        Shape:
+            (..., dim) -> (..., vocab_size)
+        """
+        return self.output(hidden).float()
+
+    def new_cache(self, batch_size: int = 1, capacity: int = 0) -> KVCache:
+        """An empty cache for this model, of its dtype and on its device."""
+        config, weight = self.config, self.tok_embeddings.weight
+        return KVCache(
+            config.n_layers,
+            config.n_kv_heads,
+            config.head_dim,
+            batch_size,
+            capacity,
+            weight.dtype,
+            weight.device,
+        )

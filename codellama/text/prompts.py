@@ -1,0 +1,157 @@
+"""The formats in which Code Llama was taught to infill and to chat.
+
+Meta's encoders cut a prompt into parts and encode each on its own; one joined string would give other
+ids, so the parts here are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from codellama.text.tokenizer import Tokenizer
+
+FILL = "<FILL_ME>"
+CONTROL_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<step>")
+
+Message = Mapping[str, str]
+
+
+class PromptError(ValueError):
+    """A prompt that the model's formats cannot express, or that would break out of them."""
+
+
+def split_fill(text: str) -> tuple[str, str]:
+    """Prefix and suffix of a text with one `<FILL_ME>` in it.
+
+    Raises:
+        PromptError: there is none, or more than one.
+    """
+    parts = text.split(FILL)
+    if len(parts) != 2:
+        raise PromptError(f"the text has {len(parts) - 1} {FILL} marks; infilling fills exactly one")
+    return parts[0], parts[1]
+
+
+def infilling(
+    tokenizer: Tokenizer,
+    prefix: str,
+    suffix: str,
+    suffix_first: bool = False,
+    allow_control_tags: bool = False,
+) -> list[int]:
+    """Token ids that ask for the text between `prefix` and `suffix` (arXiv 2308.12950, section 2.3).
+
+    Prefix-suffix-middle: `<PRE> prefix <SUF>suffix <MID>`. Suffix-prefix-middle puts the prefix last,
+    right before the text to come: `<PRE> <SUF>suffix <MID> prefix`.
+
+    Args:
+        suffix_first: take suffix-prefix-middle.
+        allow_control_tags: let text that spells a control token, such as ` <MID>`, become one.
+
+    Raises:
+        PromptError: the vocabulary has no infilling tokens, or the text spells a control token.
+    """
+    pre, suf, mid = tokenizer.prefix_id, tokenizer.suffix_id, tokenizer.middle_id
+    if pre is None or suf is None or mid is None:
+        raise PromptError(
+            "this model has no infilling tokens; CodeLlama-7b, CodeLlama-13b and their Instruct "
+            "variants can infill"
+        )
+    before = tokenizer.encode(prefix)
+    after = tokenizer.encode_continuation(suffix)
+    if not allow_control_tags:
+        _refuse_control_ids(tokenizer, before + after)
+    if suffix_first:
+        return [tokenizer.bos_id, pre, suf, *after, mid, *before]
+    return [tokenizer.bos_id, pre, *before, suf, *after, mid]
+
+
+def chat(
+    tokenizer: Tokenizer, messages: Sequence[Message], allow_control_tags: bool = False
+) -> list[int]:
+    """Token ids that ask for the assistant's next message.
+
+    The vocabulary decides on the format: one with `<step>` is Code Llama 70B Instruct's, every other
+    takes Llama 2's `[INST]`.
+
+    Args:
+        messages: `{"role": ..., "content": ...}` with the roles system (optional, first), then user
+            and assistant in turn, the user last. 70B's messages may have a "destination".
+        allow_control_tags: let contents hold the format's own tags.
+
+    Raises:
+        PromptError: a message is not of that form, roles are out of order, or a content has a tag
+            that would let it pose as another role.
+    """
+    _check_dialog(messages)
+    if not allow_control_tags:
+        for message in messages:
+            if tag := next((tag for tag in CONTROL_TAGS if tag in message["content"]), None):
+                raise PromptError(
+                    f"the {message['role']}'s message contains {tag}, which would let it pose as "
+                    "another role; remove it, or pass allow_control_tags=True if it is meant"
+                )
+            _refuse_control_ids(tokenizer, tokenizer.encode(message["content"]))
+    if tokenizer.step_id is None:
+        return _inst_chat(tokenizer, messages)
+    return _source_chat(tokenizer, messages, tokenizer.step_id)
+
+
+def _inst_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """`[INST] user [/INST] assistant `, each exchange a sequence of its own; the system message goes
+    into the first user message (arXiv 2307.09288, appendix A.3.3)."""
+    contents = [message["content"].strip() for message in messages]
+    if messages[0]["role"] == "system":
+        system, user, *rest = contents
+        contents = [f"<<SYS>>\n{system}\n<</SYS>>\n\n{user}", *rest]
+    ids = []
+    for user, assistant in zip(contents[0:-1:2], contents[1::2], strict=True):
+        ids += tokenizer.encode(f"[INST] {user} [/INST] {assistant} ", bos=True, eos=True)
+    return ids + tokenizer.encode(f"[INST] {contents[-1]} [/INST]", bos=True)
+
+
+def _source_chat(tokenizer: Tokenizer, messages: Sequence[Message], step_id: int) -> list[int]:
+    """`Source: role`, a blank line, the content, `<step>`; the format of Code Llama 70B Instruct."""
+    if messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": ""}, *messages]
+    ids = [tokenizer.bos_id]
+    for message in messages:
+        ids += _source_header(tokenizer, message["role"], message.get("destination"))
+        if content := message["content"].strip():
+            ids += tokenizer.encode(f"\n\n {content}")
+        ids.append(step_id)
+    return ids + _source_header(tokenizer, "assistant", "user") + tokenizer.encode("\n\n ")
+
+
+def _source_header(tokenizer: Tokenizer, role: str, destination: str | None) -> list[int]:
+    receiver = f"\nDestination: {destination}" if destination else ""
+    return tokenizer.encode(f" Source: {role}{receiver}")
+
+
+def _check_dialog(messages: Sequence[Message]) -> None:
+    if not messages:
+        raise PromptError("the conversation is empty; it needs at least a message of the user")
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not all(
+            isinstance(message.get(key), str) for key in ("role", "content")
+        ):
+            raise PromptError(f"message {number} is {message!r}; expected a role and a content")
+    roles = [message["role"] for message in messages]
+    turns = roles[1:] if roles[0] == "system" else roles
+    expected = [("user", "assistant")[turn % 2] for turn in range(len(turns))]
+    if turns != expected:
+        raise PromptError(
+            f"the roles are {', '.join(roles)}; expected system (optional), then user and "
+            "assistant in turn"
+        )
+    if not turns or turns[-1] != "user":
+        raise PromptError(f"the last message is the {roles[-1]}'s; the model answers the user's")
+
+
+def _refuse_control_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
+    if found := tokenizer.control_ids.intersection(ids):
+        spelled = ", ".join(sorted(tokenizer.piece(id) for id in found))
+        raise PromptError(
+            f"the text spells the control token {spelled}, which would break out of the format; "
+            "remove it, or pass allow_control_tags=True if it is meant"
+        )

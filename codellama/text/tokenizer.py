@@ -1,0 +1,169 @@
+"""Text to token ids and back, with Meta's SentencePiece vocabularies."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from sentencepiece import SentencePieceProcessor
+
+SPACE = "▁"
+SENTINEL = "☺"
+
+
+class TokenizerError(ValueError):
+    """A vocabulary that cannot be read, or text and ids that it does not cover."""
+
+
+def _one_mark_per_byte(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "\N{REPLACEMENT CHARACTER}" * (error.end - error.start), error.end
+
+
+codecs.register_error("codellama.mark_each_byte", _one_mark_per_byte)
+
+
+class Tokenizer:
+    """A SentencePiece vocabulary, together with the ids that have a meaning of their own.
+
+    Args:
+        path: a `tokenizer.model`.
+
+    Attributes:
+        vocab_size: number of ids.
+        bos_id, eos_id: begin and end of a sequence.
+        prefix_id, suffix_id, middle_id, eot_id: the infilling tokens `▁<PRE>`, `▁<SUF>`, `▁<MID>`
+            and `▁<EOT>`; None where the vocabulary lacks them (arXiv 2308.12950, section 2.3).
+        step_id: `<step>`, which ends a turn of Code Llama 70B Instruct; None elsewhere.
+        control_ids: all of the above that there are; they never appear in decoded text.
+
+    Raises:
+        TokenizerError: the file is missing or is not a SentencePiece model.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._processor = SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(Path(path).read_bytes())
+        except OSError as error:
+            raise TokenizerError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+        except RuntimeError:
+            raise TokenizerError(
+                f"{path} is not a SentencePiece model; get tokenizer.model from the download again"
+            ) from None
+        self.vocab_size: int = self._processor.vocab_size()
+        self.bos_id: int = self._processor.bos_id()
+        self.eos_id: int = self._processor.eos_id()
+        self.prefix_id = self._id_of(f"{SPACE}<PRE>")
+        self.suffix_id = self._id_of(f"{SPACE}<SUF>")
+        self.middle_id = self._id_of(f"{SPACE}<MID>")
+        self.eot_id = self._id_of(f"{SPACE}<EOT>")
+        self.step_id = self._id_of("<step>")
+        infilling = (self.prefix_id, self.suffix_id, self.middle_id, self.eot_id)
+        self.can_infill = None not in infilling
+        marks = (self.bos_id, self.eos_id, *infilling, self.step_id)
+        self.control_ids = frozenset(mark for mark in marks if mark is not None)
+
+    def piece(self, id: int) -> str:
+        """The vocabulary's entry for an id, with `▁` for a space."""
+        return self._processor.id_to_piece(id)
+
+    def _id_of(self, piece: str) -> int | None:
+        """The id of a piece; None where SentencePiece answers with the id of the unknown token."""
+        id = self._processor.piece_to_id(piece)
+        return None if id == self._processor.unk_id() else id
+
+    def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
+        """Token ids of `text`, which is taken to begin a text: an implicit space comes before it.
+
+        Args:
+            bos, eos: put the sequence marks around it.
+
+        Raises:
+            TokenizerError: the text holds half of a surrogate pair, which no encoding can express.
+        """
+        try:
+            ids = self._processor.encode(text)
+        except UnicodeEncodeError as error:
+            raise TokenizerError(
+                f"the text is not valid Unicode: it holds {error.object[error.start]!r}, half of a "
+                "surrogate pair"
+            ) from None
+        return [self.bos_id] * bos + ids + [self.eos_id] * eos
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Token ids of `text` where it goes on from other text, so without the implicit space.
+
+        A sentinel takes the space; how many tokens the sentinel has depends on the vocabulary.
+        """
+        return self.encode(SENTINEL + text)[len(self.encode(SENTINEL)) :]
+
+    def decode(self, ids: Sequence[int], continuation: bool = False) -> str:
+        """The text of token ids. Control tokens have none.
+
+        Args:
+            continuation: the ids go on from other text, so that a leading space is a real one.
+
+        Raises:
+            TokenizerError: an id is outside the vocabulary.
+        """
+        decoder = IncrementalDecoder(self, continuation)
+        return "".join(map(decoder.push, ids)) + decoder.flush()
+
+    @cached_property
+    def _implicit_space(self) -> bool:
+        return self._processor.encode("a", out_type=str)[0].startswith(SPACE)
+
+    @cached_property
+    def _bytes_of(self) -> list[bytes]:
+        """The bytes that each id stands for."""
+        processor = self._processor
+
+        def bytes_of(id: int) -> bytes:
+            if id in self.control_ids or processor.is_control(id):
+                return b""
+            if processor.is_byte(id):  # a piece such as <0x0A>
+                return bytes([int(self.piece(id)[1:-1], 16)])
+            if processor.is_unknown(id):
+                return processor.decode([id]).encode()
+            return self.piece(id).replace(SPACE, " ").encode()
+
+        return [bytes_of(id) for id in range(self.vocab_size)]
+
+
+class IncrementalDecoder:
+    """Turns tokens into text as they come.
+
+    A character whose bytes are spread over several tokens appears with the last of them; bytes that
+    form no character become a replacement character each, as in SentencePiece. The pieces that
+    `push` and `flush` return add up to `Tokenizer.decode` of all the ids.
+
+    Args:
+        continuation: the tokens go on from other text. Otherwise the first space is the implicit one
+            of `Tokenizer.encode` and is left out.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, continuation: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("codellama.mark_each_byte")
+        self._implicit_space_ahead = not continuation and tokenizer._implicit_space
+
+    def push(self, id: int) -> str:
+        """The text that is certain once token `id` has come."""
+        if not 0 <= id < self._tokenizer.vocab_size:
+            raise TokenizerError(
+                f"token id {id} is outside the vocabulary of {self._tokenizer.vocab_size}"
+            )
+        piece = self._tokenizer._bytes_of[id]
+        if piece and self._implicit_space_ahead:
+            self._implicit_space_ahead = False
+            if self._tokenizer.piece(id).startswith(SPACE):
+                piece = piece[1:]
+        return self._utf8.decode(piece)
+
+    def flush(self) -> str:
+        """What is left at the end: replacement characters for an unfinished character."""
+        return self._utf8.decode(b"", final=True)

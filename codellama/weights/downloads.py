@@ -1,0 +1,92 @@
+"""What a download can turn out to be instead of the file that was wanted."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+Progress = Callable[[int, int], None]
+"""Told how many bytes are done, and of how many."""
+
+CHECKLIST = "checklist.chk"
+
+
+class CheckpointError(ValueError):
+    """Files that are not a checkpoint, or not one whole checkpoint."""
+
+
+def check_download(path: Path) -> None:
+    """Looks at the first bytes of a file for what hosting sites send instead of it.
+
+    Raises:
+        CheckpointError: the file is empty, a web page, a Git LFS or Xet pointer, or a zip archive
+            (as PyTorch writes) whose end is missing.
+    """
+    with path.open("rb") as file:
+        head = file.read(512).lstrip()
+    again = "download the file itself again"
+    if not head:
+        raise CheckpointError(f"{path} is empty; {again}")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer, not the file that it points to; run `git lfs pull` in its "
+            f"repository, or {again}"
+        )
+    if head.startswith((b"# xet", b"version https://xet", b"version https://hf.co/xet")):
+        raise CheckpointError(f"{path} is a Xet pointer, not the file that it points to; {again}")
+    if head[:1] == b"<" and (b"html" in head.lower() or b"<?xml" in head.lower()):
+        raise CheckpointError(
+            f"{path} is a web page, probably of an expired or refused download link; {again}"
+        )
+    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{path} is cut short after {path.stat().st_size:,} bytes (its end, which lists what it "
+            f"holds, is missing); {again}"
+        )
+
+
+def read_checklist(directory: Path) -> dict[str, str]:
+    """The md5 sums, by file name, of Meta's `checklist.chk`; empty where there is none.
+
+    Raises:
+        CheckpointError: a line is not `<md5>  <file>`.
+    """
+    path = directory / CHECKLIST
+    sums = {}
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        if not line.strip():
+            continue
+        md5, _, name = line.strip().partition(" ")
+        name = name.strip().removeprefix("*")
+        if len(md5) != 32 or not name or Path(name).name != name:
+            raise CheckpointError(f"{path}: {line!r} is not an md5 sum and a file name")
+        sums[name] = md5.lower()
+    return sums
+
+
+def verify_checklist(
+    directory: Path, progress: Progress | None = None
+) -> Iterator[tuple[str, str]]:
+    """Compares every file that `checklist.chk` lists; reads each to its end.
+
+    Yields:
+        File name and verdict: "ok", "differs" or "missing".
+    """
+    sums = read_checklist(directory)
+    present = {name: directory / name for name in sums if (directory / name).is_file()}
+    total = sum(path.stat().st_size for path in present.values())
+    done = 0
+    for name, expected in sums.items():
+        if name not in present:
+            yield name, "missing"
+            continue
+        digest = hashlib.md5(usedforsecurity=False)
+        with present[name].open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+                done += len(block)
+                if progress:
+                    progress(done, total)
+        yield name, "ok" if digest.hexdigest() == expected else "differs"
