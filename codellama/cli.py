@@ -55,11 +55,12 @@ USER_ERRORS = (
 def run(command: Callable[..., None]) -> NoReturn:
     """Calls `command` with the options on the command line, and ends the process.
 
-    `command` takes keyword arguments alone. Each is an option, which takes the next argument exactly
-    as typed and converts it to the annotated type; a `tuple[str, ...]` collects repetitions.
+    `command` takes keyword arguments alone. Each is an option, which takes the next argument
+    exactly as typed and converts it to the annotated type; a `tuple[str, ...]` collects
+    repetitions.
 
-    Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when whoever
-    reads the output has closed it.
+    Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
+    whoever reads the output has closed it.
     """
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     sys.exit(_exit_code(command, sys.argv[1:]))
@@ -137,7 +138,9 @@ def _unknown(argument: str, name: str, options: dict[str, Any]) -> str:
     if not argument.startswith("--"):
         return f"unexpected {argument!r}; every value follows an option: {known}"
     close = difflib.get_close_matches(name, options, n=1)
-    return f"unknown option --{name}; " + (f"did you mean --{close[0]}?" if close else f"take {known}")
+    return f"unknown option --{name}; " + (
+        f"did you mean --{close[0]}?" if close else f"take {known}"
+    )
 
 
 def _is_repeatable(kind: Any) -> bool:
@@ -193,9 +196,7 @@ def torch_dtype(name: str | None) -> torch.dtype | None:
 @contextlib.contextmanager
 def progress_bar(title: str, quiet: bool = False) -> Iterator[Progress]:
     """A bar of bytes on stderr that appears when the work takes longer than half a second."""
-    with tqdm(
-        desc=title, unit="B", unit_scale=True, delay=0.5, leave=False, disable=quiet
-    ) as bar:
+    with tqdm(desc=title, unit="B", unit_scale=True, delay=0.5, leave=False, disable=quiet) as bar:
 
         def report(done: int, total: int) -> None:
             bar.total = total

@@ -54,7 +54,8 @@ def generate(
     Args:
         ckpt: checkpoint directory; without it, the small one that comes with the package.
         prompt: the text, taken exactly as given. Without prompt and file it is read from stdin.
-        file: a file that holds the prompt; a .jsonl file holds one JSON string a line, each a prompt.
+        file: a file that holds the prompt; a .jsonl file holds one JSON string a line, each a
+            prompt.
         chat: hold a conversation; /reset forgets it, /exit ends it, Ctrl-C stops an answer.
         system: system message of the conversation.
         suffix_first: infill in suffix-prefix-middle order.
@@ -75,16 +76,16 @@ def generate(
     if chat and (prompt is not None or file is not None or json):
         raise UsageError("--chat is a conversation; leave out --prompt, --file and --json")
     prompts = [] if chat else _prompts(prompt, file)
-    options: dict[str, Any] = dict(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-        stop=stop,
-        logprobs=logprobs,
-        batch_size=batch_size,
-    )
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "seed": seed,
+        "stop": stop,
+        "logprobs": logprobs,
+        "batch_size": batch_size,
+    }
     started = time.perf_counter()
     with progress_bar("loading", quiet) as progress:
         llm = CodeLlama.load(
@@ -122,7 +123,9 @@ def _prompts(prompt: str | None, file: str | None) -> list[str]:
             except ValueError:
                 prompts.append(None)
             if not isinstance(prompts[-1], str):
-                raise UsageError(f"{file}, line {number}: expected a JSON string, got {line[:40]!r}")
+                raise UsageError(
+                    f"{file}, line {number}: expected a JSON string, got {line[:40]!r}"
+                )
     if not prompts:
         raise UsageError(f"{file} holds no prompt")
     return prompts

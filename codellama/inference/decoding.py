@@ -75,8 +75,8 @@ def prefill(
 
     Short prompts share a chunk, padded on the right to the longest of them; a long prompt has its
     chunks to itself, so that padding never costs more than a chunk. Besides weights and cache this
-    takes the activations of one chunk (its widest is `PREFILL_CHUNK * hidden_dim` numbers), a mask of
-    `PREFILL_CHUNK` times the prompt's length, and the logits of one position a row (of a chunk's
+    takes the activations of one chunk (its widest is `PREFILL_CHUNK * hidden_dim` numbers), a mask
+    of `PREFILL_CHUNK` times the prompt's length, and the logits of one position a row (of a chunk's
     positions where prompt log-probabilities are wanted).
 
     Returns:
@@ -108,9 +108,7 @@ def _groups(sequences: Sequence[RunningSequence]) -> list[list[RunningSequence]]
     return groups
 
 
-def _prefill_group(
-    model: Transformer, group: Sequence[RunningSequence], cache: KVCache
-) -> Tensor:
+def _prefill_group(model: Transformer, group: Sequence[RunningSequence], cache: KVCache) -> Tensor:
     prompts = [sequence.prompt.ids for sequence in group]
     longest = max(map(len, prompts))
     padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in prompts])

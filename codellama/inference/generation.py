@@ -87,7 +87,10 @@ class CodeLlama:
         return self._run([self._chat(dialog) for dialog in dialogs], options)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], stop_ids: Sequence[int] | None = None, **options: Any
+        self,
+        prompts: Sequence[Sequence[int]],
+        stop_ids: Sequence[int] | None = None,
+        **options: Any,
     ) -> list[Completion]:
         """Continues sequences of token ids.
 
@@ -187,16 +190,16 @@ def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
     path = Path(directory) / TOKENIZER
     if not path.is_file():
         raise CheckpointError(
-            f"{path} is missing; it is part of Meta's download, next to the model's folder or in it: "
-            "copy it there"
+            f"{path} is missing; it is part of Meta's download, in the model's folder or next to "
+            "it: copy it there"
         )
     check_download(path)
     tokenizer = Tokenizer(path)
     if tokenizer.vocab_size != vocab_size:
         raise CheckpointError(
-            f"{path} has {tokenizer.vocab_size} ids, but the model has {vocab_size}; it is probably "
-            "the tokenizer of another variant (32016: 7B and 13B base and Instruct, and 70B; 32000: "
-            "7B and 13B Python, and 34B)"
+            f"{path} has {tokenizer.vocab_size} ids, but the model has {vocab_size}; it is "
+            "probably the tokenizer of another variant (32016: 7B and 13B base and Instruct, and "
+            "70B; 32000: 7B and 13B Python, and 34B)"
         )
     return tokenizer
 

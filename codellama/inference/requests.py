@@ -72,8 +72,8 @@ class Completion:
         tokens: the ids it chose, without the id that stopped it; a stop string's are among them.
         logprobs: for each of `tokens` its log-probability in nats, if asked for. A prompt's first
             token, which nothing predicts, has 0.
-        finish_reason: "stop" at a stop id or string, "length" at max_new_tokens or at the end of the
-            context.
+        finish_reason: "stop" at a stop id or string, "length" at max_new_tokens or at the end of
+            the context.
     """
 
     text: str
@@ -89,8 +89,8 @@ class Prompt:
     Attributes:
         ids: at least one.
         stop_ids: ids that end what follows.
-        continuation: what follows goes on from the prompt's text, so that a leading space is part of
-            it; otherwise it begins a text of its own.
+        continuation: what follows goes on from the prompt's text, so that a leading space is part
+            of it; otherwise it begins a text of its own.
     """
 
     ids: list[int]

@@ -13,8 +13,8 @@ def token_probabilities(
 
     Args:
         logits: (..., vocab_size)
-        temperature: divides the logits; below 1 sharpens, above 1 flattens. 0 leaves the most likely
-            token alone.
+        temperature: divides the logits; below 1 sharpens, above 1 flattens. 0 leaves the most
+            likely token alone.
         top_k: keep only this many of the most likely tokens; 0 keeps all.
         top_p: keep the fewest tokens that together have at least this probability: the nucleus
             (Holtzman et al. 2019, arXiv 1904.09751). Applied to what top_k has left.

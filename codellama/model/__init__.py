@@ -1,0 +1,1 @@
+"""The paper: the decoder, one concept a file."""

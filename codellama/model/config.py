@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 LLAMA2_CONTEXT = 4096
@@ -110,6 +110,16 @@ class ModelConfig:
                 f"{vocab_size} rows; they belong to different models"
             )
         return cls(**given)
+
+    def to_params(self) -> dict[str, int | float]:
+        """The contents of a `params.json` that `from_params` reads back; without what follows from
+        the rest, as in Meta's files."""
+        params = asdict(self)
+        implied = replace(self, n_kv_heads=0, max_seq_len=0)
+        for name in ("n_kv_heads", "max_seq_len"):
+            if params[name] == getattr(implied, name):
+                del params[name]
+        return params
 
     @property
     def head_dim(self) -> int:

@@ -102,7 +102,8 @@ class KVCache:
         self._rebuild(rows, capacity)
 
     def _rebuild(self, rows: Sequence[tuple[KVCache, int]], capacity: int) -> None:
-        """Makes `rows` this cache's own; layer by layer, so that one layer exists twice, not all."""
+        """Makes `rows` this cache's own; layer by layer, so that one layer exists twice, not
+        all."""
         lengths = [cache.lengths[row] for cache, row in rows]
         for layer in range(len(self.keys)):
             for kind in ("keys", "values"):

@@ -1,10 +1,10 @@
 """Rotary position embedding (Su et al. 2021, arXiv 2104.09864).
 
-Channels are taken in pairs (0, 1), (2, 3), …, as Meta's weights expect, and pair `i` of the vector at
-position `m` is turned by the angle `m * theta ** (-2i / head_dim)`. The dot product of a turned query
-and a turned key then depends on their distance alone. Code Llama raises `theta` from 1e4 to 1e6, so
-that the slow pairs turn slower still and tell distances of 100k tokens apart (arXiv 2308.12950,
-section 2.4).
+Channels are taken in pairs (0, 1), (2, 3), …, as Meta's weights expect, and pair `i` of the vector
+at position `m` is turned by the angle `m * theta ** (-2i / head_dim)`. The dot product of a turned
+query and a turned key then depends on their distance alone. Code Llama raises `theta` from 1e4 to
+1e6, so that the slow pairs turn slower still and tell distances of 100k tokens apart (arXiv
+2308.12950, section 2.4).
 """
 
 import torch

@@ -1,7 +1,8 @@
-"""The Code Llama decoder: Llama 2's architecture (Touvron et al. 2023, arXiv 2307.09288, section 2.2).
+"""The Code Llama decoder: Llama 2's architecture (Touvron et al. 2023, arXiv 2307.09288, section
+2.2).
 
-Tokens become vectors, a stack of blocks refines them, and the last norm and projection turn each into
-a score for every token that may come next.
+Tokens become vectors, a stack of blocks refines them, and the last norm and projection turn each
+into a score for every token that may come next.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from codellama.model.rotary import rotary_angles
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then the feed-forward; each reads a normalised copy of the residual stream and adds
-    to the stream.
+    """Attention, then the feed-forward; each reads a normalised copy of the residual stream and
+    adds to the stream.
 
     Shape:
         (batch, seq, dim) -> (batch, seq, dim)
@@ -55,7 +56,12 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        # nn.Embedding's own initialisation takes a second on the meta device, where nothing needs
+        # it.
+        embedding = torch.empty(config.vocab_size, config.dim)
+        if not embedding.is_meta:
+            nn.init.normal_(embedding, std=0.02)
+        self.tok_embeddings = nn.Embedding.from_pretrained(embedding, freeze=False)
         self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
@@ -73,7 +79,8 @@ class Transformer(nn.Module):
         return self.logits(self.hidden(tokens, cache))
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """The normalised output of the last block, for callers who need the logits of few positions.
+        """The normalised output of the last block, for callers who need the logits of few
+        positions.
 
         Shape:
             (batch, seq) -> (batch, seq, dim)

@@ -1,7 +1,7 @@
 """The formats in which Code Llama was taught to infill and to chat.
 
-Meta's encoders cut a prompt into parts and encode each on its own; one joined string would give other
-ids, so the parts here are the same.
+Meta's encoders cut a prompt into parts and encode each on its own; one joined string would give
+other ids, so the parts here are the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def split_fill(text: str) -> tuple[str, str]:
     """
     parts = text.split(FILL)
     if len(parts) != 2:
-        raise PromptError(f"the text has {len(parts) - 1} {FILL} marks; infilling fills exactly one")
+        raise PromptError(
+            f"the text has {len(parts) - 1} {FILL} marks; infilling fills exactly one"
+        )
     return parts[0], parts[1]
 
 
@@ -39,9 +41,11 @@ def infilling(
     suffix_first: bool = False,
     allow_control_tags: bool = False,
 ) -> list[int]:
-    """Token ids that ask for the text between `prefix` and `suffix` (arXiv 2308.12950, section 2.3).
+    """Token ids that ask for the text between `prefix` and `suffix` (arXiv 2308.12950, section
+    2.3).
 
-    Prefix-suffix-middle: `<PRE> prefix <SUF>suffix <MID>`. Suffix-prefix-middle puts the prefix last,
+    Prefix-suffix-middle: `<PRE> prefix <SUF>suffix <MID>`. Suffix-prefix-middle puts the prefix
+    last,
     right before the text to come: `<PRE> <SUF>suffix <MID> prefix`.
 
     Args:
@@ -71,8 +75,8 @@ def chat(
 ) -> list[int]:
     """Token ids that ask for the assistant's next message.
 
-    The vocabulary decides on the format: one with `<step>` is Code Llama 70B Instruct's, every other
-    takes Llama 2's `[INST]`.
+    The vocabulary decides on the format: one with `<step>` is Code Llama 70B Instruct's, every
+    other takes Llama 2's `[INST]`.
 
     Args:
         messages: `{"role": ..., "content": ...}` with the roles system (optional, first), then user
@@ -98,8 +102,8 @@ def chat(
 
 
 def _inst_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """`[INST] user [/INST] assistant `, each exchange a sequence of its own; the system message goes
-    into the first user message (arXiv 2307.09288, appendix A.3.3)."""
+    """`[INST] user [/INST] assistant `, each exchange a sequence of its own; the system message
+    goes into the first user message (arXiv 2307.09288, appendix A.3.3)."""
     contents = [message["content"].strip() for message in messages]
     if messages[0]["role"] == "system":
         system, user, *rest = contents
@@ -111,7 +115,8 @@ def _inst_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
 
 
 def _source_chat(tokenizer: Tokenizer, messages: Sequence[Message], step_id: int) -> list[int]:
-    """`Source: role`, a blank line, the content, `<step>`; the format of Code Llama 70B Instruct."""
+    """`Source: role`, a blank line, the content, `<step>`; the format of Code Llama 70B
+    Instruct."""
     if messages[0]["role"] != "system":
         messages = [{"role": "system", "content": ""}, *messages]
     ids = [tokenizer.bos_id]

@@ -142,8 +142,8 @@ class IncrementalDecoder:
     `push` and `flush` return add up to `Tokenizer.decode` of all the ids.
 
     Args:
-        continuation: the tokens go on from other text. Otherwise the first space is the implicit one
-            of `Tokenizer.encode` and is left out.
+        continuation: the tokens go on from other text. Otherwise the first space is the implicit
+            one of `Tokenizer.encode` and is left out.
     """
 
     def __init__(self, tokenizer: Tokenizer, continuation: bool = False) -> None:

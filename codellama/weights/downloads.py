@@ -31,8 +31,8 @@ def check_download(path: Path) -> None:
         raise CheckpointError(f"{path} is empty; {again}")
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(
-            f"{path} is a Git LFS pointer, not the file that it points to; run `git lfs pull` in its "
-            f"repository, or {again}"
+            f"{path} is a Git LFS pointer, not the file that it points to; run `git lfs pull` in "
+            f"its repository, or {again}"
         )
     if head.startswith((b"# xet", b"version https://xet", b"version https://hf.co/xet")):
         raise CheckpointError(f"{path} is a Xet pointer, not the file that it points to; {again}")
@@ -42,8 +42,8 @@ def check_download(path: Path) -> None:
         )
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise CheckpointError(
-            f"{path} is cut short after {path.stat().st_size:,} bytes (its end, which lists what it "
-            f"holds, is missing); {again}"
+            f"{path} is cut short after {path.stat().st_size:,} bytes (its end, which lists what "
+            f"it holds, is missing); {again}"
         )
 
 

@@ -7,11 +7,12 @@ process and for any N.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from codellama.weights.downloads import CheckpointError, Progress, check_downloa
 
 PARAMS = "params.json"
 DERIVED = "rope.freqs"  # Llama 2's files carry this table; it follows from params.json
+Shards = Sequence[Mapping[str, Tensor]]
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
 _CUT = {
     **dict.fromkeys(("wq", "wk", "wv", "w1", "w3", "output"), 0),
@@ -46,7 +48,7 @@ class MetaCheckpoint:
 
     directory: Path
     config: ModelConfig
-    shards: list[Mapping[str, Tensor]]
+    shards: Shards
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,7 +81,9 @@ def read_checkpoint(directory: str | Path) -> MetaCheckpoint:
     directory = Path(directory)
     if not directory.is_dir():
         found = "a file" if directory.exists() else "no such directory"
-        raise CheckpointError(f"{directory}: {found}; expected a directory with {PARAMS} and shards")
+        raise CheckpointError(
+            f"{directory}: {found}; expected a directory with {PARAMS} and shards"
+        )
     params = _read_params(directory / PARAMS)
     shards = [_read_shard(path) for path in _shard_paths(directory)]
     embedding = shards[0].get("tok_embeddings.weight")
@@ -100,8 +104,8 @@ def load_model(
     """Builds the model of a checkpoint directory, weights in place, in evaluation mode.
 
     The model is built without memory, then given one parameter after the other. On a CPU a single
-    shard in its own dtype stays mapped from disk and is read when it is used; otherwise memory grows
-    to the weights' size plus one parameter's, however many shards there are.
+    shard in its own dtype stays mapped from disk and is read when it is used; otherwise memory
+    grows to the weights' size plus one parameter's, however many shards there are.
 
     Args:
         directory: holds `params.json` and `consolidated.*.pth`.
@@ -127,6 +131,71 @@ def load_model(
         if progress:
             progress(done, total)
     return model.eval()
+
+
+def save_checkpoint(
+    directory: str | Path,
+    config: ModelConfig,
+    tensor: Callable[[str], Tensor],
+    shards: int = 1,
+    progress: Progress | None = None,
+) -> None:
+    """Writes `params.json` and shards as Meta would have cut them.
+
+    Memory grows by one shard. Each file is written beside its place and renamed into it, so that a
+    name never stands for half a file.
+
+    Args:
+        directory: is made if need be.
+        tensor: gives the whole parameter of a name.
+        shards: number of files.
+        progress: told bytes done and bytes in all, after each shard.
+
+    Raises:
+        CheckpointError: the directory already holds a checkpoint, or `shards` does not divide what
+            would have to be cut.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    if taken := [*directory.glob("consolidated.*.pth"), *directory.glob(PARAMS)]:
+        raise CheckpointError(f"{taken[0]} exists; choose a directory without a checkpoint")
+    shapes = parameter_shapes(config)
+    for name, shape in shapes.items():
+        if (dimension := cut_dimension(name)) is not None and shape[dimension] % shards:
+            raise CheckpointError(
+                f"{name} {list(shape)} cannot be cut into {shards} equal slices; choose a number of "
+                f"shards that divides {shape[dimension]}"
+            )
+    for number in range(shards):
+        part = {name: _slice(tensor(name), name, number, shards) for name in shapes}
+        with _beside(directory / f"consolidated.{number:02d}.pth") as path:
+            torch.save(part, path)
+        if progress:
+            progress(number + 1, shards)
+    with _beside(directory / PARAMS) as path:
+        path.write_text(json.dumps(config.to_params(), indent=2) + "\n")
+
+
+def _slice(whole: Tensor, name: str, number: int, shards: int) -> Tensor:
+    """One shard's share, in memory of its own: torch.save would write all that a view looks
+    into."""
+    dimension = cut_dimension(name)
+    part = whole if dimension is None else whole.chunk(shards, dimension)[number]
+    return part.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` once all is written."""
+    beside = path.with_name(path.name + ".part")
+    yield beside
+    beside.replace(path)
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """Name and shape of every parameter of a model."""
+    with torch.device("meta"):
+        return {name: weight.shape for name, weight in Transformer(config).named_parameters()}
 
 
 def default_device() -> torch.device:
@@ -158,14 +227,14 @@ def _shard_paths(directory: Path) -> list[Path]:
     }
     if not numbered:
         raise CheckpointError(
-            f"{directory} has no shard; expected consolidated.00.pth and, for the larger models, more"
+            f"{directory} has no shard; expected consolidated.00.pth and, for larger models, more"
         )
     missing = [number for number in range(max(numbered)) if number not in numbered]
     if missing:
         names = ", ".join(f"consolidated.{number:02d}.pth" for number in missing[:4])
         raise CheckpointError(
-            f"{directory} has shards up to {max(numbered):02d}, but lacks {names}; download what is "
-            "missing"
+            f"{directory} has shards up to {max(numbered):02d}, but lacks {names}; download what "
+            "is missing"
         )
     return [numbered[number] for number in sorted(numbered)]
 
@@ -181,8 +250,8 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error) or "Unsupported" in str(error):
             raise CheckpointError(
-                f"{path} holds more than tensors: unpickling it could run code of whoever wrote it, "
-                "so it was refused; get the file from its publisher"
+                f"{path} holds more than tensors: unpickling it could run code of whoever wrote "
+                "it, so it was refused; get the file from its publisher"
             ) from None
         raise CheckpointError(f"{path} is not a PyTorch file; download it again") from None
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -191,19 +260,16 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(
         isinstance(tensor, Tensor) for tensor in tensors.values()
     ):
-        raise CheckpointError(f"{path} does not hold a flat set of named tensors, as Meta's files do")
+        raise CheckpointError(
+            f"{path} does not hold a flat set of named tensors, as Meta's files do"
+        )
     tensors.pop(DERIVED, None)
     return tensors
 
 
-def _check_tensors(
-    directory: Path, config: ModelConfig, shards: list[dict[str, Tensor]]
-) -> None:
+def _check_tensors(directory: Path, config: ModelConfig, shards: Shards) -> None:
     """Compares names, shapes and dtypes with the model that the configuration describes."""
-    with torch.device("meta"):
-        expected = {
-            name: parameter.shape for name, parameter in Transformer(config).named_parameters()
-        }
+    expected = parameter_shapes(config)
     _check_shard_count(directory, expected, shards)
     problems = []
     for number, shard in enumerate(shards):
@@ -227,17 +293,15 @@ def _check_tensors(
                 problems.append(f"{len(names)} {kind}{where}: {', '.join(names[:3])}{more}")
     if problems:
         raise CheckpointError(
-            f"{directory}: the tensors are not those of the model in {PARAMS} ({'; '.join(problems)}); "
-            "the files belong to different models, or one is damaged"
+            f"{directory}: the tensors are not those of the model in {PARAMS} "
+            f"({'; '.join(problems)}); the files belong to different models, or one is damaged"
         )
     dtypes = Counter(tensor.dtype for shard in shards for tensor in shard.values())
     if odd := [dtype for dtype in dtypes if not dtype.is_floating_point]:
         raise CheckpointError(f"{directory}: weights of {odd[0]}; expected floating-point numbers")
 
 
-def _check_shard_count(
-    directory: Path, expected: Mapping[str, torch.Size], shards: list[dict[str, Tensor]]
-) -> None:
+def _check_shard_count(directory: Path, expected: Mapping[str, torch.Size], shards: Shards) -> None:
     """The slices' width says how many shards there once were, if all of them agree."""
     implied = set()
     for name, tensor in shards[0].items():

@@ -33,7 +33,9 @@ _SIZES = {
     "13b": (ModelConfig(5120, 40, 40, 32016, rope_theta=1e6), 2),
     "34b": (ModelConfig(8192, 48, 64, 32000, n_kv_heads=8, rope_theta=1e6), 4),
     "70b": (
-        ModelConfig(8192, 80, 64, 32016, 8, multiple_of=4096, ffn_dim_multiplier=1.3, rope_theta=1e6),
+        ModelConfig(
+            8192, 80, 64, 32016, 8, multiple_of=4096, ffn_dim_multiplier=1.3, rope_theta=1e6
+        ),
         8,
     ),
 }
