@@ -163,8 +163,8 @@ def save_checkpoint(
     for name, shape in shapes.items():
         if (dimension := cut_dimension(name)) is not None and shape[dimension] % shards:
             raise CheckpointError(
-                f"{name} {list(shape)} cannot be cut into {shards} equal slices; choose a number of "
-                f"shards that divides {shape[dimension]}"
+                f"{name} {list(shape)} cannot be cut into {shards} equal slices; choose a number "
+                f"of shards that divides {shape[dimension]}"
             )
     for number in range(shards):
         part = {name: _slice(tensor(name), name, number, shards) for name in shapes}
@@ -248,10 +248,11 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
         # Files from before PyTorch 1.6 are no archives and can only be read whole.
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        if call := re.search(r"GLOBAL (\S+)|class|reduce", str(error)):
             raise CheckpointError(
-                f"{path} holds more than tensors: unpickling it could run code of whoever wrote "
-                "it, so it was refused; get the file from its publisher"
+                f"{path} holds more than tensors: unpickling it could run code of whoever wrote it "
+                f"({call[1] or call[0]}), so weights_only=True refused it; get the file from its "
+                "publisher"
             ) from None
         raise CheckpointError(f"{path} is not a PyTorch file; download it again") from None
     except (RuntimeError, EOFError, ValueError, KeyError) as error:

@@ -1,0 +1,98 @@
+"""The command that says what a checkpoint directory holds: `python -m codellama.describe`."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+from pathlib import Path
+from typing import Any
+
+from codellama.cli import checkpoint_directory, human_bytes, progress_bar, run
+from codellama.inference.generation import load_tokenizer
+from codellama.weights.downloads import CheckpointError, verify_checklist
+from codellama.weights.meta import MetaCheckpoint, read_checkpoint
+from codellama.weights.variants import Variant, matching
+
+CONTEXTS = (4096, 16384, 100_000)
+
+
+def describe(*, ckpt: str | None = None, md5: bool = True, json: bool = False) -> None:
+    """Say what a checkpoint is and what it needs, from its headers alone.
+
+    Exit code 2 if the files are not one whole checkpoint, or differ from their checklist.
+
+    Args:
+        ckpt: checkpoint directory; without it, the small one that comes with the package.
+        md5: compare the files with checklist.chk, where there is one; this reads all of them.
+        json: print one JSON object instead.
+    """
+    directory = checkpoint_directory(ckpt)
+    facts = describe_checkpoint(read_checkpoint(directory))
+    if not json:
+        for name, value in facts.items():
+            label = name.replace("_bytes", "").replace("_", " ")
+            print(f"{label:<26} {_readable(name, value)}", flush=True)
+    verdicts = _checked_files(directory, quiet=json) if md5 else {}
+    if json:
+        print(json_.dumps({**facts, "md5": verdicts}))
+    else:
+        for name, verdict in verdicts.items():
+            print(f"{'md5 of ' + name:<26} {verdict}")
+    if wrong := [name for name, verdict in verdicts.items() if verdict != "ok"]:
+        raise CheckpointError(f"{directory}: not as in checklist.chk: {', '.join(wrong)}")
+
+
+def describe_checkpoint(checkpoint: MetaCheckpoint) -> dict[str, Any]:
+    """What is known of a checkpoint without reading its tensors; sizes in bytes and tokens."""
+    config, dtype = checkpoint.config, checkpoint.dtype
+    variants = matching(config)
+    tokenizer = load_tokenizer(checkpoint.directory, config.vocab_size)
+    return {
+        "model": " or ".join(variant.name for variant in variants) or "not a published one",
+        "parameters": config.parameter_count,
+        "shards": len(checkpoint.shards),
+        "dtype": str(dtype).removeprefix("torch."),
+        "layers": config.n_layers,
+        "width": config.dim,
+        "hidden_width": config.hidden_dim,
+        "heads": config.n_heads,
+        "key_value_heads": config.n_kv_heads,
+        "vocabulary": config.vocab_size,
+        "rope_theta": config.rope_theta,
+        "context": config.max_seq_len,
+        "infilling": _infilling(variants, tokenizer.can_infill),
+        "chat": _chat(variants),
+        "weights_bytes": config.parameter_count * dtype.itemsize,
+        **{
+            f"kv_cache_bytes_at_{tokens}_tokens": config.kv_cache_bytes(tokens, dtype.itemsize)
+            for tokens in CONTEXTS
+        },
+    }
+
+
+def _infilling(variants: list[Variant], has_tokens: bool) -> str:
+    if not has_tokens:
+        return "no: the vocabulary has no infilling tokens"
+    if any(variant.infilling == "untrained" for variant in variants):
+        return "the vocabulary has the tokens, but the model may not have been trained with them"
+    return "yes"
+
+
+def _chat(variants: list[Variant]) -> str:
+    chats = {variant.name: variant.chat for variant in variants if variant.chat}
+    return " or ".join(f"as {name}: {chat} format" for name, chat in chats.items()) or "no"
+
+
+def _readable(name: str, value: Any) -> str:
+    if "bytes" in name:
+        return human_bytes(value)
+    return f"{value:,.0f}" if isinstance(value, (int, float)) else value
+
+
+def _checked_files(directory: Path, quiet: bool) -> dict[str, str]:
+    with progress_bar("md5", quiet or not sys.stderr.isatty()) as progress:
+        return dict(verify_checklist(directory, progress))
+
+
+if __name__ == "__main__":
+    run(describe)
