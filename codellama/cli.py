@@ -62,8 +62,9 @@ def run(command: Callable[..., None]) -> NoReturn:
     Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
     whoever reads the output has closed it.
     """
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    sys.exit(_exit_code(command, sys.argv[1:]))
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        sys.exit(_exit_code(command, sys.argv[1:]))
 
 
 def _exit_code(command: Callable[..., None], arguments: list[str]) -> int:

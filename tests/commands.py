@@ -1,0 +1,45 @@
+"""Runs the project's commands as a user would."""
+
+import contextlib
+import importlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+from codellama import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(name: str, *options: object, stdin: str | bytes = "") -> subprocess.CompletedProcess[str]:
+    """Output and exit code of one command, run inside this process, which saves its start."""
+    module = importlib.import_module(f"codellama.{name}")
+    arguments = [f"codellama.{name}", *map(str, options)]
+    content = io.BytesIO(stdin.encode() if isinstance(stdin, str) else stdin)
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", arguments),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(content, "utf-8")),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            cli.run(getattr(module, name))
+        except SystemExit as exit_:
+            code = exit_.code
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def start(name: str, *options: object, **pipes) -> subprocess.Popen[bytes]:
+    """One command in a process of its own, for signals, pipes and terminals."""
+    arguments = [sys.executable, "-m", f"codellama.{name}", *map(os.fspath, map(_text, options))]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    return subprocess.Popen(arguments, cwd=ROOT, env=environment, **pipes)
+
+
+def _text(option: object) -> str | bytes:
+    return option if isinstance(option, bytes) else str(option)

@@ -1,0 +1,162 @@
+import json
+import sys
+
+import pytest
+import torch
+
+from codellama import cli
+
+
+def parse(monkeypatch, capsys, command, *arguments):
+    """Exit code and error output of a command run inside this process."""
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(command)
+    return exit_.value.code, capsys.readouterr().err
+
+
+@pytest.fixture
+def received():
+    return {}
+
+
+@pytest.fixture
+def command(received):
+    def command(
+        *,
+        text: str | None = None,
+        count: int = 3,
+        share: float = 0.5,
+        flag: bool = False,
+        many: tuple[str, ...] = (),
+    ) -> None:
+        """Do something."""
+        received.update(text=text, count=count, share=share, flag=flag, many=many)
+
+    return command
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("123", "[1]", "{'a': 1}", "None", "True", "1e5", "0x10", "'quoted'", "(1, 2)", ""),
+        *("--flag", "--count=3", "-", "--", "-x", "a=b", " spaces ", "two\nlines", "☺", "# no"),
+    ],
+)
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_text_stays_exactly_as_typed(monkeypatch, capsys, command, received, text, joined):
+    arguments = [f"--text={text}"] if joined else ["--text", text]
+    assert parse(monkeypatch, capsys, command, *arguments) == (0, "")
+    assert received["text"] == text
+
+
+def test_numbers_flags_and_repetitions_are_converted(monkeypatch, capsys, command, received):
+    arguments = ["--count", "7", "--share=1", "--flag", "--many", "1", "--many=[2]"]
+    assert parse(monkeypatch, capsys, command, *arguments) == (0, "")
+    assert received == {"text": None, "count": 7, "share": 1.0, "flag": True, "many": ("1", "[2]")}
+
+
+@pytest.mark.parametrize(("value", "flag"), [("True", True), ("false", False)])
+def test_a_flag_may_be_given_a_value(monkeypatch, capsys, command, received, value, flag):
+    parse(monkeypatch, capsys, command, f"--flag={value}")
+    assert received["flag"] is flag
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--cuont", "3"], "did you mean --count?"),
+        (["--zzzzz"], "unknown option --zzzzz"),
+        (["word"], "every value follows an option"),
+        (["--count"], "--count needs a value"),
+        (["--count", "3.5"], "--count is '3.5'; expected a whole number"),
+        (["--share", "half"], "--share is 'half'; expected a number"),
+        (["--flag=maybe"], "--flag is 'maybe'; expected True or False"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_exit_code_2(monkeypatch, capsys, command, arguments, says):
+    code, errors = parse(monkeypatch, capsys, command, *arguments)
+    assert code == 2
+    assert errors.startswith("error: ")
+    assert says in errors
+    assert errors.count("\n") == 1
+
+
+def raising(error: BaseException):
+    def command() -> None:
+        """Fail."""
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (cli.UsageError("what, expected, do"), 2, "error: what, expected, do\n"),
+        (FileNotFoundError(2, "No such file", "x.py"), 2, "error: x.py: No such file\n"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 2, "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"), 2, "not enough memory"),
+        (KeyboardInterrupt(), 130, "\n"),
+    ],
+)
+def test_failures_outside_the_program_have_exit_codes(monkeypatch, capsys, error, code, says):
+    found, errors = parse(monkeypatch, capsys, raising(error))
+    assert found == code
+    assert says in errors
+
+
+def test_a_defect_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(RuntimeError, match="a defect"):
+        cli.run(raising(RuntimeError("a defect")))
+
+
+def test_warnings_become_one_line(monkeypatch, capsys):
+    def command() -> None:
+        """Warn."""
+        import warnings
+
+        warnings.warn("be careful", stacklevel=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("warnings.showwarning", None)
+        code, errors = parse(patch, capsys, command)
+    assert (code, errors) == (0, "warning: be careful\n")
+
+
+def test_help_names_the_options(monkeypatch, capsys, command):
+    monkeypatch.setattr(sys, "argv", ["command", "--help"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(command)
+    output = "".join(capsys.readouterr())
+    assert exit_.value.code == 0
+    assert "--text" in output
+    assert "Do something" in output
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_a_mistake(name):
+    with pytest.raises(cli.UsageError, match=name):
+        cli.torch_device(name)
+
+
+def test_devices_and_dtypes_by_name():
+    assert cli.torch_device(None) is None
+    assert cli.torch_device("cpu") == torch.device("cpu")
+    assert cli.torch_dtype("bf16") == cli.torch_dtype("bfloat16") == torch.bfloat16
+    assert cli.torch_dtype(None) is None
+    with pytest.raises(cli.UsageError, match="int8"):
+        cli.torch_dtype("int8")
+
+
+def test_peak_memory_is_at_least_what_was_held():
+    held = torch.ones(30_000_000)
+    assert cli.peak_memory_bytes(torch.device("cpu")) > held.numel() * 4
+
+
+def test_repeated_options_survive_json(monkeypatch, capsys, command, received):
+    awkward = ['"', "\\", json.dumps(["x"]), "\n"]
+    arguments = [part for text in awkward for part in ("--many", text)]
+    parse(monkeypatch, capsys, command, *arguments)
+    assert received["many"] == tuple(awkward)

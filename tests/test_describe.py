@@ -1,0 +1,69 @@
+import hashlib
+import json
+
+import pytest
+import torch
+from commands import run
+
+from codellama import ModelConfig
+from codellama.describe import describe_checkpoint
+from codellama.weights.meta import MetaCheckpoint, parameter_shapes
+from codellama.weights.variants import VARIANTS
+
+
+def test_what_a_checkpoint_is_and_needs_is_printed(checkpoint):
+    facts = json.loads(run("describe", "--ckpt", checkpoint, "--json").stdout)
+    assert facts["parameters"] == 188_736
+    assert facts["weights_bytes"] == 4 * 188_736
+    assert (facts["shards"], facts["dtype"], facts["rope_theta"]) == (1, "float32", 1e6)
+    # keys and values, 2 layers, 2 key-value heads of 16 channels, 4 bytes each
+    assert facts["kv_cache_bytes_at_4096_tokens"] == 2 * 2 * 2 * 16 * 4 * 4096
+    assert facts["infilling"] == "yes"
+    printed = run("describe", "--ckpt", checkpoint).stdout
+    assert "rope theta" in printed
+    assert "1,000,000" in printed
+    assert "kv cache at 100000 tokens" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "chat"),
+    [
+        ("CodeLlama-7b", "CodeLlama-7b or CodeLlama-7b-Instruct", "[INST]"),
+        ("CodeLlama-34b", "CodeLlama-34b-Python or CodeLlama-34b-Instruct", "[INST]"),
+        ("CodeLlama-13b-Python", "CodeLlama-13b-Python", "no"),
+        ("CodeLlama-70b", "CodeLlama-70b", "no"),
+        ("CodeLlama-70b-Instruct", "CodeLlama-70b-Instruct", "Source:"),
+    ],
+)
+def test_published_checkpoints_are_recognised(monkeypatch, tokenizer, name, model, chat):
+    monkeypatch.setattr("codellama.describe.load_tokenizer", lambda *_: tokenizer)
+    config = ModelConfig.from_params(VARIANTS[name].config.to_params())
+    with torch.device("meta"):
+        shard = {
+            key: torch.empty(s, dtype=torch.bfloat16) for key, s in parameter_shapes(config).items()
+        }
+    facts = describe_checkpoint(MetaCheckpoint(None, config, [shard]))
+    assert model in facts["model"]
+    assert chat in facts["chat"]
+    assert facts["weights_bytes"] == 2 * config.parameter_count
+
+
+def test_a_file_that_differs_from_its_checksum_is_an_error(checkpoint, tmp_path):
+    for path in checkpoint.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    good = hashlib.md5((tmp_path / "params.json").read_bytes()).hexdigest()
+    (tmp_path / "checklist.chk").write_text(f"{good}  params.json\n")
+    done = run("describe", "--ckpt", tmp_path)
+    assert "md5 of params.json         ok" in done.stdout
+    assert done.returncode == 0
+    (tmp_path / "checklist.chk").write_text(f"{'0' * 32}  params.json\n")
+    done = run("describe", "--ckpt", tmp_path)
+    assert (done.returncode, "differs" in done.stdout) == (2, True)
+    assert "not as in checklist.chk: params.json" in done.stderr
+    assert run("describe", "--ckpt", tmp_path, "--md5=False").returncode == 0
+
+
+def test_a_missing_checkpoint_is_one_sentence():
+    done = run("describe", "--ckpt", "/absent")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
