@@ -86,13 +86,13 @@ class Tokenizer:
             TokenizerError: the text holds half of a surrogate pair, which no encoding can express.
         """
         try:
-            ids = self._processor.encode(text)
+            text.encode()
         except UnicodeEncodeError as error:
             raise TokenizerError(
                 f"the text is not valid Unicode: it holds {error.object[error.start]!r}, half of a "
                 "surrogate pair"
             ) from None
-        return [self.bos_id] * bos + ids + [self.eos_id] * eos
+        return [self.bos_id] * bos + self._processor.encode(text) + [self.eos_id] * eos
 
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of `text` where it goes on from other text, so without the implicit space.

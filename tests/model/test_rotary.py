@@ -40,15 +40,15 @@ def test_pairs_turn_by_the_papers_angle_at_any_base(theta, head_dim):
     positions = torch.tensor([[0, 1, 2, 3], [7, 0, 50, 63]])
     x = random_heads(2, 4, head_dim)
     expected = turned(x, positions, theta)
-    torch.testing.assert_close(rotated(x, positions, theta).double(), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(rotated(x, positions, theta).double(), expected, rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("theta", THETAS)
-def test_angle_beyond_position_100_000_is_right_to_a_fortieth_of_a_turn(theta):
+def test_angle_beyond_position_100_000_is_right_to_a_hundredth_of_a_turn(theta):
     positions = torch.tensor([[16_385, 100_000, 131_071, 200_003]])
     x = torch.tensor([1.0, 0.0]).repeat(16).expand(1, 4, 1, 32)
     error = (rotated(x, positions, theta) - turned(x, positions, theta)).abs().max()
-    assert error < 2 * math.pi / 40
+    assert error < 2 * math.pi / 100
 
 
 @pytest.mark.parametrize("theta", THETAS)
@@ -77,7 +77,7 @@ def test_dot_product_depends_on_distance_alone(query, key, shift, theta):
         return (turned_query * turned_key).sum(-1)
 
     there, here = dot(query + shift, key + shift), dot(query, key)
-    torch.testing.assert_close(there, here, rtol=0, atol=1e-2)
+    torch.testing.assert_close(there, here, rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("position", [1, 4097, 100_003])
@@ -103,7 +103,7 @@ def test_neighbours_at_position_100_000_differ_by_one_step_of_every_pair(dtype):
         rotated(x, torch.tensor([[100_000, 100_001]]), theta).float().unflatten(-1, (-1, 2))
     )[0, :, 0]
     steps = torch.tensor([theta ** (-i / pairs) for i in range(pairs)])
-    torch.testing.assert_close((there / here).angle(), steps, rtol=0, atol=0.02)
+    torch.testing.assert_close((there / here).angle(), steps, rtol=0, atol=0.01)
 
 
 def test_angles_are_one_float32_pair_of_tables_for_all_heads():

@@ -1,0 +1,205 @@
+"""The cache against plain lists of what each row has been given."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from codellama import KVCache
+
+LAYERS, KV_HEADS, HEAD_DIM = 2, 3, 4
+
+
+def empty_cache(batch_size: int, capacity: int = 0) -> KVCache:
+    return KVCache(LAYERS, KV_HEADS, HEAD_DIM, batch_size, capacity)
+
+
+def new_tokens(batch_size: int, seq: int, seed: int = 0) -> Tensor:
+    """Keys and values of every layer: (layers, 2, batch, seq, kv_heads, head_dim)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(LAYERS, 2, batch_size, seq, KV_HEADS, HEAD_DIM, generator=generator)
+
+
+def append(cache: KVCache, tokens: Tensor) -> Tensor:
+    """Writes to every layer and advances; returns what each layer gave back, stacked."""
+    written = [
+        torch.stack(cache.write(layer, *keys_and_values))
+        for layer, keys_and_values in enumerate(tokens)
+    ]
+    cache.advance(tokens.shape[3])
+    return torch.stack(written)
+
+
+def contents(cache: KVCache) -> list[Tensor]:
+    """Of each row what the cache holds, as (layers, 2, length, kv_heads, head_dim)."""
+    stored = torch.stack((torch.stack(cache.keys), torch.stack(cache.values)), dim=1)
+    return [
+        stored[:, :, row, :, :length].transpose(2, 3) for row, length in enumerate(cache.lengths)
+    ]
+
+
+def assert_rows(cache: KVCache, expected: list[Tensor]) -> None:
+    assert cache.lengths == [row.shape[2] for row in expected]
+    for row, tokens in zip(contents(cache), expected, strict=True):
+        assert torch.equal(row, tokens)
+
+
+def test_new_cache_is_empty_and_has_the_room_asked_for():
+    cache = empty_cache(batch_size=3, capacity=7)
+    assert (cache.lengths, cache.longest, cache.capacity) == ([0, 0, 0], 0, 7)
+    assert cache.uniform
+
+
+@pytest.mark.parametrize("capacity", [0, 4, 16])
+def test_write_returns_all_tokens_so_far_with_heads_before_positions(capacity):
+    cache = empty_cache(2, capacity)
+    tokens = new_tokens(2, 9)
+    for start, end in ((0, 4), (4, 5), (5, 9)):
+        written = append(cache, tokens[:, :, :, start:end])
+        assert torch.equal(written, tokens[:, :, :, :end].transpose(3, 4))
+
+
+def test_nothing_is_copied_within_the_reserved_capacity():
+    cache = empty_cache(2)
+    cache.reserve(8)
+    places = [store.data_ptr() for store in cache.keys + cache.values]
+    for step in range(8):
+        append(cache, new_tokens(2, 1, seed=step))
+    assert [store.data_ptr() for store in cache.keys + cache.values] == places
+    assert cache.write(0, *new_tokens(2, 0)[0])[0].data_ptr() == places[0]
+
+
+def test_reserving_less_than_there_is_changes_nothing():
+    cache = empty_cache(1, capacity=8)
+    place = cache.keys[0].data_ptr()
+    cache.reserve(5)
+    assert (cache.capacity, cache.keys[0].data_ptr()) == (8, place)
+
+
+def test_reserving_more_keeps_the_contents():
+    cache = empty_cache(2, capacity=4)
+    tokens = new_tokens(2, 4)
+    append(cache, tokens)
+    cache.reserve(50)
+    assert cache.capacity == 50
+    assert_rows(cache, [tokens[:, :, 0], tokens[:, :, 1]])
+
+
+def test_growing_token_by_token_seldom_copies():
+    cache = empty_cache(1)
+    capacities = set()
+    for _ in range(500):
+        append(cache, new_tokens(1, 1))
+        capacities.add(cache.capacity)
+    assert len(capacities) < 20
+    assert cache.capacity < 2 * 500
+
+
+def test_positions_of_rows_of_one_length_are_given_once():
+    cache = empty_cache(3, capacity=9)
+    cache.lengths = [4, 4, 4]
+    assert cache.uniform
+    assert cache.next_positions(2).tolist() == [[4, 5]]
+
+
+def test_positions_of_rows_of_several_lengths_are_given_for_each():
+    cache = empty_cache(3, capacity=9)
+    cache.lengths = [4, 0, 7]
+    assert not cache.uniform
+    assert cache.next_positions(2).tolist() == [[4, 5], [0, 1], [7, 8]]
+
+
+def test_each_row_is_written_behind_its_own_end():
+    cache = empty_cache(3, capacity=9)
+    first, second = new_tokens(3, 7, seed=0), new_tokens(3, 2, seed=1)
+    append(cache, first)
+    cache.lengths = [4, 0, 7]
+    written = append(cache, second)
+    assert written.shape == (LAYERS, 2, 3, KV_HEADS, 9, HEAD_DIM)
+    expected = [
+        torch.cat((first[:, :, row, :length], second[:, :, row]), dim=2)
+        for row, length in enumerate([4, 0, 7])
+    ]
+    assert_rows(cache, expected)
+
+
+@pytest.mark.parametrize("lowered", [[3, 3], [1, 3]], ids=["uniform", "ragged"])
+def test_lowered_lengths_are_overwritten(lowered):
+    cache = empty_cache(2)
+    first, second = new_tokens(2, 5, seed=0), new_tokens(2, 4, seed=1)
+    append(cache, first)
+    cache.lengths = lowered
+    append(cache, second)
+    expected = [
+        torch.cat((first[:, :, row, :length], second[:, :, row]), dim=2)
+        for row, length in enumerate(lowered)
+    ]
+    assert_rows(cache, expected)
+
+
+def test_keep_leaves_the_rows_asked_for_in_their_order():
+    cache = empty_cache(4, capacity=6)
+    tokens = new_tokens(4, 5)
+    append(cache, tokens)
+    cache.lengths = [5, 2, 3, 4]
+    cache.keep([3, 1, 1])
+    assert cache.capacity == 6
+    assert_rows(cache, [tokens[:, :, 3, :4], tokens[:, :, 1, :2], tokens[:, :, 1, :2]])
+
+
+def test_join_appends_the_rows_of_other_caches():
+    caches = [empty_cache(2, 5), empty_cache(1, 9), empty_cache(1)]
+    tokens = [new_tokens(2, 4, seed=0), new_tokens(1, 7, seed=1)]
+    for cache, given_tokens in zip(caches, tokens, strict=False):
+        append(cache, given_tokens)
+    caches[0].lengths = [4, 3]
+    caches[0].join(caches[1:], capacity=8)
+    assert caches[0].capacity == 8
+    nothing = tokens[0][:, :, 0, :0]
+    expected = [tokens[0][:, :, 0], tokens[0][:, :, 1, :3], tokens[1][:, :, 0], nothing]
+    assert_rows(caches[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dtype_survives_growing_and_keeping(dtype):
+    cache = KVCache(LAYERS, KV_HEADS, HEAD_DIM, batch_size=2, dtype=dtype)
+    append(cache, new_tokens(2, 3).to(dtype))
+    cache.keep([1])
+    assert {store.dtype for store in cache.keys + cache.values} == {dtype}
+
+
+ROWS = 3
+STEPS = st.one_of(
+    st.tuples(st.just("append"), st.integers(1, 6)),
+    st.tuples(st.just("lower"), st.lists(st.floats(0, 1), min_size=ROWS, max_size=ROWS)),
+    st.tuples(st.just("keep"), st.lists(st.integers(0, ROWS - 1), min_size=ROWS, max_size=ROWS)),
+    st.tuples(st.just("reserve"), st.integers(0, 40)),
+)
+
+
+@given(steps=st.lists(STEPS, max_size=12), capacity=st.integers(0, 10))
+@settings(deadline=None, max_examples=60)
+def test_any_sequence_of_steps_leaves_each_row_as_a_plain_list_would_be(steps, capacity):
+    cache = empty_cache(ROWS, capacity)
+    expected = [new_tokens(ROWS, 0)[:, :, 0]] * ROWS
+    for number, (step, argument) in enumerate(steps):
+        if step == "append":
+            tokens = new_tokens(ROWS, argument, seed=number)
+            append(cache, tokens)
+            expected = [
+                torch.cat((past, tokens[:, :, row]), dim=2) for row, past in enumerate(expected)
+            ]
+        elif step == "lower":
+            cache.lengths = [
+                int(part * length) for part, length in zip(argument, cache.lengths, strict=True)
+            ]
+            expected = [
+                past[:, :, :length] for past, length in zip(expected, cache.lengths, strict=True)
+            ]
+        elif step == "keep":
+            cache.keep(argument)
+            expected = [expected[row] for row in argument]
+        else:
+            cache.reserve(argument)
+        assert_rows(cache, expected)
