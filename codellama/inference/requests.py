@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -51,12 +52,14 @@ class Options:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
+        whole = {"max_new_tokens": 0, "top_k": 0, "batch_size": 1}
+        for name, least in whole.items():
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < least:
+                raise RequestError(f"{name} is {value!r}; expected a whole number from {least}")
         for name, valid, range_ in (
-            ("max_new_tokens", self.max_new_tokens >= 0, "0 or more"),
             ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
-            ("batch_size", self.batch_size > 0, "1 or more"),
             ("stop", all(self.stop), "strings that are not empty"),
         ):
             if not valid:

@@ -27,8 +27,8 @@ def token_probabilities(
     # Scaled from the largest, so that a tiny temperature cannot overflow.
     logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     if 0 < top_k < logits.shape[-1]:
-        least = logits.topk(top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
+        kept = logits.topk(top_k)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, kept.indices, kept.values)
     probabilities = logits.softmax(-1)
     if top_p < 1:
         descending, order = probabilities.sort(dim=-1, descending=True)

@@ -1,7 +1,7 @@
 """The formats in which Code Llama was taught to infill and to chat.
 
-Meta's encoders cut a prompt into parts and encode each on its own; one joined string would give
-other ids, so the parts here are the same.
+A prompt is made of parts: control tokens, and texts that are each encoded on its own. One joined
+string would give other ids, so the parts are those of Meta's encoders.
 """
 
 from __future__ import annotations
@@ -88,49 +88,51 @@ def chat(
             that would let it pose as another role.
     """
     _check_dialog(messages)
+    if tokenizer.step_id is None:
+        parts = _inst_chat(tokenizer, messages)
+    else:
+        parts = _source_chat(tokenizer, messages, tokenizer.step_id)
+    encoded = [[part] if isinstance(part, int) else tokenizer.encode(part) for part in parts]
     if not allow_control_tags:
         for message in messages:
-            if tag := next((tag for tag in CONTROL_TAGS if tag in message["content"]), None):
-                raise PromptError(
-                    f"the {message['role']}'s message contains {tag}, which would let it pose as "
-                    "another role; remove it, or pass allow_control_tags=True if it is meant"
-                )
-            _refuse_control_ids(tokenizer, tokenizer.encode(message["content"]))
-    if tokenizer.step_id is None:
-        return _inst_chat(tokenizer, messages)
-    return _source_chat(tokenizer, messages, tokenizer.step_id)
+            _refuse_control_tags(message)
+        for part, ids in zip(parts, encoded, strict=True):
+            if isinstance(part, str):
+                _refuse_control_ids(tokenizer, ids)
+    return [id for ids in encoded for id in ids]
 
 
-def _inst_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+def _inst_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[str | int]:
     """`[INST] user [/INST] assistant `, each exchange a sequence of its own; the system message
     goes into the first user message (arXiv 2307.09288, appendix A.3.3)."""
     contents = [message["content"].strip() for message in messages]
     if messages[0]["role"] == "system":
         system, user, *rest = contents
         contents = [f"<<SYS>>\n{system}\n<</SYS>>\n\n{user}", *rest]
-    ids = []
+    bos, eos = tokenizer.bos_id, tokenizer.eos_id
+    parts: list[str | int] = []
     for user, assistant in zip(contents[0:-1:2], contents[1::2], strict=True):
-        ids += tokenizer.encode(f"[INST] {user} [/INST] {assistant} ", bos=True, eos=True)
-    return ids + tokenizer.encode(f"[INST] {contents[-1]} [/INST]", bos=True)
+        parts += [bos, f"[INST] {user} [/INST] {assistant} ", eos]
+    return [*parts, bos, f"[INST] {contents[-1]} [/INST]"]
 
 
-def _source_chat(tokenizer: Tokenizer, messages: Sequence[Message], step_id: int) -> list[int]:
-    """`Source: role`, a blank line, the content, `<step>`; the format of Code Llama 70B
-    Instruct."""
+def _source_chat(
+    tokenizer: Tokenizer, messages: Sequence[Message], step_id: int
+) -> list[str | int]:
+    """`Source: role`, a blank line, the content, `<step>`: Code Llama 70B Instruct's format."""
     if messages[0]["role"] != "system":
         messages = [{"role": "system", "content": ""}, *messages]
-    ids = [tokenizer.bos_id]
+    parts: list[str | int] = [tokenizer.bos_id]
     for message in messages:
-        ids += _source_header(tokenizer, message["role"], message.get("destination"))
+        parts.append(_source_header(message["role"], message.get("destination")))
         if content := message["content"].strip():
-            ids += tokenizer.encode(f"\n\n {content}")
-        ids.append(step_id)
-    return ids + _source_header(tokenizer, "assistant", "user") + tokenizer.encode("\n\n ")
+            parts.append(f"\n\n {content}")
+        parts.append(step_id)
+    return [*parts, _source_header("assistant", "user"), "\n\n "]
 
 
-def _source_header(tokenizer: Tokenizer, role: str, destination: str | None) -> list[int]:
-    receiver = f"\nDestination: {destination}" if destination else ""
-    return tokenizer.encode(f" Source: {role}{receiver}")
+def _source_header(role: str, destination: str | None) -> str:
+    return f" Source: {role}" + (f"\nDestination: {destination}" if destination else "")
 
 
 def _check_dialog(messages: Sequence[Message]) -> None:
@@ -151,6 +153,15 @@ def _check_dialog(messages: Sequence[Message]) -> None:
         )
     if not turns or turns[-1] != "user":
         raise PromptError(f"the last message is the {roles[-1]}'s; the model answers the user's")
+
+
+def _refuse_control_tags(message: Message) -> None:
+    for text in (message["content"], message.get("destination") or ""):
+        if tag := next((tag for tag in CONTROL_TAGS if tag in text), None):
+            raise PromptError(
+                f"the {message['role']}'s message contains {tag}, which would let it pose as "
+                "another role; remove it, or pass allow_control_tags=True if it is meant"
+            )
 
 
 def _refuse_control_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> None:

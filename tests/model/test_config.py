@@ -192,9 +192,7 @@ def test_written_files_leave_out_what_follows_from_the_rest():
     ],
 )
 def test_hidden_width_is_rounded_up_as_meta_does(dim, multiple_of, multiplier, hidden):
-    config = ModelConfig(
-        dim, 2, 8, 512, multiple_of=multiple_of, ffn_dim_multiplier=multiplier
-    )
+    config = ModelConfig(dim, 2, 8, 512, multiple_of=multiple_of, ffn_dim_multiplier=multiplier)
     assert config.hidden_dim == hidden
 
 

@@ -1,0 +1,180 @@
+"""The decoding loop, against one plain forward pass of the whole sequence per token."""
+
+import pytest
+import torch
+from random_models import random_model
+from shared_data import shared
+
+from codellama import CodeLlama
+from codellama.inference import decoding
+
+# Sorting by length, sharing chunks of prefill and going through several all happen to these.
+PROMPTS = [
+    [1, 300, 7, 9],
+    [1],
+    [1, *range(40, 51)],
+    [1, 5],
+    [1, *range(100, 122)],
+    [1, 9, 8, 7, 6],
+    [1, *range(260, 268)],
+]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        {"n_kv_heads": 4, "seed": 1},
+        {"n_kv_heads": 2, "rope_theta": 1e6, "seed": 2},
+        {"n_kv_heads": 1, "max_seq_len": 30, "seed": 3},
+        "checkpoints/stories260K",
+    ],
+    ids=["multi-head", "grouped-query", "short-context", "stories260K"],
+)
+def llm(request, tokenizer):
+    if isinstance(request.param, str):
+        return CodeLlama.load(shared(request.param), device="cpu")
+    return CodeLlama(random_model(**request.param), tokenizer)
+
+
+@pytest.fixture(params=[4, 512])
+def chunk(request, monkeypatch):
+    monkeypatch.setattr(decoding, "PREFILL_CHUNK", request.param)
+
+
+def watch(model):
+    """A list that will hold the (batch, seq) shape of the tokens of every pass."""
+    shapes = []
+    model.tok_embeddings.register_forward_pre_hook(
+        lambda _, inputs: shapes.append(tuple(inputs[0].shape))
+    )
+    return shapes
+
+
+@torch.no_grad()
+def logprobs(model, tokens):
+    """Of each token after those before it; the first has 0."""
+    scores = model(torch.tensor([tokens]))[0, :-1].log_softmax(-1)
+    return [0.0, *scores[range(len(tokens) - 1), tokens[1:]].tolist()]
+
+
+@torch.no_grad()
+def greedy(model, prompt, max_new_tokens, stop_ids):
+    """Tokens and the reason for their end, without a cache."""
+    tokens = []
+    while len(tokens) < max_new_tokens and len(prompt) + len(tokens) < model.config.max_seq_len:
+        token = int(model(torch.tensor([prompt + tokens]))[0, -1].argmax())
+        if token in stop_ids:
+            return tokens, "stop"
+        tokens.append(token)
+    return tokens, "length"
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("batch_size", [3, 8])
+def test_a_batch_gives_each_prompt_greedily_what_it_gets_alone(llm, batch_size):
+    free = [greedy(llm.model, prompt, 12, ()) for prompt in PROMPTS]
+    stop_ids = {free[0][0][2], free[4][0][5]}
+    expected = [greedy(llm.model, prompt, 12, stop_ids) for prompt in PROMPTS]
+    assert {reason for _, reason in expected} == {"stop", "length"}
+    completions = llm.generate(
+        PROMPTS, list(stop_ids), max_new_tokens=12, logprobs=True, batch_size=batch_size
+    )
+    assert [(found.tokens, found.finish_reason) for found in completions] == expected
+    for prompt, found in zip(PROMPTS, completions, strict=True):
+        plain = logprobs(llm.model, prompt + found.tokens)[len(prompt) :]
+        assert found.logprobs == pytest.approx(plain, abs=1e-4)
+
+
+@pytest.mark.usefixtures("chunk")
+def test_logprobs_are_the_models_own_whatever_the_sampling(llm):
+    options = {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "seed": 0}
+    completions = llm.generate(PROMPTS, [], max_new_tokens=6, logprobs=True, **options)
+    for prompt, found in zip(PROMPTS, completions, strict=True):
+        plain = logprobs(llm.model, prompt + found.tokens)[len(prompt) :]
+        assert found.logprobs == pytest.approx(plain, abs=1e-4)
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("max_new_tokens", [0, 3])
+def test_echo_scores_the_prompt_as_well(llm, max_new_tokens):
+    completions = llm.generate(PROMPTS, [], max_new_tokens=max_new_tokens, logprobs=True, echo=True)
+    for prompt, found in zip(PROMPTS, completions, strict=True):
+        assert found.tokens[: len(prompt)] == prompt
+        assert len(found.tokens) == len(prompt) + max_new_tokens
+        assert found.logprobs[0] == 0.0
+        assert found.logprobs == pytest.approx(logprobs(llm.model, found.tokens), abs=1e-4)
+
+
+def test_logprobs_come_only_when_asked_for(llm):
+    assert llm.generate([[1]], max_new_tokens=2)[0].logprobs is None
+
+
+@pytest.mark.usefixtures("chunk")
+def test_the_same_seed_gives_the_same_tokens_whatever_else_is_in_the_batch(llm):
+    options = {"max_new_tokens": 7, "temperature": 1.0, "top_p": 1.0}
+    together = llm.generate(PROMPTS, [], seed=5, **options)
+    for prompt, found in zip(PROMPTS, together, strict=True):
+        assert llm.generate([prompt], [], seed=5, **options) == [found]
+
+
+@pytest.mark.parametrize("seeds", [(1, 2), (None, None)])
+def test_other_seeds_give_other_tokens(llm, seeds):
+    options = {"max_new_tokens": 25, "temperature": 1.5, "top_p": 1.0}
+    first, second = (llm.generate([[1]], [], seed=seed, **options) for seed in seeds)
+    assert first != second
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_sampling_leaves_the_callers_random_numbers_alone(llm, seed):
+    before = torch.get_rng_state()
+    llm.generate([[1]], max_new_tokens=3, temperature=1.0, seed=seed)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("n_kv_heads", [1, 4])
+def test_the_end_of_the_context_ends_a_row_as_its_length_does(tokenizer, n_kv_heads):
+    model = random_model(max_seq_len=16, n_kv_heads=n_kv_heads)
+    prompts = [[1, *range(50, 49 + length)] for length in (16, 3, 15, 10)]
+    completions = CodeLlama(model, tokenizer).generate(prompts, [], max_new_tokens=9)
+    assert [len(found.tokens) for found in completions] == [0, 9, 1, 6]
+    assert {found.finish_reason for found in completions} == {"length"}
+
+
+def test_rows_that_have_ended_leave_the_batch(tokenizer):
+    model = random_model(max_seq_len=8)
+    passes = watch(model)
+    prompts = [[1, *range(50, 49 + length)] for length in (6, 2, 8, 4)]
+    CodeLlama(model, tokenizer).generate(prompts, [], max_new_tokens=99)
+    # The full prompt never enters; the others have 2, 6 and 4 tokens to go, one from prefill.
+    assert passes == [(3, 6), (3, 1), (2, 1), (2, 1), (1, 1), (1, 1)]
+
+
+def test_no_pass_holds_more_prompts_than_batch_size(tokenizer):
+    model = random_model()
+    passes = watch(model)
+    CodeLlama(model, tokenizer).generate(PROMPTS, [], max_new_tokens=3, batch_size=2)
+    assert {batch for batch, _ in passes} == {1, 2}
+
+
+def test_prefill_reads_no_more_than_a_chunk_at_a_time(tokenizer, monkeypatch):
+    monkeypatch.setattr(decoding, "PREFILL_CHUNK", 6)
+    model = random_model()
+    passes = watch(model)
+    CodeLlama(model, tokenizer).generate(PROMPTS, [], max_new_tokens=1)
+    assert max(batch * seq for batch, seq in passes) == 6
+    assert sum(batch * seq for batch, seq in passes) < 1.2 * sum(map(len, PROMPTS))
+
+
+def test_timing_counts_the_tokens_that_went_through_the_model(tokenizer):
+    llm = CodeLlama(random_model(), tokenizer)
+    llm.generate([[1, 5, 6], [1]], [], max_new_tokens=4)
+    assert (llm.timing.prompt_tokens, llm.timing.decoded_tokens) == (4, 2 * 3)
+    llm.generate([[1, 7]], [], max_new_tokens=1)
+    assert (llm.timing.prompt_tokens, llm.timing.decoded_tokens) == (6, 6)
+
+
+def test_after_generation_the_model_still_trains(tokenizer):
+    llm = CodeLlama(random_model(), tokenizer)
+    llm.generate(PROMPTS, max_new_tokens=5)
+    llm.model(torch.tensor(PROMPTS[2:3])).logsumexp(-1).sum().backward()
+    assert all(weight.grad is not None for weight in llm.model.parameters())

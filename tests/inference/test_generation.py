@@ -1,0 +1,311 @@
+"""`CodeLlama`'s ways to be asked, on models that say what a test wants and on small real weights."""
+
+import shutil
+import warnings
+from itertools import pairwise
+
+import pytest
+import torch
+from random_checkpoint import tokenizer_model
+from random_models import random_model
+from sentencepiece import SentencePieceProcessor
+from shared_data import shared
+
+from codellama import CheckpointError, CodeLlama, PromptError, RequestError, Tokenizer
+from codellama.inference import generation
+from codellama.weights.variants import VARIANTS
+
+BOS = 1
+HI = [{"role": "user", "content": "Hi"}]
+ASK = {
+    "complete": lambda llm, **options: llm.complete(["Hi"], **options)[0],
+    "infill": lambda llm, **options: llm.infill([("Hi", "there")], **options)[0],
+    "chat": lambda llm, **options: llm.chat([HI], **options)[0],
+}
+STREAM = {
+    "complete": lambda llm, **options: llm.stream("Hi", **options),
+    "infill": lambda llm, **options: llm.stream_infill("Hi", "there", **options),
+    "chat": lambda llm, **options: llm.stream_chat(HI, **options),
+}
+
+
+def byte_ids(text):
+    return [3 + byte for byte in text.encode()]
+
+
+A, B = byte_ids("ab")
+
+
+def last_id(tokenizer, mode):
+    """The last token of the prompt that `ASK` and `STREAM` send."""
+    if mode == "infill":
+        return tokenizer.middle_id
+    if mode == "chat":
+        return tokenizer.encode("\n\n " if tokenizer.step_id else "[INST] Hi [/INST]")[-1]
+    return tokenizer.encode("Hi")[-1]
+
+
+def scripted(tokenizer, script):
+    """Says the tokens of `script` in turn: the blocks add nothing to a token's embedding, and the
+    projection answers each embedding with the token that follows it."""
+    model = random_model(n_layers=1, vocab_size=tokenizer.vocab_size)
+    block = model.layers[0]
+    with torch.no_grad():
+        for part in (block.attention.wo, block.feed_forward.w2, model.output):
+            part.weight.zero_()
+        for before, after in pairwise(script):
+            model.output.weight[after] += model.tok_embeddings.weight[before]
+    return CodeLlama(model, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def stories():
+    return CodeLlama.load(shared("checkpoints/stories260K"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tokenizer_70b():
+    return Tokenizer(shared("tokenizers/codellama-70b-instruct-like.model"))
+
+
+STARTS = ["Once upon a time", "Tom", "", " The", "One day,  a big ", "She said\n"]
+
+
+@pytest.mark.parametrize("prompt", STARTS)
+def test_prompt_and_text_together_are_what_the_model_read_and_wrote(stories, prompt):
+    path = shared("checkpoints/stories260K/tokenizer.model")
+    oracle = SentencePieceProcessor(model_file=str(path))
+    [completion] = stories.complete([prompt], max_new_tokens=20)
+    assert prompt + completion.text == oracle.decode(oracle.encode(prompt) + completion.tokens)
+    [echoed] = stories.complete([prompt], max_new_tokens=20, echo=True)
+    assert echoed.text == prompt + completion.text
+    assert echoed.tokens == [BOS, *oracle.encode(prompt), *completion.tokens]
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"), [("complete", " yes"), ("infill", " yes"), ("chat", "yes")]
+)
+def test_a_leading_space_is_kept_where_the_text_goes_on_from_other_text(tokenizer, mode, text):
+    ids = tokenizer.encode("yes")
+    llm = scripted(tokenizer, [last_id(tokenizer, mode), *ids])
+    assert ASK[mode](llm, max_new_tokens=len(ids)).text == text
+
+
+@pytest.mark.parametrize(("prompt", "text"), [([BOS], "yes"), ([BOS, A], " yes"), ([A], " yes")])
+def test_token_prompts_with_text_are_gone_on_from_as_text_is(tokenizer, prompt, text):
+    ids = tokenizer.encode("yes")
+    llm = scripted(tokenizer, [prompt[-1], *ids])
+    assert llm.generate([prompt], max_new_tokens=len(ids))[0].text == text
+
+
+def test_an_empty_prompt_is_the_begin_of_a_text(tokenizer):
+    ids = tokenizer.encode("yes")
+    llm = scripted(tokenizer, [BOS, *ids])
+    [completion] = llm.complete([""], max_new_tokens=len(ids), echo=True)
+    assert (completion.text, completion.tokens) == ("yes", [BOS, *ids])
+
+
+@pytest.mark.parametrize(
+    ("mode", "end"),
+    [("complete", "eos_id"), ("infill", "eot_id"), ("infill", "eos_id"), ("chat", "eos_id")],
+)
+def test_each_mode_ends_at_its_own_stop_ids(tokenizer, mode, end):
+    llm = scripted(tokenizer, [last_id(tokenizer, mode), A, getattr(tokenizer, end), B])
+    completion = ASK[mode](llm, max_new_tokens=5)
+    assert (completion.text, completion.tokens) == ("a", [A])
+    assert completion.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("end", ["step_id", "eos_id"])
+def test_the_70b_chat_ends_at_step_and_at_eos(tokenizer_70b, end):
+    script = [last_id(tokenizer_70b, "chat"), A, getattr(tokenizer_70b, end), B]
+    completion = ASK["chat"](scripted(tokenizer_70b, script), max_new_tokens=5)
+    assert (completion.text, completion.tokens) == ("a", [A])
+    assert completion.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("mode", "control"),
+    [
+        ("complete", "eot_id"),
+        ("complete", "middle_id"),
+        ("infill", "suffix_id"),
+        ("chat", "eot_id"),
+    ],
+)
+def test_control_tokens_that_end_nothing_do_not_appear_in_the_text(tokenizer, mode, control):
+    control = getattr(tokenizer, control)
+    llm = scripted(tokenizer, [last_id(tokenizer, mode), A, control, B])
+    completion = ASK[mode](llm, max_new_tokens=3)
+    assert (completion.text, completion.tokens) == ("ab", [A, control, B])
+    assert completion.finish_reason == "length"
+
+
+def test_generate_ends_at_the_ids_it_is_given_and_else_at_eos(tokenizer):
+    llm = scripted(tokenizer, [BOS, A, 2, B])
+    for stop_ids, tokens in ((None, [A]), ([], [A, 2, B]), ([B], [A, 2])):
+        assert llm.generate([[BOS]], stop_ids, max_new_tokens=3)[0].tokens == tokens
+
+
+@pytest.mark.parametrize("mode", ASK)
+@pytest.mark.parametrize(
+    ("stop", "pieces"),
+    [
+        ((), ["a", "é", "生", "☕", "b"]),
+        (("☕",), ["a", "é", "生"]),
+        (("生b", "é☕"), ["a", "é", "生", "☕", "b"]),
+        (("x", "生☕b", "☕b生"), ["a", "é"]),
+    ],
+)
+def test_a_stream_gives_each_character_as_soon_as_it_is_certain(tokenizer, mode, stop, pieces):
+    said = byte_ids("aé生☕b")
+    llm = scripted(tokenizer, [last_id(tokenizer, mode), *said])
+    stream = STREAM[mode](llm, max_new_tokens=len(said), stop=stop)
+    streamed = list(stream)
+    assert "".join(streamed) == "".join(pieces) == stream.completion.text
+    certain = [piece for piece in streamed if len(piece) == 1]
+    assert streamed == certain or stop
+
+
+@pytest.mark.parametrize("mode", ASK)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_stream_adds_up_to_what_comes_at_once(llm, mode, seed):
+    options = {"max_new_tokens": 24, "temperature": 1.0, "seed": seed, "logprobs": True}
+    whole = ASK[mode](llm, **options)
+    for stop in ((), (whole.text[9:11],)):
+        at_once = ASK[mode](llm, stop=stop, **options)
+        stream = STREAM[mode](llm, stop=stop, **options)
+        pieces = list(stream)
+        assert "".join(pieces) == at_once.text
+        assert len(pieces) > 3
+        assert stream.completion == at_once
+        assert at_once.finish_reason == ("stop" if stop else "length")
+
+
+def test_a_stream_has_no_completion_before_its_end(llm):
+    stream = llm.stream("Hi", max_new_tokens=8)
+    next(stream)
+    with pytest.raises(RuntimeError, match="not ended"):
+        stream.completion  # noqa: B018
+    list(stream)
+    assert len(stream.completion.tokens) == 8
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_stream_leaves_the_callers_grad_mode_alone(llm, grad):
+    with torch.set_grad_enabled(grad):
+        for _ in llm.stream("Hi", max_new_tokens=4, logprobs=True, echo=True):
+            assert torch.is_grad_enabled() == grad
+            assert not torch.is_inference_mode_enabled()
+
+
+def test_texts_in_a_batch_are_those_of_each_alone(stories):
+    options = {"max_new_tokens": 40, "stop": [".", "girl"]}
+    alone = [stories.complete([prompt], **options)[0] for prompt in STARTS]
+    assert len({len(completion.tokens) for completion in alone}) > 2
+    assert stories.complete(STARTS, **options) == alone
+
+
+def test_suffix_first_puts_the_prefix_last(tokenizer):
+    llm = scripted(tokenizer, [tokenizer.encode("Hi")[-1], A])
+    gap, options = ("Hi", "there"), {"suffix_first": True, "max_new_tokens": 1}
+    assert llm.infill([gap], **options)[0].text == "a"
+    assert list(llm.stream_infill(*gap, **options)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda llm: llm.complete("Hi"),
+        lambda llm: llm.infill("Hi"),
+        lambda llm: llm.infill(("Hi", "there")),
+        lambda llm: llm.generate([BOS, A]),
+    ],
+)
+def test_one_prompt_instead_of_a_list_of_prompts_is_refused(llm, ask):
+    with pytest.raises(RequestError, match="list"):
+        ask(llm)
+
+
+def test_a_prompt_may_fill_the_context_and_no_more(tokenizer):
+    text = "def main():"
+    count = len(tokenizer.encode(text, bos=True))
+    [full] = CodeLlama(random_model(max_seq_len=count), tokenizer).complete([text])
+    assert (full.text, full.tokens, full.finish_reason) == ("", [], "length")
+    with pytest.raises(RequestError, match=f"{count} tokens, .* {count - 1};"):
+        CodeLlama(random_model(max_seq_len=count - 1), tokenizer).complete(["", text])
+
+
+def test_a_prompt_without_tokens_is_refused(llm):
+    with pytest.raises(RequestError, match="no tokens"):
+        llm.generate([[BOS], []])
+
+
+@pytest.mark.parametrize("id", [-1, 512])
+def test_a_token_outside_the_vocabulary_is_refused(llm, id):
+    with pytest.raises(RequestError, match=f"{id} .* 512"):
+        llm.generate([[BOS, id]])
+
+
+@pytest.mark.parametrize("mode", STREAM)
+def test_a_stream_refuses_bad_options_before_its_first_piece(llm, mode):
+    with pytest.raises(RequestError, match="temperature"):
+        STREAM[mode](llm, temperature=-1)
+
+
+@pytest.mark.parametrize("asked", [ASK, STREAM])
+def test_infilling_without_the_tokens_is_refused_before_the_model_runs(asked):
+    tokenizer = Tokenizer(shared("checkpoints/stories260K/tokenizer.model"))
+    llm = CodeLlama(random_model(), tokenizer)
+    passes = []
+    llm.model.tok_embeddings.register_forward_pre_hook(lambda *_: passes.append(1))
+    with pytest.raises(PromptError, match="CodeLlama-7b"):
+        asked["infill"](llm)
+    assert not passes
+
+
+@pytest.mark.parametrize("asked", [ASK, STREAM])
+def test_infilling_with_70b_warns_whoever_asks(llm, monkeypatch, asked):
+    monkeypatch.setattr(generation, "matching", lambda _: [VARIANTS["CodeLlama-70b"]])
+    with pytest.warns(UserWarning, match="70B") as warned:
+        asked["infill"](llm, max_new_tokens=1)
+    assert warned[0].filename == __file__
+
+
+def test_infilling_with_any_other_model_does_not_warn(llm, monkeypatch):
+    monkeypatch.setattr(generation, "matching", lambda _: [VARIANTS["CodeLlama-7b"]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ASK["infill"](llm, max_new_tokens=1)
+
+
+@pytest.fixture
+def directory(checkpoint, tmp_path):
+    return shutil.copytree(checkpoint, tmp_path / "checkpoint")
+
+
+def test_a_checkpoint_without_its_tokenizer_is_refused(directory):
+    (directory / "tokenizer.model").unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model is missing"):
+        CodeLlama.load(directory, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html>\n<html><body>403</body></html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+        (b"\x01\x02\x03", "not a SentencePiece model"),
+    ],
+)
+def test_what_is_no_tokenizer_is_named_for_what_it_is(directory, content, found):
+    (directory / "tokenizer.model").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"tokenizer\.model is .*{found}"):
+        CodeLlama.load(directory, device="cpu")
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused_with_both_sizes(directory):
+    (directory / "tokenizer.model").write_bytes(tokenizer_model(480))
+    with pytest.raises(CheckpointError, match=r"480 ids, but the model has 512"):
+        CodeLlama.load(directory, device="cpu")
