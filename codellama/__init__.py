@@ -9,7 +9,7 @@ from codellama.text import prompts
 from codellama.text.prompts import PromptError
 from codellama.text.tokenizer import Tokenizer, TokenizerError
 from codellama.weights.downloads import CheckpointError
-from codellama.weights.meta import load_model
+from codellama.weights.loading import load_model
 
 __all__ = [
     "CheckpointError",

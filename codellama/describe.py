@@ -9,8 +9,9 @@ from typing import Any
 
 from codellama.cli import checkpoint_directory, human_bytes, progress_bar, run
 from codellama.inference.generation import load_tokenizer
+from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import CheckpointError, verify_checklist
-from codellama.weights.meta import MetaCheckpoint, read_checkpoint
+from codellama.weights.loading import open_checkpoint
 from codellama.weights.variants import Variant, matching
 
 CONTEXTS = (4096, 16384, 100_000)
@@ -27,7 +28,7 @@ def describe(*, ckpt: str | None = None, md5: bool = True, json: bool = False) -
         json: print one JSON object instead.
     """
     directory = checkpoint_directory(ckpt)
-    facts = describe_checkpoint(read_checkpoint(directory))
+    facts = describe_checkpoint(open_checkpoint(directory))
     if not json:
         for name, value in facts.items():
             label = name.replace("_bytes", "").replace("_", " ")
@@ -42,7 +43,7 @@ def describe(*, ckpt: str | None = None, md5: bool = True, json: bool = False) -
         raise CheckpointError(f"{directory}: not as in checklist.chk: {', '.join(wrong)}")
 
 
-def describe_checkpoint(checkpoint: MetaCheckpoint) -> dict[str, Any]:
+def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """What is known of a checkpoint without reading its tensors; sizes in bytes and tokens."""
     config, dtype = checkpoint.config, checkpoint.dtype
     variants = matching(config)
@@ -50,7 +51,8 @@ def describe_checkpoint(checkpoint: MetaCheckpoint) -> dict[str, Any]:
     return {
         "model": " or ".join(variant.name for variant in variants) or "not a published one",
         "parameters": config.parameter_count,
-        "shards": len(checkpoint.shards),
+        "format": checkpoint.format,
+        "files": checkpoint.file_count,
         "dtype": str(dtype).removeprefix("torch."),
         "layers": config.n_layers,
         "width": config.dim,

@@ -18,7 +18,8 @@ import torch
 from sentencepiece import SentencePieceTrainer
 
 from codellama import ModelConfig
-from codellama.weights.meta import parameter_shapes, save_checkpoint
+from codellama.weights.checkpoint import parameter_shapes, reader
+from codellama.weights.meta import save_checkpoint
 
 EXTRA_PIECES = (
     *("▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E", "▁<EOT"),
@@ -86,7 +87,7 @@ def random_checkpoint(
         else torch.randn(shape, generator=generator) * shape[-1] ** -0.5
         for name, shape in parameter_shapes(config).items()
     }
-    save_checkpoint(directory, config, weights.__getitem__, shards)
+    save_checkpoint(directory, config, reader(weights), shards)
     (Path(directory) / "tokenizer.model").write_bytes(tokenizer_model(vocab_size))
 
 

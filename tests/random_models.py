@@ -3,7 +3,7 @@
 import torch
 
 from codellama import ModelConfig, Transformer
-from codellama.weights.meta import parameter_shapes
+from codellama.weights.checkpoint import parameter_shapes
 
 
 def random_model(seed: int = 0, **changes) -> Transformer:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,7 +8,6 @@ from commands import run
 
 from codellama import ModelConfig
 from codellama.describe import describe_checkpoint
-from codellama.weights.meta import MetaCheckpoint, parameter_shapes
 from codellama.weights.variants import VARIANTS
 
 
@@ -15,7 +15,7 @@ def test_what_a_checkpoint_is_and_needs_is_printed(checkpoint):
     facts = json.loads(run("describe", "--ckpt", checkpoint, "--json").stdout)
     assert facts["parameters"] == 188_736
     assert facts["weights_bytes"] == 4 * 188_736
-    assert (facts["shards"], facts["dtype"], facts["rope_theta"]) == (1, "float32", 1e6)
+    assert (facts["files"], facts["dtype"], facts["rope_theta"]) == (1, "float32", 1e6)
     # keys and values, 2 layers, 2 key-value heads of 16 channels, 4 bytes each
     assert facts["kv_cache_bytes_at_4096_tokens"] == 2 * 2 * 2 * 16 * 4 * 4096
     assert facts["infilling"] == "yes"
@@ -38,11 +38,10 @@ def test_what_a_checkpoint_is_and_needs_is_printed(checkpoint):
 def test_published_checkpoints_are_recognised(monkeypatch, tokenizer, name, model, chat):
     monkeypatch.setattr("codellama.describe.load_tokenizer", lambda *_: tokenizer)
     config = ModelConfig.from_params(VARIANTS[name].config.to_params())
-    with torch.device("meta"):
-        shard = {
-            key: torch.empty(s, dtype=torch.bfloat16) for key, s in parameter_shapes(config).items()
-        }
-    facts = describe_checkpoint(MetaCheckpoint(None, config, [shard]))
+    headers = SimpleNamespace(
+        directory=None, config=config, dtype=torch.bfloat16, file_count=1, format="Meta"
+    )
+    facts = describe_checkpoint(headers)
     assert model in facts["model"]
     assert chat in facts["chat"]
     assert facts["weights_bytes"] == 2 * config.parameter_count

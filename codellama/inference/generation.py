@@ -22,7 +22,7 @@ from codellama.text import prompts
 from codellama.text.prompts import Message
 from codellama.text.tokenizer import Tokenizer
 from codellama.weights.downloads import CheckpointError, Progress, check_download
-from codellama.weights.meta import load_model
+from codellama.weights.loading import load_model
 from codellama.weights.variants import matching
 
 TOKENIZER = "tokenizer.model"

@@ -7,25 +7,30 @@ process and for any N.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pickle
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codellama.model.config import ConfigError, ModelConfig
-from codellama.model.transformer import Transformer
+from codellama.weights.checkpoint import (
+    Checkpoint,
+    Read,
+    Region,
+    check_weights,
+    differences,
+    new_directory,
+    parameter_shapes,
+)
 from codellama.weights.downloads import CheckpointError, Progress, check_download
 
 PARAMS = "params.json"
-DERIVED = "rope.freqs"  # Llama 2's files carry this table; it follows from params.json
+_DERIVED = "rope.freqs"  # Llama 2's files carry this table; it follows from params.json
 Shards = Sequence[Mapping[str, Tensor]]
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
 _CUT = {
@@ -39,175 +44,137 @@ def cut_dimension(name: str) -> int | None:
     return _CUT.get(name.split(".")[-2])
 
 
-@dataclass(frozen=True)
-class MetaCheckpoint:
-    """A directory in Meta's format whose headers have been read and found to be one whole model.
+class MetaCheckpoint(Checkpoint):
+    """A directory in Meta's format.
 
-    `shards` map parameter names to their slices, which stay on disk until they are read.
+    Attributes:
+        shards: for each file the slices by parameter name; they stay on disk until they are read.
+
+    Raises:
+        CheckpointError: `params.json` or a shard is missing, damaged or not what its name says, or
+            names and shapes are not those of the model that `params.json` describes.
     """
 
-    directory: Path
-    config: ModelConfig
-    shards: Shards
+    format = "Meta"
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that the weights are stored in."""
-        return self.shards[0]["tok_embeddings.weight"].dtype
+    def __init__(self, directory: Path) -> None:
+        params = read_json(directory / PARAMS)
+        shards = [_read_shard(path) for path in _shard_paths(directory)]
+        embedding = shards[0].get("tok_embeddings.weight")
+        try:
+            config = ModelConfig.from_params(params, None if embedding is None else len(embedding))
+        except ConfigError as error:
+            raise CheckpointError(f"{directory}: {error}") from None
+        _check_tensors(directory, config, shards)
+        self.directory = directory
+        self.config = config
+        self.shards = shards
+        self.file_count = len(shards)
+        self.dtype = shards[0]["tok_embeddings.weight"].dtype
 
-    def tensor(
-        self, name: str, dtype: torch.dtype | None = None, device: torch.device | None = None
+    def read(
+        self,
+        name: str,
+        region: Region | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
     ) -> Tensor:
-        """One whole parameter; memory-mapped and not copied where the file holds it just so."""
-        dimension = cut_dimension(name)
-        if dimension is None or len(self.shards) == 1:
-            return self.shards[0][name].to(device=device, dtype=dtype or self.dtype)
-        slices = [shard[name] for shard in self.shards]
-        shape = list(slices[0].shape)
-        shape[dimension] *= len(slices)
-        whole = torch.empty(shape, dtype=dtype or self.dtype, device=device)
-        for target, part in zip(whole.chunk(len(slices), dimension), slices, strict=True):
+        parts, dimension = self._parts(name, region)
+        dtype = dtype or self.dtype
+        if len(parts) == 1:
+            return parts[0].to(device, dtype)
+        shape = list(parts[0].shape)
+        widths = [part.shape[dimension] for part in parts]
+        shape[dimension] = sum(widths)
+        whole = torch.empty(shape, dtype=dtype, device=device)
+        for target, part in zip(whole.split(widths, dimension), parts, strict=True):
             target.copy_(part)
         return whole
 
-
-def read_checkpoint(directory: str | Path) -> MetaCheckpoint:
-    """Reads the headers of a checkpoint, not its tensors, and checks that they fit together.
-
-    Raises:
-        CheckpointError: the directory, `params.json` or a shard is missing, damaged or not what its
-            name says, or names and shapes are not those of the model that `params.json` describes.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        found = "a file" if directory.exists() else "no such directory"
-        raise CheckpointError(
-            f"{directory}: {found}; expected a directory with {PARAMS} and shards"
-        )
-    params = _read_params(directory / PARAMS)
-    shards = [_read_shard(path) for path in _shard_paths(directory)]
-    embedding = shards[0].get("tok_embeddings.weight")
-    try:
-        config = ModelConfig.from_params(params, None if embedding is None else len(embedding))
-    except ConfigError as error:
-        raise CheckpointError(f"{directory}: {error}") from None
-    _check_tensors(directory, config, shards)
-    return MetaCheckpoint(directory, config, shards)
-
-
-def load_model(
-    directory: str | Path,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Progress | None = None,
-) -> Transformer:
-    """Builds the model of a checkpoint directory, weights in place, in evaluation mode.
-
-    The model is built without memory, then given one parameter after the other. On a CPU a single
-    shard in its own dtype stays mapped from disk and is read when it is used; otherwise memory
-    grows to the weights' size plus one parameter's, however many shards there are.
-
-    Args:
-        directory: holds `params.json` and `consolidated.*.pth`.
-        device: where the weights go; None picks CUDA, else MPS, else the CPU.
-        dtype: None keeps the stored one.
-        progress: told bytes done and bytes in all, after each parameter.
-
-    Raises:
-        CheckpointError: as `read_checkpoint`.
-    """
-    checkpoint = read_checkpoint(directory)
-    device = torch.device(device) if device is not None else default_device()
-    with torch.device("meta"):
-        model = Transformer(checkpoint.config)
-    expected = dict(model.named_parameters())
-    total = sum(parameter.numel() for parameter in expected.values()) * checkpoint.dtype.itemsize
-    done = 0
-    for name, parameter in expected.items():
-        owner, _, leaf = name.rpartition(".")
-        weight = nn.Parameter(checkpoint.tensor(name, dtype, device))
-        setattr(model.get_submodule(owner), leaf, weight)
-        done += parameter.numel() * checkpoint.dtype.itemsize
-        if progress:
-            progress(done, total)
-    return model.eval()
+    def _parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
+        """What the shards hold of a region, and the dimension along which to put it together."""
+        slices = [shard[name] for shard in self.shards]
+        dimension = cut_dimension(name)
+        if dimension is None or len(slices) == 1:
+            return [slices[0] if region is None else slices[0][region]], 0
+        if region is None:
+            region = tuple(slice(None) for _ in slices[0].shape)
+        width = slices[0].shape[dimension]
+        start, stop, _ = region[dimension].indices(width * len(slices))
+        parts = []
+        for number in range(start // width, -(-stop // width)):
+            offset = number * width
+            within = slice(max(start - offset, 0), min(stop - offset, width))
+            place = (*region[:dimension], within, *region[dimension + 1 :])
+            parts.append(slices[number][place])
+        return parts, dimension
 
 
 def save_checkpoint(
     directory: str | Path,
     config: ModelConfig,
-    tensor: Callable[[str], Tensor],
+    read: Read,
     shards: int = 1,
     progress: Progress | None = None,
 ) -> None:
     """Writes `params.json` and shards as Meta would have cut them.
 
-    Memory grows by one shard. Each file is written beside its place and renamed into it, so that a
-    name never stands for half a file.
+    Memory grows by one shard at most. The directory appears when all of it is written.
 
     Args:
-        directory: is made if need be.
-        tensor: gives the whole parameter of a name.
+        directory: where to; must not exist, or be empty.
+        read: gives the parameters: `Checkpoint.read`, or `reader` of a state dict.
         shards: number of files.
-        progress: told bytes done and bytes in all, after each shard.
+        progress: told files done and files in all.
 
     Raises:
-        CheckpointError: the directory already holds a checkpoint, or `shards` does not divide what
-            would have to be cut.
+        CheckpointError: the directory is taken, or `shards` does not divide what is to be cut.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    if taken := [*directory.glob("consolidated.*.pth"), *directory.glob(PARAMS)]:
-        raise CheckpointError(f"{taken[0]} exists; choose a directory without a checkpoint")
     shapes = parameter_shapes(config)
     for name, shape in shapes.items():
-        if (dimension := cut_dimension(name)) is not None and shape[dimension] % shards:
+        dimension = cut_dimension(name)
+        if shards < 1 or (dimension is not None and shape[dimension] % shards):
             raise CheckpointError(
                 f"{name} {list(shape)} cannot be cut into {shards} equal slices; choose a number "
-                f"of shards that divides {shape[dimension]}"
+                "of shards that divides every matrix"
             )
-    for number in range(shards):
-        part = {name: _slice(tensor(name), name, number, shards) for name in shapes}
-        with _beside(directory / f"consolidated.{number:02d}.pth") as path:
-            torch.save(part, path)
-        if progress:
-            progress(number + 1, shards)
-    with _beside(directory / PARAMS) as path:
-        path.write_text(json.dumps(config.to_params(), indent=2) + "\n")
+    with new_directory(directory) as beside:
+        for number in range(shards):
+            part = {
+                name: _alone(read(name, _share(name, shape, number, shards)))
+                for name, shape in shapes.items()
+            }
+            torch.save(part, beside / f"consolidated.{number:02d}.pth")
+            del part
+            if progress:
+                progress(number + 1, shards)
+        (beside / PARAMS).write_text(json.dumps(config.to_params(), indent=2) + "\n")
 
 
-def _slice(whole: Tensor, name: str, number: int, shards: int) -> Tensor:
-    """One shard's share, in memory of its own: torch.save would write all that a view looks
-    into."""
+def _share(name: str, shape: Sequence[int], number: int, shards: int) -> Region | None:
+    """The region of a parameter that shard `number` holds."""
     dimension = cut_dimension(name)
-    part = whole if dimension is None else whole.chunk(shards, dimension)[number]
-    return part.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    if dimension is None or shards == 1:
+        return None
+    width = shape[dimension] // shards
+    cut = slice(number * width, (number + 1) * width)
+    return tuple(cut if axis == dimension else slice(None) for axis in range(len(shape)))
 
 
-@contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` once all is written."""
-    beside = path.with_name(path.name + ".part")
-    yield beside
-    beside.replace(path)
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor with memory of its own: torch.save writes all of the memory that a view is in."""
+    tensor = tensor.cpu().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
-def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
-    """Name and shape of every parameter of a model."""
-    with torch.device("meta"):
-        return {name: weight.shape for name, weight in Transformer(config).named_parameters()}
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
 
-
-def default_device() -> torch.device:
-    """CUDA if there is one, else MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _read_params(path: Path) -> dict[str, Any]:
+    Raises:
+        CheckpointError: the file is missing, or holds something else.
+    """
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing; it is part of Meta's download, fetch it again")
+        raise CheckpointError(f"{path} is missing; it is part of the download, fetch it again")
     check_download(path)
     try:
         params = json.loads(path.read_bytes())
@@ -264,42 +231,28 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} does not hold a flat set of named tensors, as Meta's files do"
         )
-    tensors.pop(DERIVED, None)
+    tensors.pop(_DERIVED, None)
     return tensors
 
 
 def _check_tensors(directory: Path, config: ModelConfig, shards: Shards) -> None:
     """Compares names, shapes and dtypes with the model that the configuration describes."""
-    expected = parameter_shapes(config)
-    _check_shard_count(directory, expected, shards)
+    shapes = parameter_shapes(config)
+    _check_shard_count(directory, shapes, shards)
+    expected = {name: list(shape) for name, shape in shapes.items()}
+    for name, shape in expected.items():
+        if (dimension := cut_dimension(name)) is not None:
+            shape[dimension] //= len(shards)
     problems = []
     for number, shard in enumerate(shards):
         where = f" in shard {number:02d}" if len(shards) > 1 else ""
-        missing = [name for name in expected if name not in shard]
-        unexpected = [name for name in shard if name not in expected]
-        misshapen = []
-        for name in expected.keys() & shard.keys():
-            shape = list(expected[name])
-            if (dimension := cut_dimension(name)) is not None:
-                shape[dimension] //= len(shards)
-            if list(shard[name].shape) != shape:
-                misshapen.append(f"{name} {list(shard[name].shape)} instead of {shape}")
-        for kind, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("mis-shaped", sorted(misshapen)),
-        ):
-            if names:
-                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                problems.append(f"{len(names)} {kind}{where}: {', '.join(names[:3])}{more}")
+        problems += differences(expected, shard, where)
+        check_weights(shard)
     if problems:
         raise CheckpointError(
             f"{directory}: the tensors are not those of the model in {PARAMS} "
             f"({'; '.join(problems)}); the files belong to different models, or one is damaged"
         )
-    dtypes = Counter(tensor.dtype for shard in shards for tensor in shard.values())
-    if odd := [dtype for dtype in dtypes if not dtype.is_floating_point]:
-        raise CheckpointError(f"{directory}: weights of {odd[0]}; expected floating-point numbers")
 
 
 def _check_shard_count(directory: Path, expected: Mapping[str, torch.Size], shards: Shards) -> None:

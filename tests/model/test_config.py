@@ -116,7 +116,7 @@ def test_vocabulary_left_open_without_an_embedding_is_an_error():
 
 
 def test_vocabulary_that_contradicts_the_embedding_is_an_error_with_both_numbers():
-    with pytest.raises(ConfigError, match="vocab_size 32000.* 32016 rows"):
+    with pytest.raises(ConfigError, match=r"vocab_size 32000.* 32016 rows"):
         ModelConfig.from_params(SMALL | {"vocab_size": 32000}, vocab_size=32016)
 
 

@@ -8,17 +8,14 @@ import torch
 from random_models import random_model
 
 from codellama import CheckpointError, load_model
-from codellama.weights.meta import (
-    cut_dimension,
-    parameter_shapes,
-    read_checkpoint,
-    save_checkpoint,
-)
+from codellama.weights.checkpoint import parameter_shapes, reader
+from codellama.weights.loading import open_checkpoint
+from codellama.weights.meta import cut_dimension, save_checkpoint
 
 
 def write(directory: Path, shards: int = 1, dtype: torch.dtype = torch.float32, **changes):
     model = random_model(**changes).to(dtype)
-    save_checkpoint(directory, model.config, model.state_dict().__getitem__, shards)
+    save_checkpoint(directory, model.config, reader(model.state_dict()), shards)
     return model
 
 
@@ -301,31 +298,43 @@ def test_params_that_cannot_be_read_are_refused(tmp_path, content, says):
 
 def test_the_headers_alone_tell_the_dtype_and_the_number_of_shards(tmp_path):
     write(tmp_path, shards=2, dtype=torch.float16)
-    checkpoint = read_checkpoint(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.dtype == torch.float16
-    assert len(checkpoint.shards) == 2
+    assert checkpoint.file_count == 2
+
+
+@pytest.mark.parametrize("stored", [1, 2, 4])
+@pytest.mark.parametrize("start", [0, 8, 24])
+@pytest.mark.parametrize("stop", [40, 64])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_region_is_read_across_shards(tmp_path, stored, start, stop, axis):
+    model = write(tmp_path, stored, n_heads=8, n_kv_heads=4)
+    checkpoint = open_checkpoint(tmp_path)
+    region = (slice(start, stop), slice(None)) if axis == 0 else (slice(None), slice(start, stop))
+    for name in ("attention.wq", "attention.wo", "feed_forward.w1", "feed_forward.w2"):
+        whole = model.state_dict()[f"layers.1.{name}.weight"]
+        assert torch.equal(checkpoint.read(f"layers.1.{name}.weight", region), whole[region])
 
 
 def test_a_checkpoint_is_never_overwritten(tmp_path):
     model = write(tmp_path)
     before = (tmp_path / "consolidated.00.pth").read_bytes()
     with pytest.raises(CheckpointError, match="exists"):
-        save_checkpoint(tmp_path, model.config, lambda name: torch.zeros(1))
+        save_checkpoint(tmp_path, model.config, lambda *_: torch.zeros(1))
     assert (tmp_path / "consolidated.00.pth").read_bytes() == before
 
 
-def test_what_cannot_be_cut_equally_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="3 equal slices"):
-        write(tmp_path, shards=3)
+@pytest.mark.parametrize("shards", [0, 3])
+def test_what_cannot_be_cut_equally_is_refused(tmp_path, shards):
+    with pytest.raises(CheckpointError, match=f"{shards} equal slices"):
+        write(tmp_path / "new", shards=shards)
+    assert not (tmp_path / "new").exists()
 
 
-def test_a_failed_write_leaves_no_shard(tmp_path):
-    model = random_model()
-
-    def tensor(name):
+def test_a_failed_write_leaves_nothing_behind(tmp_path):
+    def read(name, region):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(tmp_path, model.config, tensor)
-    assert not list(tmp_path.glob("consolidated.*.pth"))
-    assert not (tmp_path / "params.json").exists()
+        save_checkpoint(tmp_path / "new", random_model().config, read)
+    assert not list(tmp_path.iterdir())

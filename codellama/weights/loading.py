@@ -1,0 +1,74 @@
+"""From a checkpoint directory to a model in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from codellama.model.transformer import Transformer
+from codellama.weights.checkpoint import Checkpoint
+from codellama.weights.downloads import CheckpointError, Progress
+from codellama.weights.meta import PARAMS, MetaCheckpoint
+
+
+def open_checkpoint(directory: str | Path) -> Checkpoint:
+    """Reads the headers of a checkpoint, not its tensors, and checks that they fit together.
+
+    Raises:
+        CheckpointError: there is no such directory, or it is not one whole checkpoint.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        found = "a file" if directory.exists() else "no such directory"
+        raise CheckpointError(
+            f"{directory}: {found}; expected a directory with {PARAMS} and shards"
+        )
+    return MetaCheckpoint(directory)
+
+
+def load_model(
+    directory: str | Path,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> Transformer:
+    """Builds the model of a checkpoint directory, weights in place, in evaluation mode.
+
+    The model is built without memory, then given one parameter after the other. On a CPU a
+    parameter that one file holds just so, in its own dtype, stays mapped from disk and is read when
+    it is used; otherwise memory grows to the weights' size plus one parameter's, however many files
+    there are.
+
+    Args:
+        directory: a checkpoint.
+        device: where the weights go; None picks CUDA, else MPS, else the CPU.
+        dtype: None keeps the stored one.
+        progress: told bytes done and bytes in all, after each parameter.
+
+    Raises:
+        CheckpointError: as `open_checkpoint`.
+    """
+    checkpoint = open_checkpoint(directory)
+    device = torch.device(device) if device is not None else default_device()
+    with torch.device("meta"):
+        model = Transformer(checkpoint.config)
+    expected = dict(model.named_parameters())
+    total = checkpoint.config.parameter_count * checkpoint.dtype.itemsize
+    done = 0
+    for name, parameter in expected.items():
+        owner, _, leaf = name.rpartition(".")
+        weight = checkpoint.read(name, None, dtype, device).contiguous()
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(weight))
+        done += parameter.numel() * checkpoint.dtype.itemsize
+        if progress:
+            progress(done, total)
+    return model.eval()
+
+
+def default_device() -> torch.device:
+    """CUDA if there is one, else MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
