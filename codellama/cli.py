@@ -195,9 +195,12 @@ def torch_dtype(name: str | None) -> torch.dtype | None:
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, quiet: bool = False) -> Iterator[Progress]:
-    """A bar of bytes on stderr that appears when the work takes longer than half a second."""
-    with tqdm(desc=title, unit="B", unit_scale=True, delay=0.5, leave=False, disable=quiet) as bar:
+def progress_bar(title: str, quiet: bool = False, unit: str = "B") -> Iterator[Progress]:
+    """A bar on stderr that appears when the work takes longer than half a second."""
+    scale = unit == "B"
+    with tqdm(
+        desc=title, unit=unit, unit_scale=scale, delay=0.5, leave=False, disable=quiet
+    ) as bar:
 
         def report(done: int, total: int) -> None:
             bar.total = total

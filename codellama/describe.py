@@ -93,7 +93,7 @@ def _readable(name: str, value: Any) -> str:
 
 def _checked_files(directory: Path, quiet: bool) -> dict[str, str]:
     with progress_bar("md5", quiet or not sys.stderr.isatty()) as progress:
-        return dict(verify_checklist(directory, progress))
+        return verify_checklist(directory, progress)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ class Checkpoint(ABC):
     ) -> Tensor:
         """One parameter under its name in `Transformer`, or a region of it.
 
-        On a CPU the result is mapped from disk where one file holds it as it is, in that dtype; what
-        has to be put together from several, or in another order, is copied straight into its
+        On a CPU the result is mapped from disk where one file holds it as it is, in that dtype;
+        what has to be put together from several, or in another order, is copied straight into its
         final place. Nothing around a region is read.
         """
 

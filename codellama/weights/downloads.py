@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 Progress = Callable[[int, int], None]
 """Told how many bytes are done, and of how many."""
@@ -47,6 +49,24 @@ def check_download(path: Path) -> None:
         )
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: the file is missing, or holds something else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; it is part of the download, fetch it again")
+    check_download(path)
+    try:
+        params = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}); download it again") from None
+    if not isinstance(params, dict):
+        raise CheckpointError(f"{path} holds {type(params).__name__}; expected a JSON object")
+    return params
+
+
 def read_checklist(directory: Path) -> dict[str, str]:
     """The md5 sums, by file name, of Meta's `checklist.chk`; empty where there is none.
 
@@ -66,27 +86,37 @@ def read_checklist(directory: Path) -> dict[str, str]:
     return sums
 
 
-def verify_checklist(
-    directory: Path, progress: Progress | None = None
-) -> Iterator[tuple[str, str]]:
+def write_checklist(directory: Path, progress: Progress | None = None) -> None:
+    """Writes `checklist.chk` for all files of a directory."""
+    paths = sorted(path for path in directory.iterdir() if path.is_file())
+    lines = [f"{md5}  {path.name}\n" for path, md5 in _md5_sums(paths, progress)]
+    (directory / CHECKLIST).write_text("".join(lines))
+
+
+def verify_checklist(directory: Path, progress: Progress | None = None) -> dict[str, str]:
     """Compares every file that `checklist.chk` lists; reads each to its end.
 
-    Yields:
-        File name and verdict: "ok", "differs" or "missing".
+    Returns:
+        For each file name a verdict: "ok", "differs" or "missing".
     """
     sums = read_checklist(directory)
-    present = {name: directory / name for name in sums if (directory / name).is_file()}
-    total = sum(path.stat().st_size for path in present.values())
+    present = [directory / name for name in sums if (directory / name).is_file()]
+    found = {path.name: md5 for path, md5 in _md5_sums(present, progress)}
+    return {
+        name: "missing" if name not in found else "ok" if found[name] == md5 else "differs"
+        for name, md5 in sums.items()
+    }
+
+
+def _md5_sums(paths: Sequence[Path], progress: Progress | None) -> Iterator[tuple[Path, str]]:
+    total = sum(path.stat().st_size for path in paths)
     done = 0
-    for name, expected in sums.items():
-        if name not in present:
-            yield name, "missing"
-            continue
+    for path in paths:
         digest = hashlib.md5(usedforsecurity=False)
-        with present[name].open("rb") as file:
+        with path.open("rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)
                 done += len(block)
                 if progress:
                     progress(done, total)
-        yield name, "ok" if digest.hexdigest() == expected else "differs"
+        yield path, digest.hexdigest()

@@ -10,11 +10,13 @@ from torch import nn
 from codellama.model.transformer import Transformer
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import CheckpointError, Progress
+from codellama.weights.huggingface import CONFIG, HuggingFaceCheckpoint
 from codellama.weights.meta import PARAMS, MetaCheckpoint
 
 
 def open_checkpoint(directory: str | Path) -> Checkpoint:
-    """Reads the headers of a checkpoint, not its tensors, and checks that they fit together.
+    """Reads the headers of a checkpoint in Meta's or Hugging Face's format, not its tensors, and
+    checks that they fit together.
 
     Raises:
         CheckpointError: there is no such directory, or it is not one whole checkpoint.
@@ -23,8 +25,11 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     if not directory.is_dir():
         found = "a file" if directory.exists() else "no such directory"
         raise CheckpointError(
-            f"{directory}: {found}; expected a directory with {PARAMS} and shards"
+            f"{directory}: {found}; expected a directory with {PARAMS} and shards, or with "
+            f"{CONFIG} and safetensors"
         )
+    if (directory / CONFIG).exists() and not (directory / PARAMS).exists():
+        return HuggingFaceCheckpoint(directory)
     return MetaCheckpoint(directory)
 
 

@@ -12,7 +12,6 @@ import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ from codellama.weights.checkpoint import (
     new_directory,
     parameter_shapes,
 )
-from codellama.weights.downloads import CheckpointError, Progress, check_download
+from codellama.weights.downloads import CheckpointError, Progress, check_download, read_json
 
 PARAMS = "params.json"
 _DERIVED = "rope.freqs"  # Llama 2's files carry this table; it follows from params.json
@@ -165,24 +164,6 @@ def _alone(tensor: Tensor) -> Tensor:
     """The tensor with memory of its own: torch.save writes all of the memory that a view is in."""
     tensor = tensor.cpu().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        CheckpointError: the file is missing, or holds something else.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; it is part of the download, fetch it again")
-    check_download(path)
-    try:
-        params = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); download it again") from None
-    if not isinstance(params, dict):
-        raise CheckpointError(f"{path} holds {type(params).__name__}; expected a JSON object")
-    return params
 
 
 def _shard_paths(directory: Path) -> list[Path]:

@@ -58,26 +58,35 @@ def logprobs(model, tokens):
 
 
 @torch.no_grad()
-def greedy(model, prompt, max_new_tokens, stop_ids):
-    """Tokens and the reason for their end, without a cache."""
+def greedy(model, prompt, max_new_tokens):
+    """The most likely tokens, without a cache."""
     tokens = []
     while len(tokens) < max_new_tokens and len(prompt) + len(tokens) < model.config.max_seq_len:
-        token = int(model(torch.tensor([prompt + tokens]))[0, -1].argmax())
+        tokens.append(int(model(torch.tensor([prompt + tokens]))[0, -1].argmax()))
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def endless(llm):
+    """What greedy decoding makes of each prompt if nothing stops it."""
+    return [greedy(llm.model, prompt, 12) for prompt in PROMPTS]
+
+
+def cut(tokens, stop_ids):
+    for count, token in enumerate(tokens):
         if token in stop_ids:
-            return tokens, "stop"
-        tokens.append(token)
+            return tokens[:count], "stop"
     return tokens, "length"
 
 
 @pytest.mark.usefixtures("chunk")
 @pytest.mark.parametrize("batch_size", [3, 8])
-def test_a_batch_gives_each_prompt_greedily_what_it_gets_alone(llm, batch_size):
-    free = [greedy(llm.model, prompt, 12, ()) for prompt in PROMPTS]
-    stop_ids = {free[0][0][2], free[4][0][5]}
-    expected = [greedy(llm.model, prompt, 12, stop_ids) for prompt in PROMPTS]
+def test_a_batch_gives_each_prompt_greedily_what_it_gets_alone(llm, endless, batch_size):
+    stop_ids = [endless[0][2], endless[4][5]]
+    expected = [cut(tokens, stop_ids) for tokens in endless]
     assert {reason for _, reason in expected} == {"stop", "length"}
     completions = llm.generate(
-        PROMPTS, list(stop_ids), max_new_tokens=12, logprobs=True, batch_size=batch_size
+        PROMPTS, stop_ids, max_new_tokens=12, logprobs=True, batch_size=batch_size
     )
     assert [(found.tokens, found.finish_reason) for found in completions] == expected
     for prompt, found in zip(PROMPTS, completions, strict=True):
@@ -131,13 +140,17 @@ def test_sampling_leaves_the_callers_random_numbers_alone(llm, seed):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("n_kv_heads", [1, 4])
-def test_the_end_of_the_context_ends_a_row_as_its_length_does(tokenizer, n_kv_heads):
-    model = random_model(max_seq_len=16, n_kv_heads=n_kv_heads)
+@pytest.mark.parametrize("echo", [False, True])
+def test_the_end_of_the_context_ends_a_row_as_its_length_does(tokenizer, echo):
+    model = random_model(max_seq_len=16)
     prompts = [[1, *range(50, 49 + length)] for length in (16, 3, 15, 10)]
-    completions = CodeLlama(model, tokenizer).generate(prompts, [], max_new_tokens=9)
-    assert [len(found.tokens) for found in completions] == [0, 9, 1, 6]
-    assert {found.finish_reason for found in completions} == {"length"}
+    completions = CodeLlama(model, tokenizer).generate(
+        prompts, [], max_new_tokens=9, logprobs=True, echo=echo
+    )
+    new = [0, 9, 1, 6]
+    for prompt, found, count in zip(prompts, completions, new, strict=True):
+        assert len(found.tokens) == len(found.logprobs) == count + echo * len(prompt)
+        assert found.finish_reason == "length"
 
 
 def test_rows_that_have_ended_leave_the_batch(tokenizer):

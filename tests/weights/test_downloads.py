@@ -45,13 +45,13 @@ def test_a_checklist_tells_files_that_are_as_published_from_others(tmp_path):
     lines = f"{md5}  good\n{md5.upper()}  bad\n\n{md5} *absent\n"
     (tmp_path / "checklist.chk").write_text(lines)
     progress = []
-    verdicts = dict(verify_checklist(tmp_path, lambda *done: progress.append(done)))
+    verdicts = verify_checklist(tmp_path, lambda *done: progress.append(done))
     assert verdicts == {"good": "ok", "bad": "differs", "absent": "missing"}
     assert progress == [(12, 26), (26, 26)]
 
 
 def test_without_a_checklist_there_is_nothing_to_verify(tmp_path):
-    assert list(verify_checklist(tmp_path)) == []
+    assert verify_checklist(tmp_path) == {}
 
 
 @pytest.mark.parametrize("line", ["nonsense", "0" * 32, "0" * 32 + "  ../elsewhere"])

@@ -1,0 +1,70 @@
+"""The command that rewrites a checkpoint in another format: `python -m codellama.convert`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import torch
+from torch import Tensor
+
+from codellama.cli import UsageError, progress_bar, run, torch_dtype
+from codellama.inference.generation import TOKENIZER
+from codellama.weights import huggingface, meta
+from codellama.weights.checkpoint import Checkpoint, Read, Region, new_directory
+from codellama.weights.downloads import write_checklist
+from codellama.weights.loading import open_checkpoint
+
+
+def convert(
+    *,
+    src: str,
+    dst: str,
+    to: str,
+    shards: int | None = None,
+    dtype: str | None = None,
+    quiet: bool = False,
+) -> None:
+    """Write a checkpoint anew in Meta's or Hugging Face's format, or cut into more or fewer shards.
+
+    The new directory appears when all of it is written; nothing is ever overwritten.
+
+    Args:
+        src: checkpoint directory in either format.
+        dst: directory to make.
+        to: meta or hf.
+        shards: number of Meta's files; without it, as many as src has, or 1 if it is not Meta's.
+        dtype: bfloat16, float16 or float32; without it, that of src.
+        quiet: print nothing but errors.
+    """
+    if to not in ("meta", "hf"):
+        raise UsageError(f"--to is {to!r}; expected meta or hf")
+    if to == "hf" and shards is not None:
+        raise UsageError("--shards counts Meta's files; leave it out with --to hf")
+    source = open_checkpoint(src)
+    read = _in_dtype(source, torch_dtype(dtype) or source.dtype)
+    with new_directory(dst) as beside:
+        with progress_bar("writing", quiet, unit="file") as progress:
+            if to == "hf":
+                huggingface.save_checkpoint(beside, source.config, read, progress=progress)
+            else:
+                count = shards or (source.file_count if source.format == "Meta" else 1)
+                meta.save_checkpoint(beside, source.config, read, count, progress)
+        if (source.directory / TOKENIZER).is_file():
+            shutil.copyfile(source.directory / TOKENIZER, beside / TOKENIZER)
+        elif not quiet:
+            print(f"warning: {source.directory} has no {TOKENIZER} to copy", file=sys.stderr)
+        if to == "meta":
+            with progress_bar("md5", quiet) as progress:
+                write_checklist(beside, progress)
+
+
+def _in_dtype(source: Checkpoint, dtype: torch.dtype) -> Read:
+    def read(name: str, region: Region | None = None) -> Tensor:
+        return source.read(name, region, dtype)
+
+    return read
+
+
+if __name__ == "__main__":
+    run(convert)

@@ -1,0 +1,322 @@
+"""Hugging Face's checkpoint format: `config.json` and safetensors files.
+
+The weights are those of Meta's files under other names, but for one thing: Meta rotates
+neighbouring channels (0, 1), (2, 3), …, Hugging Face channel `i` with channel `i + head_dim / 2`.
+So the rows of
+each query and key head stand in another order: all even channels first, then all odd ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from codellama.model.config import CODE_LLAMA_CONTEXT, ConfigError, ModelConfig
+from codellama.weights.checkpoint import (
+    Checkpoint,
+    Read,
+    Region,
+    check_weights,
+    differences,
+    new_directory,
+    parameter_shapes,
+)
+from codellama.weights.downloads import CheckpointError, Progress, check_download, read_json
+
+CONFIG = "config.json"
+SINGLE_FILE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+FILE_BYTES = 5_000_000_000
+_NAMES = {
+    "tok_embeddings": "model.embed_tokens",
+    "norm": "model.norm",
+    "output": "lm_head",
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+
+
+def hugging_face_name(name: str) -> str:
+    """The parameter `name` of `Transformer` as Hugging Face calls it."""
+    stem = name.removesuffix(".weight")
+    if not stem.startswith("layers."):
+        return f"{_NAMES[stem]}.weight"
+    _, layer, stem = stem.split(".", 2)
+    return f"model.layers.{layer}.{_NAMES[stem]}.weight"
+
+
+def neighbours_to_halves(rows: Tensor, head_dim: int) -> Tensor:
+    """Query or key rows from Meta's order to Hugging Face's.
+
+    Shape:
+        (heads * head_dim, dim) -> the same
+    """
+    return rows.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def halves_to_neighbours(rows: Tensor, head_dim: int) -> Tensor:
+    """Query or key rows from Hugging Face's order to Meta's; undoes `neighbours_to_halves`."""
+    return rows.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
+
+
+def _is_rotated(name: str) -> bool:
+    return name.split(".")[-2] in ("wq", "wk")
+
+
+class HuggingFaceCheckpoint(Checkpoint):
+    """A directory in Hugging Face's format.
+
+    Raises:
+        CheckpointError: `config.json` or a weight file is missing, damaged, or of an architecture
+            other than Code Llama's, or names and shapes are not those of the model in it.
+    """
+
+    format = "Hugging Face"
+
+    def __init__(self, directory: Path) -> None:
+        settings = read_json(directory / CONFIG)
+        self.directory = directory
+        self.config = _model_config(directory / CONFIG, settings)
+        paths = _weight_paths(directory)
+        self.file_count = len(paths)
+        tensors = {name: tensor for path in paths for name, tensor in _read_file(path).items()}
+        if settings.get("tie_word_embeddings") and "model.embed_tokens.weight" in tensors:
+            tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
+        expected = {
+            hugging_face_name(name): shape for name, shape in parameter_shapes(self.config).items()
+        }
+        if problems := differences(expected, tensors):
+            raise CheckpointError(
+                f"{directory}: the tensors are not those of the model in {CONFIG} "
+                f"({'; '.join(problems)}); the files belong to different models, or one is damaged"
+            )
+        check_weights(tensors)
+        self.tensors = tensors
+        self.dtype = tensors["model.embed_tokens.weight"].dtype
+
+    def read(
+        self,
+        name: str,
+        region: Region | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        """As `Checkpoint.read`; a region of query or key rows has to consist of whole heads."""
+        tensor = self.tensors[hugging_face_name(name)]
+        if region is not None:
+            tensor = tensor[region]
+        if _is_rotated(name):
+            tensor = halves_to_neighbours(tensor, self.config.head_dim)
+        return tensor.to(device, dtype or self.dtype)
+
+
+def save_checkpoint(
+    directory: str | Path,
+    config: ModelConfig,
+    read: Read,
+    file_bytes: int = FILE_BYTES,
+    progress: Progress | None = None,
+) -> None:
+    """Writes `config.json` and safetensors files that transformers loads.
+
+    Memory grows by one file at most. The directory appears when all of it is written.
+
+    Args:
+        directory: where to; must not exist, or be empty.
+        read: gives the parameters: `Checkpoint.read`, or `reader` of a state dict.
+        file_bytes: size that a file is closed at.
+        progress: told parameters done and parameters in all, after each file.
+
+    Raises:
+        CheckpointError: the directory is taken.
+    """
+    names = list(parameter_shapes(config))
+    dtype = read(names[0], None).dtype
+    files = _distribute(config, dtype.itemsize, file_bytes)
+    weight_map = {}
+    done = 0
+    with new_directory(directory) as beside:
+        for number, group in enumerate(files, 1):
+            file = SINGLE_FILE
+            if len(files) > 1:
+                file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
+            tensors = {}
+            for name in group:
+                tensor = read(name, None)
+                if _is_rotated(name):
+                    tensor = neighbours_to_halves(tensor, config.head_dim)
+                tensors[hugging_face_name(name)] = tensor.cpu().contiguous()
+            save_file(tensors, beside / file, metadata={"format": "pt"})
+            weight_map.update(dict.fromkeys(tensors, file))
+            done += len(group)
+            if progress:
+                progress(done, len(names))
+        if len(files) > 1:
+            size = config.parameter_count * dtype.itemsize
+            _write_json(
+                beside / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map}
+            )
+        _write_json(beside / CONFIG, _settings(config, dtype))
+
+
+def _distribute(config: ModelConfig, itemsize: int, file_bytes: int) -> list[list[str]]:
+    """Names for one file after the other, each closed before it would outgrow `file_bytes`."""
+    files: list[list[str]] = [[]]
+    size = 0
+    for name, shape in parameter_shapes(config).items():
+        more = shape.numel() * itemsize
+        if files[-1] and size + more > file_bytes:
+            files.append([])
+            size = 0
+        files[-1].append(name)
+        size += more
+    return files
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _settings(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """The contents of `config.json`; what changed its name between releases under both names."""
+    dtype_name = str(dtype).removeprefix("torch.")
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab_size,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "max_position_embeddings": config.max_seq_len,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": dtype_name,
+        "dtype": dtype_name,
+    }
+
+
+def _model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
+    """The model that a `config.json` describes, if it is one of Code Llama's architecture."""
+    if settings.get("model_type") != "llama":
+        raise CheckpointError(
+            f"{path} describes a model of type {settings.get('model_type')!r}; expected 'llama', "
+            "Code Llama's architecture"
+        )
+    for key, only in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
+        if settings.get(key, only) != only:
+            raise CheckpointError(
+                f"{path}: {key} is {settings[key]!r}; Code Llama's architecture has {only!r}"
+            )
+    theta = _rope_theta(path, settings)
+    keys = {
+        "dim": "hidden_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "n_kv_heads": "num_key_value_heads",
+        "vocab_size": "vocab_size",
+        "norm_eps": "rms_norm_eps",
+    }
+    params = {ours: settings[theirs] for ours, theirs in keys.items() if theirs in settings}
+    context = settings.get("max_position_embeddings")
+    if theta > 10_000 and context == 16_384:
+        context = CODE_LLAMA_CONTEXT  # they give the length of training, not of use
+    try:
+        hidden = settings["intermediate_size"]
+        multiple_of, multiplier = _feed_forward_shape(settings["hidden_size"], hidden)
+        config = ModelConfig.from_params(
+            {
+                **params,
+                "rope_theta": theta,
+                "max_seq_len": context,
+                "multiple_of": multiple_of,
+                "ffn_dim_multiplier": multiplier,
+            }
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks {error.args[0]}") from None
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if settings.get("head_dim") not in (None, config.head_dim):
+        raise CheckpointError(
+            f"{path}: head_dim is {settings['head_dim']}; Code Llama's architecture has "
+            f"hidden_size / num_attention_heads = {config.head_dim}"
+        )
+    return config
+
+
+def _rope_theta(path: Path, settings: Mapping[str, Any]) -> float:
+    """The rotary base, from wherever the release that wrote the file put it."""
+    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise CheckpointError(
+            f"{path} asks for rotary scaling of type {kind!r}, which Code Llama does not use; "
+            "expected 'default'"
+        )
+    return rope.get("rope_theta", settings.get("rope_theta", 10_000.0))
+
+
+def _feed_forward_shape(dim: int, hidden_dim: int) -> tuple[int, float]:
+    """`multiple_of` and `ffn_dim_multiplier` that give a hidden width: those of a published size
+    if they do, else any."""
+    plain = int(2 * 4 * dim / 3)
+    for multiple_of, multiplier in ((256, 1.0), (4096, 1.3)):
+        if multiple_of * -(-int(multiplier * plain) // multiple_of) == hidden_dim:
+            return multiple_of, multiplier
+    return 1, (hidden_dim + 0.5) / plain
+
+
+def _weight_paths(directory: Path) -> list[Path]:
+    """The safetensors files: those that the index names, or the single one."""
+    if (directory / INDEX).is_file():
+        weight_map = read_json(directory / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{directory / INDEX} has no weight_map; download it again")
+        names = sorted(set(map(str, weight_map.values())))
+        if odd := [name for name in names if Path(name).name != name]:
+            raise CheckpointError(f"{directory / INDEX} names {odd[0]!r}, which is not a file name")
+    else:
+        names = [SINGLE_FILE]
+    if missing := [name for name in names if not (directory / name).is_file()]:
+        raise CheckpointError(
+            f"{directory} lacks {', '.join(missing[:3])}; download what is missing (weights in "
+            "other formats than safetensors are not read)"
+        )
+    return [directory / name for name in names]
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    """Maps a file into memory; nothing but its header is read."""
+    check_download(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); download it again") from None
+    return {
+        name: tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")
+    }
