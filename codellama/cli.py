@@ -14,7 +14,7 @@ import typing
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import fire
 import torch
@@ -27,7 +27,11 @@ from codellama.text.prompts import PromptError
 from codellama.text.tokenizer import TokenizerError
 from codellama.weights.downloads import CheckpointError, Progress
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 EMBEDDED_CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "tiny"
+T = TypeVar("T")
 DTYPES = {
     "float32": torch.float32,
     "fp32": torch.float32,
@@ -62,6 +66,8 @@ def run(command: Callable[..., None]) -> NoReturn:
     Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
     whoever reads the output has closed it.
     """
+    if int(os.environ.get("RANK", "0")) > 0:  # of the processes of one run, the first speaks
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
         sys.exit(_exit_code(command, sys.argv[1:]))
@@ -102,6 +108,9 @@ def _system_failure(error: BaseException) -> int:
         return 141
     if isinstance(error, OSError) and error.filename:
         return _fail(f"{error.filename}: {error.strerror}")
+    if "by peer" in str(error):
+        print("error: another process of this run has ended, so this one ends", file=sys.stderr)
+        return 1
     if "out of memory" in str(error) or "allocate memory" in str(error):
         return _fail(
             "not enough memory for the model and its KV cache; take a smaller model, dtype, prompt "
@@ -185,6 +194,24 @@ def torch_device(name: str | None) -> torch.device | None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = re.split(r"[\n.]", str(error))[0]
         raise UsageError(f"--device {name}: {reason}; expected cpu, cuda, cuda:1, mps") from None
+
+
+def launched_mesh(device: torch.device | None) -> DeviceMesh | None:
+    """The processes that torchrun started, joined; None for a process that stands alone."""
+    if "RANK" not in os.environ:
+        return None
+    from codellama.inference import parallel
+
+    return parallel.launched_mesh(device)
+
+
+def read_once(read: Callable[[], T], mesh: DeviceMesh | None) -> T:
+    """What `read` returns; of several processes the first alone calls it, and tells the others."""
+    if mesh is None:
+        return read()
+    from codellama.inference import parallel
+
+    return parallel.from_first_rank(read, mesh)
 
 
 def torch_dtype(name: str | None) -> torch.dtype | None:

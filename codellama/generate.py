@@ -7,14 +7,16 @@ import json as json_
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codellama.cli import (
     UsageError,
     checkpoint_directory,
     human_bytes,
+    launched_mesh,
     peak_memory_bytes,
     progress_bar,
+    read_once,
     run,
     torch_device,
     torch_dtype,
@@ -23,6 +25,9 @@ from codellama.inference.generation import CodeLlama
 from codellama.inference.requests import Completion, RequestError
 from codellama.text.prompts import FILL, PromptError, split_fill
 from codellama.weights.variants import matching
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def generate(
@@ -75,7 +80,8 @@ def generate(
     """
     if chat and (prompt is not None or file is not None or json):
         raise UsageError("--chat is a conversation; leave out --prompt, --file and --json")
-    prompts = [] if chat else _prompts(prompt, file)
+    mesh = launched_mesh(torch_device(device))
+    prompts = [] if chat else _prompts(prompt, file, mesh)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -89,7 +95,7 @@ def generate(
     started = time.perf_counter()
     with progress_bar("loading", quiet) as progress:
         llm = CodeLlama.load(
-            checkpoint_directory(ckpt), torch_device(device), torch_dtype(dtype), progress
+            checkpoint_directory(ckpt), torch_device(device), torch_dtype(dtype), progress, mesh
         )
     if not quiet:
         print(_summary(llm, time.perf_counter() - started), file=sys.stderr)
@@ -103,15 +109,13 @@ def generate(
         print(_report(llm), file=sys.stderr)
 
 
-def _prompts(prompt: str | None, file: str | None) -> list[str]:
+def _prompts(prompt: str | None, file: str | None, mesh: DeviceMesh | None) -> list[str]:
     if prompt is not None and file is not None:
         raise UsageError("--prompt and --file both name a prompt; give one of them")
     if prompt is not None:
         return [prompt]
     if file is None:
-        if sys.stdin.isatty():
-            raise UsageError("no prompt; give --prompt or --file, or pipe a text in")
-        return [_text("standard input", sys.stdin.buffer.read())]
+        return [read_once(_standard_input, mesh)]
     text = _text(file, Path(file).read_bytes())
     if not file.endswith(".jsonl"):
         return [text]
@@ -129,6 +133,12 @@ def _prompts(prompt: str | None, file: str | None) -> list[str]:
     if not prompts:
         raise UsageError(f"{file} holds no prompt")
     return prompts
+
+
+def _standard_input() -> str:
+    if sys.stdin.isatty():
+        raise UsageError("no prompt; give --prompt or --file, or pipe a text in")
+    return _text("standard input", sys.stdin.buffer.read())
 
 
 def _text(source: str, content: bytes) -> str:
@@ -206,7 +216,7 @@ class _Conversation:
         print("/reset forgets the conversation, /exit ends it", file=sys.stderr)
         while True:
             print("> ", end="", file=sys.stderr, flush=True)
-            line = sys.stdin.readline()
+            line = read_once(sys.stdin.readline, self.llm.mesh)
             if not line or line.strip() == "/exit":
                 return
             if line.strip() == "/reset":
@@ -236,11 +246,12 @@ class _Conversation:
 def _summary(llm: CodeLlama, seconds: float) -> str:
     config = llm.model.config
     weight = llm.model.tok_embeddings.weight
+    device = f"{llm.mesh.size()} x {weight.device.type}" if llm.mesh else weight.device
     names = " or ".join(variant.name for variant in matching(config)) or "unpublished model"
     per_token = config.kv_cache_bytes(1, weight.dtype.itemsize)
     return (
-        f"{names}: {config.parameter_count:,} parameters in {str(weight.dtype)[6:]} on "
-        f"{weight.device}, θ = {config.rope_theta:,.0f}, context {config.max_seq_len:,}, KV cache "
+        f"{names}: {config.parameter_count:,} parameters in {str(weight.dtype)[6:]} on {device}, "
+        f"θ = {config.rope_theta:,.0f}, context {config.max_seq_len:,}, KV cache "
         f"{human_bytes(per_token * 1000)} per 1,000 tokens; loaded in {seconds:.2f} s"
     )
 

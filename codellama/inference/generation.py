@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,6 +26,9 @@ from codellama.weights.downloads import CheckpointError, Progress, check_downloa
 from codellama.weights.loading import load_model
 from codellama.weights.variants import matching
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 TOKENIZER = "tokenizer.model"
 
 
@@ -39,9 +43,12 @@ class CodeLlama:
         timing: what all calls so far have spent in the model.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer, mesh: DeviceMesh | None = None
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.mesh = mesh
         self.timing = Timing()
 
     @classmethod
@@ -51,17 +58,27 @@ class CodeLlama:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         progress: Progress | None = None,
+        mesh: DeviceMesh | None = None,
     ) -> CodeLlama:
         """Loads a checkpoint directory: `params.json`, shards and `tokenizer.model`.
 
-        The arguments are those of `load_model`.
+        Args:
+            directory, device, dtype, progress: as for `load_model`.
+            mesh: processes to lay the model over, one device each; every one of them has to make
+                the same calls, and gets the same results.
 
         Raises:
             CheckpointError: as `load_model`; or the tokenizer is missing, damaged, or of another
                 vocabulary than the model.
+            RequestError: the number of processes does not divide the model's heads.
         """
-        model = load_model(directory, device, dtype, progress)
-        return cls(model, load_tokenizer(directory, model.config.vocab_size))
+        layout = None
+        if mesh is not None:
+            from codellama.inference.parallel import TensorParallel
+
+            layout, device = TensorParallel(mesh), mesh.device_type
+        model = load_model(directory, device, dtype, progress, layout)
+        return cls(model, load_tokenizer(directory, model.config.vocab_size), mesh)
 
     def complete(self, prompts: Sequence[str], **options: Any) -> list[Completion]:
         """Continues each prompt.
@@ -135,7 +152,7 @@ class CodeLlama:
         return frozenset(id for id in (end_id, self.tokenizer.eos_id) if id is not None)
 
     def _run(self, batch: Sequence[Prompt], keywords: dict[str, Any]) -> list[Completion]:
-        options = Options(**keywords)
+        options = self._options(keywords)
         sequences = [self._sequence(prompt, options) for prompt in batch]
         for start in range(0, len(sequences), options.batch_size):
             for _ in decode(self.model, sequences[start : start + options.batch_size], self.timing):
@@ -143,9 +160,18 @@ class CodeLlama:
         return [sequence.completion() for sequence in sequences]
 
     def _stream(self, prompt: Prompt, keywords: dict[str, Any]) -> CompletionStream:
-        sequence = self._sequence(prompt, Options(**keywords))
+        sequence = self._sequence(prompt, self._options(keywords))
         pieces = (text for _, text in decode(self.model, [sequence], self.timing) if text)
         return CompletionStream(sequence, pieces)
+
+    def _options(self, keywords: dict[str, Any]) -> Options:
+        """The options asked for; processes of a mesh agree on a seed, so as to sample alike."""
+        options = Options(**keywords)
+        if self.mesh is None or options.seed is not None:
+            return options
+        from codellama.inference.parallel import from_first_rank
+
+        return replace(options, seed=from_first_rank(torch.Generator().seed, self.mesh))
 
     def _sequence(self, prompt: Prompt, options: Options) -> RunningSequence:
         ids, config = prompt.ids, self.model.config

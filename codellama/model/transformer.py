@@ -7,6 +7,8 @@ into a score for every token that may come next.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -111,11 +113,12 @@ class Transformer(nn.Module):
 
     def new_cache(self, batch_size: int = 1, capacity: int = 0) -> KVCache:
         """An empty cache for this model, of its dtype and on its device."""
-        config, weight = self.config, self.tok_embeddings.weight
+        attention = cast(Attention, self.layers[0].attention)
+        weight = self.tok_embeddings.weight
         return KVCache(
-            config.n_layers,
-            config.n_kv_heads,
-            config.head_dim,
+            len(self.layers),
+            attention.n_kv_heads,
+            attention.head_dim,
             batch_size,
             capacity,
             weight.dtype,

@@ -118,7 +118,9 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     beside = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent))
     try:
         yield beside
-        beside.chmod(0o755)
+        beside.chmod(0o755)  # temporary ones, and safetensors files, are their owner's alone
+        for file in beside.iterdir():
+            file.chmod(0o644)
         if path.exists():
             path.rmdir()
         beside.rename(path)

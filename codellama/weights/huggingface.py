@@ -282,9 +282,10 @@ def _rope_theta(path: Path, settings: Mapping[str, Any]) -> float:
 
 def _feed_forward_shape(dim: int, hidden_dim: int) -> tuple[int, float]:
     """`multiple_of` and `ffn_dim_multiplier` that give a hidden width: those of a published size
-    if they do, else any."""
+    if they do, else others."""
     plain = int(2 * 4 * dim / 3)
-    for multiple_of, multiplier in ((256, 1.0), (4096, 1.3)):
+    plain_widths = ((2**power, 1.0) for power in range(12, -1, -1))
+    for multiple_of, multiplier in ((256, 1.0), (4096, 1.3), *plain_widths):
         if multiple_of * -(-int(multiplier * plain) // multiple_of) == hidden_dim:
             return multiple_of, multiplier
     return 1, (hidden_dim + 0.5) / plain

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from codellama.model.transformer import Transformer
-from codellama.weights.checkpoint import Checkpoint
+from codellama.weights.checkpoint import Checkpoint, Region
 from codellama.weights.downloads import CheckpointError, Progress
 from codellama.weights.huggingface import CONFIG, HuggingFaceCheckpoint
 from codellama.weights.meta import PARAMS, MetaCheckpoint
@@ -33,11 +33,27 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     return MetaCheckpoint(directory)
 
 
+class Layout:
+    """How a process holds a model; this one: whole, as it is."""
+
+    def prepare(self, model: Transformer) -> None:
+        """Changes the model before any weight is read; its parameters are on the meta device."""
+
+    def region(self, parameter: nn.Parameter) -> Region | None:
+        """The part of a parameter that is read; None: all of it."""
+        return None
+
+    def wrap(self, share: Tensor, parameter: nn.Parameter) -> nn.Parameter:
+        """Makes what has been read the parameter that takes the place of `parameter`."""
+        return nn.Parameter(share)
+
+
 def load_model(
     directory: str | Path,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
+    layout: Layout | None = None,
 ) -> Transformer:
     """Builds the model of a checkpoint directory, weights in place, in evaluation mode.
 
@@ -51,6 +67,7 @@ def load_model(
         device: where the weights go; None picks CUDA, else MPS, else the CPU.
         dtype: None keeps the stored one.
         progress: told bytes done and bytes in all, after each parameter.
+        layout: how to hold the model; None: whole.
 
     Raises:
         CheckpointError: as `open_checkpoint`.
@@ -59,13 +76,14 @@ def load_model(
     device = torch.device(device) if device is not None else default_device()
     with torch.device("meta"):
         model = Transformer(checkpoint.config)
-    expected = dict(model.named_parameters())
+    layout = layout or Layout()
+    layout.prepare(model)
     total = checkpoint.config.parameter_count * checkpoint.dtype.itemsize
     done = 0
-    for name, parameter in expected.items():
+    for name, parameter in dict(model.named_parameters()).items():
         owner, _, leaf = name.rpartition(".")
-        weight = checkpoint.read(name, None, dtype, device).contiguous()
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(weight))
+        share = checkpoint.read(name, layout.region(parameter), dtype, device).contiguous()
+        setattr(model.get_submodule(owner), leaf, layout.wrap(share, parameter))
         done += parameter.numel() * checkpoint.dtype.itemsize
         if progress:
             progress(done, total)

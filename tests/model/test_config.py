@@ -189,6 +189,8 @@ def test_written_files_leave_out_what_follows_from_the_rest():
         (8192, 4096, 1.3, 28672),
         (96, 256, 1.0, 256),
         (96, 64, 1.0, 256),
+        (64, 1, 2.0, 340),
+        (80, 1, 1.5, 319),
     ],
 )
 def test_hidden_width_is_rounded_up_as_meta_does(dim, multiple_of, multiplier, hidden):
