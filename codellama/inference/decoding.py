@@ -67,7 +67,7 @@ def decode(
         timing.decoded_tokens += len(rows)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def prefill(
     model: Transformer, sequences: Sequence[RunningSequence]
 ) -> tuple[list[RunningSequence], KVCache, Tensor]:
@@ -127,14 +127,14 @@ def _prefill_group(model: Transformer, group: Sequence[RunningSequence], cache: 
     return model.logits(torch.stack(last))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _step(model: Transformer, rows: Sequence[RunningSequence], cache: KVCache) -> Tensor:
     """Feeds each row its newest token; returns the logits (rows, vocab_size) of the next."""
     newest = torch.tensor([[row.tokens[-1]] for row in rows]).to(cache.keys[0].device)
     return model(newest, cache)[:, 0]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _choose(rows: Sequence[RunningSequence], logits: Tensor) -> list[tuple[int, float]]:
     """The next token of each row, and its log-probability where that is wanted."""
     chosen = torch.stack(
