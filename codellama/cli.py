@@ -79,7 +79,10 @@ def _exit_code(command: Callable[..., None], arguments: list[str]) -> int:
         if {"--help", "-h"} & set(arguments[:1]):
             flags = ["--help"]
         else:
-            flags = [f"--{name}={value}" for name, value in _split(arguments, options).items()]
+            values = _split(arguments, options)
+            if missing := [name for name in _required(command) if name not in values]:
+                raise UsageError(f"--{missing[0]} is missing; --help lists the options")
+            flags = [f"--{name}={value}" for name, value in values.items()]
         converters = {name: _converter(name, kind) for name, kind in options.items()}
         fire.Fire(SetParseFns(**converters)(command), command=flags, name=command.__module__)
         sys.stdout.flush()
@@ -141,6 +144,11 @@ def _split(arguments: list[str], options: dict[str, Any]) -> dict[str, str]:
             value = json.dumps([*json.loads(values.get(name, "[]")), value])
         values[name] = value
     return values
+
+
+def _required(command: Callable[..., None]) -> list[str]:
+    parameters = inspect.signature(command).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.default is parameter.empty]
 
 
 def _unknown(argument: str, name: str, options: dict[str, Any]) -> str:

@@ -48,8 +48,9 @@ def convert(
             if to == "hf":
                 huggingface.save_checkpoint(beside, source.config, read, progress=progress)
             else:
-                count = shards or (source.file_count if source.format == "Meta" else 1)
-                meta.save_checkpoint(beside, source.config, read, count, progress)
+                if shards is None:
+                    shards = source.file_count if source.format == "Meta" else 1
+                meta.save_checkpoint(beside, source.config, read, shards, progress)
         if (source.directory / TOKENIZER).is_file():
             shutil.copyfile(source.directory / TOKENIZER, beside / TOKENIZER)
         elif not quiet:

@@ -1,0 +1,228 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from random_models import random_model
+
+from codellama import CheckpointError, load_model
+from codellama.model.config import ModelConfig
+from codellama.weights.checkpoint import reader
+from codellama.weights.huggingface import (
+    halves_to_neighbours,
+    neighbours_to_halves,
+    save_checkpoint,
+)
+from codellama.weights.loading import open_checkpoint
+from codellama.weights.variants import VARIANTS
+
+
+def write(directory: Path, file_bytes: int = 10**9, dtype=torch.float32, **changes):
+    model = random_model(**changes).to(dtype)
+    save_checkpoint(directory, model.config, reader(model.state_dict()), file_bytes)
+    return model
+
+
+def edit(path: Path, **changes) -> None:
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+
+def refusal(directory: Path) -> str:
+    with pytest.raises(CheckpointError) as error:
+        load_model(directory)
+    return str(error.value)
+
+
+def test_each_head_has_its_even_channels_before_its_odd_ones():
+    rows = torch.arange(12)[:, None]  # two heads of six channels
+    expected = [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
+    assert neighbours_to_halves(rows, 6).flatten().tolist() == expected
+    assert torch.equal(halves_to_neighbours(neighbours_to_halves(rows, 6), 6), rows)
+
+
+@pytest.mark.parametrize("file_bytes", [10**9, 100_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_written_is_read_back_to_the_bit(tmp_path, file_bytes, dtype):
+    model = write(tmp_path, file_bytes, dtype)
+    assert (tmp_path / "model.safetensors.index.json").exists() == (file_bytes < 10**9)
+    loaded = load_model(tmp_path, device="cpu")
+    assert loaded.config == model.config
+    for name, weight in loaded.named_parameters():
+        assert torch.equal(weight, model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("n_kv_heads", [2, 4])
+@pytest.mark.parametrize("theta", [1e4, 1e6])
+@pytest.mark.parametrize("file_bytes", [10**9, 100_000])
+def test_transformers_loads_it_with_the_same_logits(tmp_path, n_kv_heads, theta, file_bytes):
+    transformers = pytest.importorskip("transformers")
+    model = write(tmp_path, file_bytes, n_kv_heads=n_kv_heads, rope_theta=theta)
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    tokens = torch.randint(512, (2, 50), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (model(tokens) - theirs(tokens).logits).abs().max() < 1e-4
+
+
+def test_what_transformers_writes_is_read(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = write(tmp_path / "ours", rope_theta=1e6)
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "ours")
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="300KB")
+    loaded = load_model(tmp_path / "theirs", device="cpu")
+    assert loaded.config == model.config
+    for name, weight in loaded.named_parameters():
+        assert torch.equal(weight, model.state_dict()[name]), name
+
+
+def test_tied_embeddings_serve_as_output(tmp_path):
+    model = write(tmp_path)
+    path = tmp_path / "model.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    del tensors["lm_head.weight"]
+    save_file(tensors, path)
+    assert "1 missing: lm_head.weight" in refusal(tmp_path)
+    edit(tmp_path / "config.json", tie_word_embeddings=True)
+    assert torch.equal(load_model(tmp_path).output.weight, model.tok_embeddings.weight)
+
+
+def test_tables_of_rotary_frequencies_are_ignored(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    write(tmp_path)
+    path = tmp_path / "model.safetensors"
+    table = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file({**load_file(path), **table}, path)
+    load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "theta"),
+    [
+        ({}, 1e6),
+        ({"rope_parameters": ...}, 1e6),
+        ({"rope_theta": ...}, 1e6),
+        ({"rope_parameters": ..., "rope_theta": ...}, 1e4),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5),
+        ({"rope_parameters": ..., "rope_scaling": None}, 1e6),
+    ],
+)
+def test_the_rotary_base_is_found_wherever_a_release_put_it(tmp_path, changes, theta):
+    write(tmp_path, rope_theta=1e6)
+    edit(tmp_path / "config.json", **changes)
+    assert open_checkpoint(tmp_path).config.rope_theta == theta
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model_type": "mistral"}, "'mistral'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": ...}, "'linear'"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "'llama3'"),
+        ({"hidden_act": "gelu"}, "'gelu'"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"head_dim": 32}, "head_dim is 32"),
+        ({"hidden_size": ...}, "lacks hidden_size"),
+        ({"intermediate_size": ...}, "lacks intermediate_size"),
+        ({"num_attention_heads": "4"}, "expected a whole number"),
+        ({"intermediate_size": 512}, "mis-shaped: model.layers.0.mlp.gate_proj.weight"),
+        ({"num_hidden_layers": 1}, "9 unexpected: model.layers.1."),
+        ({"num_hidden_layers": 3}, "9 missing: model.layers.2."),
+    ],
+)
+def test_other_architectures_and_contradictions_are_refused(tmp_path, changes, says):
+    write(tmp_path)
+    edit(tmp_path / "config.json", **changes)
+    assert says in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_the_published_shapes_survive_both_formats(monkeypatch, name):
+    from codellama.weights import huggingface
+
+    config = VARIANTS[name].config
+    settings = huggingface._settings(config, torch.bfloat16)
+    assert huggingface._model_config(Path("config.json"), settings) == config
+
+
+@pytest.mark.parametrize(("theta", "context"), [(1e6, 102_400), (1e4, 16_384)])
+def test_the_length_of_training_does_not_bound_code_llamas_use(tmp_path, theta, context):
+    write(tmp_path, rope_theta=theta)
+    edit(tmp_path / "config.json", max_position_embeddings=16_384)
+    assert open_checkpoint(tmp_path).config.max_seq_len == context
+
+
+@pytest.mark.parametrize("hidden", [86, 172, 1000, 11008, 4097])
+def test_any_hidden_width_can_be_expressed(hidden):
+    from codellama.weights.huggingface import _feed_forward_shape
+
+    multiple_of, multiplier = _feed_forward_shape(64, hidden)
+    config = ModelConfig(64, 1, 4, 10, multiple_of=multiple_of, ffn_dim_multiplier=multiplier)
+    assert config.hidden_dim == hidden
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    write(tmp_path, file_bytes=100_000)
+    [path, *_] = sorted(tmp_path.glob("model-*.safetensors"))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert f"{path.name} is damaged" in refusal(tmp_path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "Git LFS pointer" in refusal(tmp_path)
+    path.unlink()
+    assert f"lacks {path.name}" in refusal(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}')
+    assert "'../b', which is not a file name" in refusal(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    assert "no weight_map" in refusal(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    assert "lacks model.safetensors" in refusal(tmp_path)
+    (tmp_path / "config.json").write_text("<html>")
+    assert "web page" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("heads", [slice(0, 32), slice(16, 48), slice(None)])
+def test_a_region_of_whole_heads_is_read_in_metas_order(tmp_path, heads):
+    model = write(tmp_path, n_kv_heads=4)
+    checkpoint = open_checkpoint(tmp_path)
+    for name in ("layers.0.attention.wq.weight", "layers.1.attention.wk.weight"):
+        region = (heads, slice(None))
+        assert torch.equal(checkpoint.read(name, region), model.state_dict()[name][heads])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_only_queries_and_keys_are_copied(tmp_path):
+    write(tmp_path, dim=512, n_heads=8, n_kv_heads=8)
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    model = load_model(tmp_path, device="cpu")
+    now = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    assert any(str(tmp_path) in path for path in now - mapped)
+    ranges = [
+        tuple(int(end, 16) for end in line.split()[0].split("-"))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if str(tmp_path) in line
+    ]
+    for name, weight in model.named_parameters():
+        in_file = any(start <= weight.data_ptr() < stop for start, stop in ranges)
+        assert in_file != name.endswith(("wq.weight", "wk.weight")), name
+
+
+def test_training_a_mapped_model_leaves_the_file_as_it_is(tmp_path):
+    write(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    model = load_model(tmp_path, device="cpu")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(1)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_files_can_be_read_by_others(tmp_path):
+    write(tmp_path / "new")
+    for path in (tmp_path / "new", *(tmp_path / "new").iterdir()):
+        assert os.access(path, os.R_OK)
+        assert path.stat().st_mode & 0o044 == 0o044
