@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from random_checkpoint import random_checkpoint, tokenizer_model
 
 from codellama import CodeLlama, Tokenizer
+
+torch.set_num_threads(1)  # models this small lose more to threads than they gain
 
 
 @pytest.fixture(scope="session")

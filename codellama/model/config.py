@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -63,7 +64,7 @@ class ModelConfig:
             object.__setattr__(self, name, value)
         for field in fields(self):
             value = getattr(self, field.name)
-            if value <= 0:
+            if not 0 < value < math.inf:
                 raise ConfigError(f"{field.name} is {value}; a positive number is needed")
         if self.dim % self.n_heads or self.head_dim % 2:
             raise ConfigError(

@@ -16,6 +16,9 @@ class KVCache:
     shortened by lowering its length. The cache grows when a forward pass needs more room: reserve
     what a request needs, and nothing is ever copied.
 
+    Meant for `torch.no_grad()`: gradients flow through one pass that writes to the cache, not
+    through several.
+
     Args:
         n_layers, n_kv_heads, head_dim: the model's.
         batch_size: number of sequences.
@@ -57,7 +60,7 @@ class KVCache:
 
     def next_positions(self, seq: int) -> Tensor:
         """Where the next `seq` tokens of each row go: (batch, seq), or (1, seq) if `uniform`."""
-        starts = torch.tensor(self.lengths[:1] if self.uniform else self.lengths)
+        starts = torch.tensor(self.lengths[:1] if self.uniform else self.lengths, dtype=torch.long)
         return (starts[:, None] + torch.arange(seq)).to(self.keys[0].device)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,10 +100,12 @@ class KVCache:
         self._rebuild([(self, row) for row in rows], self.capacity)
 
     def join(self, others: Sequence[KVCache], capacity: int) -> None:
-        """Appends the rows of `others`, which are used up by it, and takes on `capacity`."""
+        """Appends the rows of `others`, which are used up by it, with room for `capacity` tokens
+        in each row or for the longest one."""
         rows = [(cache, row) for cache in (self, *others) for row in range(len(cache.lengths))]
-        self._rebuild(rows, capacity)
+        self._rebuild(rows, max(capacity, *(cache.longest for cache, _ in rows)))
 
+    @torch.no_grad()
     def _rebuild(self, rows: Sequence[tuple[KVCache, int]], capacity: int) -> None:
         """Makes `rows` this cache's own; layer by layer, so that one layer exists twice, not
         all."""

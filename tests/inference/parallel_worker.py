@@ -1,0 +1,53 @@
+"""What each process of a tensor-parallel run does; the first prints what the tests look at."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from codellama import CodeLlama
+from codellama.inference.parallel import from_first_rank, launched_mesh
+
+PROMPTS = ["def f(x):", "", "import os\n\nclass Path", "x"]
+
+
+def anonymous_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "RssAnon" in line)
+
+
+def main(directory: str) -> None:
+    mesh = launched_mesh(torch.device("cpu"))
+    memory = []  # from when the first parameter is in place
+
+    def watch(*_):
+        memory.append(anonymous_bytes())
+
+    llm = CodeLlama.load(directory, dtype=torch.float64, progress=watch, mesh=mesh)
+    grown = [torch.zeros(1) for _ in range(mesh.size())]
+    dist.all_gather(grown, torch.tensor([float(max(memory) - memory[0])]))
+    greedy = llm.complete(PROMPTS, max_new_tokens=12, logprobs=True)
+    seeded = llm.complete(PROMPTS, max_new_tokens=12, temperature=1.0, top_p=0.9, seed=3)
+    unseeded = llm.complete(PROMPTS, max_new_tokens=12, temperature=1.0)
+    tokens = torch.tensor([completion.tokens for completion in unseeded])
+    everywhere = [torch.zeros_like(tokens) for _ in range(mesh.size())]
+    dist.all_gather(everywhere, tokens)
+    result = {
+        "greedy": [completion.tokens for completion in greedy],
+        "logprobs": [completion.logprobs for completion in greedy],
+        "seeded": [completion.tokens for completion in seeded],
+        "agreed": all(torch.equal(other, tokens) for other in everywhere),
+        "told": from_first_rank(lambda: ["ü", mesh.get_local_rank()], mesh),
+        "cache_heads": llm.model.new_cache().keys[0].shape[1],
+        "memory": [float(share) for share in grown],
+        "parameters": llm.model.config.parameter_count,
+    }
+    if mesh.get_local_rank() == 0:
+        print(json.dumps(result))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

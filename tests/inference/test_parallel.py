@@ -1,0 +1,134 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT
+from parallel_worker import PROMPTS
+from random_checkpoint import random_checkpoint
+
+from codellama import CodeLlama, ModelConfig, RequestError
+from codellama.inference.parallel import _check_divisible
+
+WORKER = Path(__file__).with_name("parallel_worker.py")
+
+
+def torchrun(processes: int, *arguments: object, **pipes) -> subprocess.Popen[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc_per_node", str(processes), *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    return subprocess.Popen(launcher, cwd=ROOT, env=environment, text=True, **pipes)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> Path:
+    """A model with four key-value heads in two shards, large enough for its memory to be seen."""
+    directory = tmp_path_factory.mktemp("sharded")
+    random_checkpoint(str(directory), dim=256, n_layers=4, n_heads=8, n_kv_heads=4, shards=2)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def alone(directory) -> CodeLlama:
+    return CodeLlama.load(directory, device="cpu", dtype=torch.float64)
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def together(request, directory) -> dict:
+    with torchrun(request.param, WORKER, directory) as process:
+        output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return {"processes": request.param, **json.loads(output)}
+
+
+def test_greedy_tokens_are_those_of_one_process(together, alone):
+    completions = alone.complete(PROMPTS, max_new_tokens=12, logprobs=True)
+    assert together["greedy"] == [completion.tokens for completion in completions]
+    for found, completion in zip(together["logprobs"], completions, strict=True):
+        assert found == pytest.approx(completion.logprobs, abs=1e-5)
+
+
+def test_seeded_samples_are_those_of_one_process(together, alone):
+    options = {"max_new_tokens": 12, "temperature": 1.0, "top_p": 0.9, "seed": 3}
+    completions = alone.complete(PROMPTS, **options)
+    assert together["seeded"] == [completion.tokens for completion in completions]
+
+
+def test_without_a_seed_all_processes_sample_alike(together):
+    assert together["agreed"]
+
+
+def test_the_first_process_tells_the_others(together):
+    assert together["told"] == ["ü", 0]
+
+
+def test_each_process_caches_its_own_heads(together):
+    assert together["cache_heads"] == 4 // together["processes"]
+
+
+def test_each_process_takes_the_memory_of_its_share(together):
+    share = 8 * together["parameters"] / together["processes"]
+    assert max(together["memory"]) < 1.1 * share + 2e6
+
+
+def test_the_command_prints_once(directory, alone):
+    prompt = "def f(x):"
+    options = ("--ckpt", directory, "--max_new_tokens", 8, "--dtype", "float32")
+    with torchrun(2, "-m", "codellama.generate", *options, stdin=subprocess.PIPE) as process:
+        output, errors = process.communicate(prompt, timeout=120)
+    assert process.returncode == 0, errors
+    assert output == alone.complete([prompt], max_new_tokens=8)[0].text + "\n"
+    assert errors.count("loaded in") == 1
+    assert "on 2 x cpu" in errors
+
+
+@pytest.mark.parametrize(
+    ("processes", "says"), [(3, "4 key-value heads"), (8, "4 key-value heads")]
+)
+def test_a_number_of_processes_that_does_not_divide_the_heads_is_refused(processes, says):
+    config = ModelConfig(dim=256, n_layers=1, n_heads=8, n_kv_heads=4, vocab_size=512)
+    with pytest.raises(RequestError, match=rf"{says}.* {processes} processes"):
+        _check_divisible(config, processes)
+    _check_divisible(config, 4)
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("ending", ["a dead process", "Ctrl-C"])
+def test_the_end_of_one_is_the_end_of_all(directory, ending):
+    options = ("--ckpt", directory, "--max_new_tokens", 100_000, "--prompt", "def")
+    with torchrun(2, "-m", "codellama.generate", *options, start_new_session=True) as process:
+        assert process.stdout.read(1)
+        ranks = children(process)
+        assert len(ranks) == 2
+        if ending == "Ctrl-C":
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            os.kill(ranks[1], signal.SIGKILL)
+        errors = process.communicate(timeout=120)[1]
+    assert process.returncode != 0
+    deadline = time.monotonic() + 30
+    while any(map(is_alive, ranks)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_alive, ranks))
+    ours = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(ours) <= 1
+    if ending != "Ctrl-C":
+        assert "SIGKILL" in errors or ours
