@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsInt
 
 import torch
 
@@ -21,7 +21,7 @@ from codellama.inference.requests import (
 from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.prompts import Message
-from codellama.text.tokenizer import Tokenizer
+from codellama.text.tokenizer import Tokenizer, TokenizerError
 from codellama.weights.downloads import CheckpointError, Progress, check_download
 from codellama.weights.loading import load_model
 from codellama.weights.variants import matching
@@ -85,7 +85,7 @@ class CodeLlama:
 
         The text goes on from the prompt's: prompt + text is what the model has read and written.
         """
-        _refuse_string(prompts)
+        _refuse_single(prompts)
         return self._run([self._completion(text) for text in prompts], options)
 
     def infill(
@@ -96,7 +96,7 @@ class CodeLlama:
         Args:
             suffix_first: show the model the suffix before the prefix (see `prompts.infilling`).
         """
-        _refuse_string(gaps)
+        _refuse_single(gaps, str)
         return self._run([self._infilling(gap, suffix_first) for gap in gaps], options)
 
     def chat(self, dialogs: Sequence[Sequence[Message]], **options: Any) -> list[Completion]:
@@ -114,8 +114,11 @@ class CodeLlama:
         Args:
             stop_ids: ids that end a sequence; None: the end-of-sequence id alone.
         """
+        _refuse_single(prompts, int)
         stops = frozenset([self.tokenizer.eos_id] if stop_ids is None else stop_ids)
-        return self._run([Prompt(list(ids), stops, len(ids) > 1) for ids in prompts], options)
+        control = self.tokenizer.control_ids
+        batch = [Prompt(ids, stops, not control.issuperset(ids)) for ids in map(_ints, prompts)]
+        return self._run(batch, options)
 
     def stream(self, prompt: str, **options: Any) -> CompletionStream:
         """As `complete` for one prompt, in pieces of text as they become certain."""
@@ -220,7 +223,10 @@ def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
             "it: copy it there"
         )
     check_download(path)
-    tokenizer = Tokenizer(path)
+    try:
+        tokenizer = Tokenizer(path)
+    except TokenizerError as error:
+        raise CheckpointError(str(error)) from None
     if tokenizer.vocab_size != vocab_size:
         raise CheckpointError(
             f"{path} has {tokenizer.vocab_size} ids, but the model has {vocab_size}; it is "
@@ -230,6 +236,11 @@ def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _refuse_string(prompts: Sequence[Any]) -> None:
-    if isinstance(prompts, str):
-        raise RequestError("expected a list of prompts, got one string; wrap it in a list")
+def _ints(ids: Iterable[SupportsInt]) -> list[int]:
+    return [int(id) for id in ids]
+
+
+def _refuse_single(prompts: Sequence[Any], part: type | tuple[()] = ()) -> None:
+    """Catches one prompt, a string or made of `part`s, where a list of prompts is meant."""
+    if isinstance(prompts, str) or any(isinstance(prompt, part) for prompt in prompts):
+        raise RequestError(f"expected a list of prompts, got {prompts!r:.60}; wrap it in a list")
