@@ -143,7 +143,7 @@ class CodeLlama:
         if any(variant.infilling == "untrained" for variant in matching(self.model.config)):
             warnings.warn(
                 "Code Llama 70B has infilling tokens, but may not have been trained to infill",
-                stacklevel=4,
+                stacklevel=3,
             )
         return Prompt(ids, self._stop_ids(self.tokenizer.eot_id), continuation=True)
 

@@ -60,10 +60,15 @@ class Options:
         for name, valid, range_ in (
             ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("seed", self.seed is None or _is_seed(self.seed), "a whole number of 64 bits"),
             ("stop", all(self.stop), "strings that are not empty"),
         ):
             if not valid:
                 raise RequestError(f"{name} is {getattr(self, name)!r}; expected {range_}")
+
+
+def _is_seed(seed: object) -> bool:
+    return isinstance(seed, int) and -(2**63) <= seed < 2**64
 
 
 @dataclass

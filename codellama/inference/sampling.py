@@ -25,7 +25,8 @@ def token_probabilities(
     if temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
     # Scaled from the largest, so that a tiny temperature cannot overflow.
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
+    logits = logits - logits.amax(-1, keepdim=True)
+    logits = logits / max(temperature, torch.finfo(logits.dtype).tiny)
     if 0 < top_k < logits.shape[-1]:
         kept = logits.topk(top_k)
         logits = torch.full_like(logits, -torch.inf).scatter(-1, kept.indices, kept.values)
@@ -34,7 +35,6 @@ def token_probabilities(
         descending, order = probabilities.sort(dim=-1, descending=True)
         before = descending.cumsum(-1) - descending
         nucleus = descending.masked_fill(before >= top_p, 0.0)
-        nucleus[..., 0] = descending[..., 0]
         probabilities = torch.zeros_like(nucleus).scatter(-1, order, nucleus)
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     return probabilities

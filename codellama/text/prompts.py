@@ -143,6 +143,8 @@ def _check_dialog(messages: Sequence[Message]) -> None:
             isinstance(message.get(key), str) for key in ("role", "content")
         ):
             raise PromptError(f"message {number} is {message!r}; expected a role and a content")
+        if not isinstance(message.get("destination", ""), str):
+            raise PromptError(f"message {number} has the destination {message['destination']!r}")
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     expected = [("user", "assistant")[turn % 2] for turn in range(len(turns))]

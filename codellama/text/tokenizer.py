@@ -38,7 +38,8 @@ class Tokenizer:
         prefix_id, suffix_id, middle_id, eot_id: the infilling tokens `▁<PRE>`, `▁<SUF>`, `▁<MID>`
             and `▁<EOT>`; None where the vocabulary lacks them (arXiv 2308.12950, section 2.3).
         step_id: `<step>`, which ends a turn of Code Llama 70B Instruct; None elsewhere.
-        control_ids: all of the above that there are; they never appear in decoded text.
+        control_ids: all of the above that there are, and the pieces of several `<EOT>` that Code
+            Llama's vocabulary ends with; they never appear in decoded text.
 
     Raises:
         TokenizerError: the file is missing or is not a SentencePiece model.
@@ -64,7 +65,8 @@ class Tokenizer:
         self.step_id = self._id_of("<step>")
         infilling = (self.prefix_id, self.suffix_id, self.middle_id, self.eot_id)
         self.can_infill = None not in infilling
-        marks = (self.bos_id, self.eos_id, *infilling, self.step_id)
+        repeated = (self._id_of(SPACE + "<EOT>" * count) for count in range(2, 7))
+        marks = (self.bos_id, self.eos_id, *infilling, *repeated, self.step_id)
         self.control_ids = frozenset(mark for mark in marks if mark is not None)
 
     def piece(self, id: int) -> str:

@@ -203,8 +203,8 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
                 "publisher"
             ) from None
         raise CheckpointError(f"{path} is not a PyTorch file; download it again") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0]
+    except Exception as error:  # the unpickler fails in any way on what is no pickle
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} is damaged ({reason}); download it again") from None
     if not isinstance(tensors, dict) or not all(
         isinstance(tensor, Tensor) for tensor in tensors.values()

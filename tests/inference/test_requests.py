@@ -63,6 +63,8 @@ def feed(sequence, tokens):
         ("top_p", float("nan")),
         ("top_k", -1),
         ("batch_size", 0),
+        ("seed", 2**64),
+        ("seed", 1.5),
         ("stop", ("a", "")),
         ("stop", ""),
     ],

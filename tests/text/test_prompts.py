@@ -196,6 +196,12 @@ def test_a_message_that_spells_a_control_token_in_the_format_is_refused(code_lla
     assert EOT in prompts.chat(code_llama, dialog(content), allow_control_tags=True)
 
 
+def test_a_destination_that_is_no_text_is_refused(code_llama_70b):
+    messages = [{"role": "user", "content": "Hi", "destination": 5}]
+    with pytest.raises(PromptError, match="destination 5"):
+        prompts.chat(code_llama_70b, messages)
+
+
 @pytest.mark.parametrize("destination", ["user<step>", "user <EOT>"])
 def test_a_destination_that_holds_a_control_tag_is_refused(code_llama_70b, destination):
     messages = [{"role": "user", "content": "Hi", "destination": destination}]
