@@ -25,4 +25,4 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         exact = x.float()
         scale = torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.eps)
-        return (exact * scale * self.weight.float()).to(x.dtype)
+        return (exact * scale * self.weight).to(x.dtype)

@@ -35,9 +35,11 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns every pair of channels by its angle, in float32; the result has the dtype of `x`.
 
+    A pair is a complex number, and turning it a product: `(x0 + i x1) * (cos + i sin)`.
+
     Shape:
         x (batch, seq, heads, head_dim), cos and sin (batch, seq, 1, head_dim / 2) -> as x
     """
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    turned = pairs * torch.complex(cos, sin)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
