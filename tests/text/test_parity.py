@@ -1,10 +1,11 @@
 """Where Hugging Face's tokenizer gives Meta's ids, and where it does not."""
 
+import argparse
+import inspect
 import random
 import re
 import shutil
 import warnings
-from pathlib import Path
 
 import pytest
 from shared_data import shared
@@ -34,10 +35,7 @@ def single_spaced(text: str) -> str:
 
 def test_code_has_the_same_ids_up_to_runs_of_spaces(ours_and_theirs):
     ours, theirs = ours_and_theirs
-    paths = sorted(Path(__file__).parents[2].glob("codellama/**/*.py"))
-    lines = [single_spaced(line) for path in paths for line in path.read_text("utf-8").splitlines()]
-    assert len(lines) > 1000
-    for line in lines:
+    for line in map(single_spaced, inspect.getsource(argparse).splitlines()):
         assert theirs(line) == ours.encode(line, bos=True), line
 
 
