@@ -1,26 +1,21 @@
-"""What the commands share: options taken as typed, errors in one sentence, progress, exit codes."""
+"""What the commands share: errors in one sentence and exit codes, devices, progress, memory."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
-import inspect
-import json
 import os
 import re
 import sys
-import types
-import typing
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import fire
 import torch
-from fire.decorators import SetParseFns
 from tqdm import tqdm
 
+from codellama.arguments import UsageError, parse
 from codellama.inference.requests import RequestError
 from codellama.model.config import ConfigError
 from codellama.text.prompts import PromptError
@@ -42,10 +37,6 @@ DTYPES = {
 }
 
 
-class UsageError(ValueError):
-    """Options that a command cannot follow."""
-
-
 USER_ERRORS = (
     CheckpointError,
     ConfigError,
@@ -59,9 +50,7 @@ USER_ERRORS = (
 def run(command: Callable[..., None]) -> NoReturn:
     """Calls `command` with the options on the command line, and ends the process.
 
-    `command` takes keyword arguments alone. Each is an option, which takes the next argument
-    exactly as typed and converts it to the annotated type; a `tuple[str, ...]` collects
-    repetitions.
+    `command` takes keyword arguments alone; they are the options (see `arguments.parse`).
 
     Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
     whoever reads the output has closed it.
@@ -75,16 +64,12 @@ def run(command: Callable[..., None]) -> NoReturn:
 
 def _exit_code(command: Callable[..., None], arguments: list[str]) -> int:
     try:
-        options = _options(command)
-        if {"--help", "-h"} & set(arguments[:1]):
+        if arguments[:1] in (["--help"], ["-h"]):
             flags = ["--help"]
         else:
-            values = _split(arguments, options)
-            if missing := [name for name in _required(command) if name not in values]:
-                raise UsageError(f"--{missing[0]} is missing; --help lists the options")
-            flags = [f"--{name}={value}" for name, value in values.items()]
-        converters = {name: _converter(name, kind) for name, kind in options.items()}
-        fire.Fire(SetParseFns(**converters)(command), command=flags, name=command.__module__)
+            # As literals, which fire turns into just these values; it would guess at plain text.
+            flags = [f"--{name}={value!r}" for name, value in parse(arguments, command).items()]
+        fire.Fire(command, command=flags, name=f"codellama.{command.__name__}")
         sys.stdout.flush()
     except USER_ERRORS as error:
         return _fail(str(error))
@@ -120,68 +105,6 @@ def _system_failure(error: BaseException) -> int:
             "or batch"
         )
     raise error
-
-
-def _options(command: Callable[..., None]) -> dict[str, Any]:
-    hints = typing.get_type_hints(command)
-    return {name: hints[name] for name in inspect.signature(command).parameters}
-
-
-def _split(arguments: list[str], options: dict[str, Any]) -> dict[str, str]:
-    """Pairs options with their values; a value may look like anything, an option too."""
-    values: dict[str, str] = {}
-    rest = iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if not argument.startswith("--") or name not in options:
-            raise UsageError(_unknown(argument, name, options))
-        if not equals:
-            value = "True" if options[name] is bool else next(rest, None)  # type: ignore[assignment]
-            if value is None:
-                raise UsageError(f"--{name} needs a value")
-        if _is_repeatable(options[name]):
-            value = json.dumps([*json.loads(values.get(name, "[]")), value])
-        values[name] = value
-    return values
-
-
-def _required(command: Callable[..., None]) -> list[str]:
-    parameters = inspect.signature(command).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.default is parameter.empty]
-
-
-def _unknown(argument: str, name: str, options: dict[str, Any]) -> str:
-    known = ", ".join(f"--{option}" for option in options)
-    if not argument.startswith("--"):
-        return f"unexpected {argument!r}; every value follows an option: {known}"
-    close = difflib.get_close_matches(name, options, n=1)
-    return f"unknown option --{name}; " + (
-        f"did you mean --{close[0]}?" if close else f"take {known}"
-    )
-
-
-def _is_repeatable(kind: Any) -> bool:
-    return typing.get_origin(kind) is tuple
-
-
-def _converter(name: str, kind: Any) -> Callable[[str], Any]:
-    """Turns an option's text into the annotated type, so that fire does not guess one."""
-    if _is_repeatable(kind):
-        return lambda text: tuple(json.loads(text))
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        kind = next(member for member in typing.get_args(kind) if member is not type(None))
-    if kind is str:
-        return str
-    expected = {int: "a whole number", float: "a number", bool: "True or False"}[kind]
-
-    def convert(text: str) -> Any:
-        try:
-            return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
-        except (ValueError, KeyError):
-            raise UsageError(f"--{name} is {text!r}; expected {expected}") from None
-
-    return convert
 
 
 def checkpoint_directory(ckpt: str | None) -> Path:
@@ -231,11 +154,10 @@ def torch_dtype(name: str | None) -> torch.dtype | None:
 
 @contextlib.contextmanager
 def progress_bar(title: str, quiet: bool = False, unit: str = "B") -> Iterator[Progress]:
-    """A bar on stderr that appears when the work takes longer than half a second."""
+    """A bar on stderr, if that is a terminal, for work that takes longer than half a second."""
+    hide = True if quiet else None
     scale = unit == "B"
-    with tqdm(
-        desc=title, unit=unit, unit_scale=scale, delay=0.5, leave=False, disable=quiet
-    ) as bar:
+    with tqdm(desc=title, unit=unit, unit_scale=scale, delay=0.5, leave=False, disable=hide) as bar:
 
         def report(done: int, total: int) -> None:
             bar.total = total

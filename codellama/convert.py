@@ -8,7 +8,8 @@ import sys
 import torch
 from torch import Tensor
 
-from codellama.cli import UsageError, progress_bar, run, torch_dtype
+from codellama.arguments import UsageError
+from codellama.cli import progress_bar, run, torch_dtype
 from codellama.inference.generation import TOKENIZER
 from codellama.weights import huggingface, meta
 from codellama.weights.checkpoint import Checkpoint, Read, Region, new_directory

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json as json_
-import sys
-from pathlib import Path
 from typing import Any
 
 from codellama.cli import checkpoint_directory, human_bytes, progress_bar, run
@@ -33,7 +31,10 @@ def describe(*, ckpt: str | None = None, md5: bool = True, json: bool = False) -
         for name, value in facts.items():
             label = name.replace("_bytes", "").replace("_", " ")
             print(f"{label:<26} {_readable(name, value)}", flush=True)
-    verdicts = _checked_files(directory, quiet=json) if md5 else {}
+    verdicts = {}
+    if md5:
+        with progress_bar("md5") as progress:
+            verdicts = verify_checklist(directory, progress)
     if json:
         print(json_.dumps({**facts, "md5": verdicts}))
     else:
@@ -89,11 +90,6 @@ def _readable(name: str, value: Any) -> str:
     if "bytes" in name:
         return human_bytes(value)
     return f"{value:,.0f}" if isinstance(value, (int, float)) else value
-
-
-def _checked_files(directory: Path, quiet: bool) -> dict[str, str]:
-    with progress_bar("md5", quiet or not sys.stderr.isatty()) as progress:
-        return verify_checklist(directory, progress)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codellama.arguments import UsageError
 from codellama.cli import (
-    UsageError,
     checkpoint_directory,
     human_bytes,
     launched_mesh,

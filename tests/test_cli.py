@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from codellama import cli
+from codellama.arguments import UsageError
 
 
 def parse(monkeypatch, capsys, command, *arguments):
@@ -56,9 +57,12 @@ def test_numbers_flags_and_repetitions_are_converted(monkeypatch, capsys, comman
     assert received == {"text": None, "count": 7, "share": 1.0, "flag": True, "many": ("1", "[2]")}
 
 
+@pytest.mark.parametrize("arguments", [["--flag={}"], ["--flag", "{}"], ["-f={}"], ["-f", "{}"]])
 @pytest.mark.parametrize(("value", "flag"), [("True", True), ("false", False)])
-def test_a_flag_may_be_given_a_value(monkeypatch, capsys, command, received, value, flag):
-    parse(monkeypatch, capsys, command, f"--flag={value}")
+def test_a_flag_may_be_given_a_value(
+    monkeypatch, capsys, command, received, arguments, value, flag
+):
+    parse(monkeypatch, capsys, command, *(part.format(value) for part in arguments))
     assert received["flag"] is flag
 
 
@@ -68,6 +72,8 @@ def test_a_flag_may_be_given_a_value(monkeypatch, capsys, command, received, val
         (["--cuont", "3"], "did you mean --count?"),
         (["--zzzzz"], "unknown option --zzzzz"),
         (["word"], "every value follows an option"),
+        (["--share", "nan"], "--share is 'nan'; expected a number"),
+        (["-x"], "unknown option -x"),
         (["--count"], "--count needs a value"),
         (["--count", "3.5"], "--count is '3.5'; expected a whole number"),
         (["--share", "half"], "--share is 'half'; expected a number"),
@@ -93,7 +99,7 @@ def raising(error: BaseException):
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
-        (cli.UsageError("what, expected, do"), 2, "error: what, expected, do\n"),
+        (UsageError("what, expected, do"), 2, "error: what, expected, do\n"),
         (FileNotFoundError(2, "No such file", "x.py"), 2, "error: x.py: No such file\n"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 2, "not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"), 2, "not enough memory"),
@@ -137,7 +143,7 @@ def test_help_names_the_options(monkeypatch, capsys, command):
 
 @pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
 def test_a_device_that_is_not_there_is_a_mistake(name):
-    with pytest.raises(cli.UsageError, match=name):
+    with pytest.raises(UsageError, match=name):
         cli.torch_device(name)
 
 
@@ -146,7 +152,7 @@ def test_devices_and_dtypes_by_name():
     assert cli.torch_device("cpu") == torch.device("cpu")
     assert cli.torch_dtype("bf16") == cli.torch_dtype("bfloat16") == torch.bfloat16
     assert cli.torch_dtype(None) is None
-    with pytest.raises(cli.UsageError, match="int8"):
+    with pytest.raises(UsageError, match="int8"):
         cli.torch_dtype("int8")
 
 
