@@ -59,9 +59,10 @@ class MetaCheckpoint(Checkpoint):
     def __init__(self, directory: Path) -> None:
         params = read_json(directory / PARAMS)
         shards = [_read_shard(path) for path in _shard_paths(directory)]
-        embedding = shards[0].get("tok_embeddings.weight")
+        embedding = shards[0].get("tok_embeddings.weight", torch.empty(0))
+        rows = len(embedding) if embedding.dim() == 2 else None
         try:
-            config = ModelConfig.from_params(params, None if embedding is None else len(embedding))
+            config = ModelConfig.from_params(params, rows)
         except ConfigError as error:
             raise CheckpointError(f"{directory}: {error}") from None
         _check_tensors(directory, config, shards)
@@ -241,7 +242,7 @@ def _check_shard_count(directory: Path, expected: Mapping[str, torch.Size], shar
     implied = set()
     for name, tensor in shards[0].items():
         dimension = cut_dimension(name)
-        if name in expected and dimension is not None:
+        if name in expected and dimension is not None and tensor.dim() == 2:
             shape = list(expected[name])
             count, rest = divmod(shape[dimension], max(tensor.shape[dimension], 1))
             shape[dimension] = tensor.shape[dimension]

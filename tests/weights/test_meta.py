@@ -251,6 +251,14 @@ def test_missing_unexpected_and_misshapen_tensors_are_named_and_counted(tmp_path
     assert "1 mis-shaped: norm.weight [63] instead of [64]" in message
 
 
+@pytest.mark.parametrize("name", ["tok_embeddings", "layers.0.attention.wo", "norm"])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2, 2)])
+def test_a_tensor_of_another_number_of_dimensions_is_refused(tmp_path, name, shape):
+    write(tmp_path)
+    rewrite(tmp_path / "consolidated.00.pth", **{f"{name}.weight": torch.ones(shape)})
+    assert f"mis-shaped: {name}.weight {list(shape)}" in refusal(tmp_path)
+
+
 def test_shards_of_different_models_are_refused(tmp_path):
     write(tmp_path / "a", shards=2)
     write(tmp_path / "b", shards=2, dim=128)
