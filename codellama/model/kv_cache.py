@@ -35,12 +35,9 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
-        def room() -> list[Tensor]:
-            shape = (batch_size, n_kv_heads, capacity, head_dim)
-            return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layers)]
-
-        self.keys = room()
-        self.values = room()
+        shape = (batch_size, n_kv_heads, capacity, head_dim)
+        stores = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2 * n_layers)]
+        self.keys, self.values = stores[::2], stores[1::2]
         self.lengths = [0] * batch_size
 
     @property

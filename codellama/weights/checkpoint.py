@@ -41,7 +41,6 @@ class Checkpoint(ABC):
     file_count: int
     format: ClassVar[str]
 
-    @abstractmethod
     def read(
         self,
         name: str,
@@ -55,6 +54,21 @@ class Checkpoint(ABC):
         what has to be put together from several, or in another order, is copied straight into its
         final place. Nothing around a region is read.
         """
+        parts, dimension = self.parts(name, region)
+        dtype = dtype or self.dtype
+        if len(parts) == 1:
+            return parts[0].to(device, dtype)
+        shape = list(parts[0].shape)
+        widths = [part.shape[dimension] for part in parts]
+        shape[dimension] = sum(widths)
+        whole = torch.empty(shape, dtype=dtype, device=device)
+        for target, part in zip(whole.split(widths, dimension), parts, strict=True):
+            target.copy_(part)
+        return whole
+
+    @abstractmethod
+    def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
+        """What the files hold of a region, and the dimension along which to put it together."""
 
 
 def reader(tensors: Mapping[str, Tensor]) -> Read:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from codellama.model.transformer import Transformer
 from codellama.weights.checkpoint import Checkpoint, Region
 from codellama.weights.downloads import CheckpointError, Progress
-from codellama.weights.huggingface import CONFIG, HuggingFaceCheckpoint
+from codellama.weights.huggingface import HuggingFaceCheckpoint
+from codellama.weights.huggingface_config import CONFIG
 from codellama.weights.meta import PARAMS, MetaCheckpoint
 
 

@@ -72,27 +72,8 @@ class MetaCheckpoint(Checkpoint):
         self.file_count = len(shards)
         self.dtype = shards[0]["tok_embeddings.weight"].dtype
 
-    def read(
-        self,
-        name: str,
-        region: Region | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | None = None,
-    ) -> Tensor:
-        parts, dimension = self._parts(name, region)
-        dtype = dtype or self.dtype
-        if len(parts) == 1:
-            return parts[0].to(device, dtype)
-        shape = list(parts[0].shape)
-        widths = [part.shape[dimension] for part in parts]
-        shape[dimension] = sum(widths)
-        whole = torch.empty(shape, dtype=dtype, device=device)
-        for target, part in zip(whole.split(widths, dimension), parts, strict=True):
-            target.copy_(part)
-        return whole
-
-    def _parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
-        """What the shards hold of a region, and the dimension along which to put it together."""
+    def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
+        """The slices that a region reaches into, narrowed to it; see `Checkpoint.parts`."""
         slices = [shard[name] for shard in self.shards]
         dimension = cut_dimension(name)
         if dimension is None or len(slices) == 1:
