@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -57,6 +58,8 @@ def run(command: Callable[..., None]) -> NoReturn:
     """
     if int(os.environ.get("RANK", "0")) > 0:  # of the processes of one run, the first speaks
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # what models write fits no smaller alphabet
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
         sys.exit(_exit_code(command, sys.argv[1:]))

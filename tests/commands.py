@@ -37,8 +37,7 @@ def start(name: str, *options: object, **pipes) -> subprocess.Popen[bytes]:
     """One command in a process of its own, for signals, pipes and terminals."""
     arguments = [sys.executable, "-m", f"codellama.{name}", *map(os.fspath, map(_text, options))]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
-    environment = {**os.environ, "PYTHONUTF8": "1"}
-    return subprocess.Popen(arguments, cwd=ROOT, env=environment, **pipes)
+    return subprocess.Popen(arguments, cwd=ROOT, **pipes)
 
 
 def _text(option: object) -> str | bytes:
