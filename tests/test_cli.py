@@ -1,4 +1,3 @@
-import json
 import sys
 
 import pytest
@@ -8,7 +7,7 @@ from codellama import cli
 from codellama.arguments import UsageError
 
 
-def parse(monkeypatch, capsys, command, *arguments):
+def call(monkeypatch, capsys, command, *arguments):
     """Exit code and error output of a command run inside this process."""
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     with pytest.raises(SystemExit) as exit_:
@@ -47,45 +46,20 @@ def command(received):
 @pytest.mark.parametrize("joined", [True, False])
 def test_a_text_stays_exactly_as_typed(monkeypatch, capsys, command, received, text, joined):
     arguments = [f"--text={text}"] if joined else ["--text", text]
-    assert parse(monkeypatch, capsys, command, *arguments) == (0, "")
+    assert call(monkeypatch, capsys, command, *arguments) == (0, "")
     assert received["text"] == text
 
 
-def test_numbers_flags_and_repetitions_are_converted(monkeypatch, capsys, command, received):
-    arguments = ["--count", "7", "--share=1", "--flag", "--many", "1", "--many=[2]"]
-    assert parse(monkeypatch, capsys, command, *arguments) == (0, "")
-    assert received == {"text": None, "count": 7, "share": 1.0, "flag": True, "many": ("1", "[2]")}
+def test_values_of_all_types_arrive(monkeypatch, capsys, command, received):
+    arguments = ["--count", "7", "--share=1e-5", "--flag", "--many", "1", "--many=[2]"]
+    assert call(monkeypatch, capsys, command, *arguments) == (0, "")
+    values = {"text": None, "count": 7, "share": 1e-5, "flag": True, "many": ("1", "[2]")}
+    assert received == values
 
 
-@pytest.mark.parametrize("arguments", [["--flag={}"], ["--flag", "{}"], ["-f={}"], ["-f", "{}"]])
-@pytest.mark.parametrize(("value", "flag"), [("True", True), ("false", False)])
-def test_a_flag_may_be_given_a_value(
-    monkeypatch, capsys, command, received, arguments, value, flag
-):
-    parse(monkeypatch, capsys, command, *(part.format(value) for part in arguments))
-    assert received["flag"] is flag
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--cuont", "3"], "did you mean --count?"),
-        (["--zzzzz"], "unknown option --zzzzz"),
-        (["word"], "every value follows an option"),
-        (["--share", "nan"], "--share is 'nan'; expected a number"),
-        (["-x"], "unknown option -x"),
-        (["--count"], "--count needs a value"),
-        (["--count", "3.5"], "--count is '3.5'; expected a whole number"),
-        (["--share", "half"], "--share is 'half'; expected a number"),
-        (["--flag=maybe"], "--flag is 'maybe'; expected True or False"),
-    ],
-)
-def test_a_mistake_gets_one_sentence_and_exit_code_2(monkeypatch, capsys, command, arguments, says):
-    code, errors = parse(monkeypatch, capsys, command, *arguments)
-    assert code == 2
-    assert errors.startswith("error: ")
-    assert says in errors
-    assert errors.count("\n") == 1
+def test_a_mistake_gets_one_sentence_and_exit_code_2(monkeypatch, capsys, command):
+    code, errors = call(monkeypatch, capsys, command, "--count", "many")
+    assert (code, errors) == (2, "error: --count is 'many'; expected a whole number\n")
 
 
 def raising(error: BaseException):
@@ -107,7 +81,7 @@ def raising(error: BaseException):
     ],
 )
 def test_failures_outside_the_program_have_exit_codes(monkeypatch, capsys, error, code, says):
-    found, errors = parse(monkeypatch, capsys, raising(error))
+    found, errors = call(monkeypatch, capsys, raising(error))
     assert found == code
     assert says in errors
 
@@ -127,7 +101,7 @@ def test_warnings_become_one_line(monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         patch.setattr("warnings.showwarning", None)
-        code, errors = parse(patch, capsys, command)
+        code, errors = call(patch, capsys, command)
     assert (code, errors) == (0, "warning: be careful\n")
 
 
@@ -159,10 +133,3 @@ def test_devices_and_dtypes_by_name():
 def test_peak_memory_is_at_least_what_was_held():
     held = torch.ones(30_000_000)
     assert cli.peak_memory_bytes(torch.device("cpu")) > held.numel() * 4
-
-
-def test_repeated_options_survive_json(monkeypatch, capsys, command, received):
-    awkward = ['"', "\\", json.dumps(["x"]), "\n"]
-    arguments = [part for text in awkward for part in ("--many", text)]
-    parse(monkeypatch, capsys, command, *arguments)
-    assert received["many"] == tuple(awkward)
