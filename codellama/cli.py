@@ -62,7 +62,12 @@ def run(command: Callable[..., None]) -> NoReturn:
         sys.stdout.reconfigure(encoding="utf-8")  # what models write fits no smaller alphabet
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-        sys.exit(_exit_code(command, sys.argv[1:]))
+        code = _exit_code(command, sys.argv[1:])
+    if "RANK" in os.environ:
+        from codellama.inference import parallel
+
+        parallel.leave(code)
+    sys.exit(code)
 
 
 def _exit_code(command: Callable[..., None], arguments: list[str]) -> int:

@@ -10,10 +10,12 @@ vocabulary would), the output by vocabulary, and the logits are gathered for sam
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -113,6 +115,20 @@ def launched_mesh(device: torch.device | None = None) -> DeviceMesh:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // neighbours))
     return init_device_mesh(kind, (int(os.environ["WORLD_SIZE"]),))
+
+
+def leave(code: int = 0) -> NoReturn:
+    """Ends this process; after success only when all have come this far.
+
+    Gloo's threads may abort a process that is torn down as usual while others end beside it, so the
+    interpreter's own clean-up is left out.
+    """
+    if code == 0 and dist.is_initialized():
+        with contextlib.suppress(RuntimeError):  # one that has died is reported by its launcher
+            dist.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def from_first_rank(read: Callable[[], T], mesh: DeviceMesh) -> T:

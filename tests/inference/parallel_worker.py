@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from codellama import CodeLlama
-from codellama.inference.parallel import from_first_rank, launched_mesh
+from codellama.inference.parallel import from_first_rank, launched_mesh, leave
 
 PROMPTS = ["def f(x):", "", "import os\n\nclass Path", "x"]
 
@@ -46,7 +46,7 @@ def main(directory: str) -> None:
     }
     if mesh.get_local_rank() == 0:
         print(json.dumps(result))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
