@@ -56,18 +56,23 @@ def run(command: Callable[..., None]) -> NoReturn:
     Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
     whoever reads the output has closed it.
     """
-    if int(os.environ.get("RANK", "0")) > 0:  # of the processes of one run, the first speaks
+    if _is_launched() and os.environ["RANK"] != "0":  # the first process speaks for all
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # what models write fits no smaller alphabet
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
         code = _exit_code(command, sys.argv[1:])
-    if "RANK" in os.environ:
+    if _is_launched():
         from codellama.inference import parallel
 
         parallel.leave(code)
     sys.exit(code)
+
+
+def _is_launched() -> bool:
+    """Whether torchrun, or a launcher that sets the same variables, started this process."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
 
 
 def _exit_code(command: Callable[..., None], arguments: list[str]) -> int:
@@ -137,7 +142,7 @@ def torch_device(name: str | None) -> torch.device | None:
 
 def launched_mesh(device: torch.device | None) -> DeviceMesh | None:
     """The processes that torchrun started, joined; None for a process that stands alone."""
-    if "RANK" not in os.environ:
+    if not _is_launched():
         return None
     from codellama.inference import parallel
 
