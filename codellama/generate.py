@@ -141,6 +141,10 @@ def _standard_input() -> str:
     return _text("standard input", sys.stdin.buffer.read())
 
 
+def _line() -> str:
+    return _text("standard input", sys.stdin.buffer.readline())
+
+
 def _text(source: str, content: bytes) -> str:
     try:
         return content.decode()
@@ -216,7 +220,7 @@ class _Conversation:
         print("/reset forgets the conversation, /exit ends it", file=sys.stderr)
         while True:
             print("> ", end="", file=sys.stderr, flush=True)
-            line = read_once(sys.stdin.readline, self.llm.mesh)
+            line = read_once(_line, self.llm.mesh)
             if not line or line.strip() == "/exit":
                 return
             if line.strip() == "/reset":

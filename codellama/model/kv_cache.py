@@ -12,9 +12,10 @@ class KVCache:
     """Keys and values of every layer for a batch of sequences, each of its own length.
 
     A layer's keys are one tensor (batch, kv_heads, capacity, head_dim), its values another. Row `r`
-    has filled its first `lengths[r]` positions; what lies behind them is never read, so a row is
-    shortened by lowering its length. The cache grows when a forward pass needs more room: reserve
-    what a request needs, and nothing is ever copied.
+    has filled its first `lengths[r]` positions. What lies behind them is masked, so a row is
+    shortened by lowering its length; it has to be finite all the same, since a weight of 0 does not
+    erase a NaN. The cache grows when a forward pass needs more room: reserve what a request needs,
+    and growing never copies.
 
     Meant for `torch.no_grad()`: gradients flow through one pass that writes to the cache, not
     through several.
@@ -74,14 +75,16 @@ class KVCache:
         seq = keys.shape[1]
         end = self.longest + seq
         self.reserve(end, spare=end // 2)
-        stores = self.keys[layer], self.values[layer]
-        for store, new in zip(stores, (keys, values), strict=True):
-            if self.uniform:
-                store[:, :, end - seq : end] = new.transpose(1, 2)
-            else:
-                rows = torch.arange(len(store), device=store.device)[:, None]
-                store[rows, :, self.next_positions(seq)] = new
-        return stores[0][:, :, :end], stores[1][:, :, :end]
+        all_keys, all_values = self.keys[layer], self.values[layer]
+        if self.uniform:
+            all_keys[:, :, end - seq : end] = keys.transpose(1, 2)
+            all_values[:, :, end - seq : end] = values.transpose(1, 2)
+        else:
+            positions = self.next_positions(seq)
+            rows = torch.arange(len(positions), device=positions.device)[:, None]
+            all_keys[rows, :, positions] = keys
+            all_values[rows, :, positions] = values
+        return all_keys[:, :, :end], all_values[:, :, :end]
 
     def advance(self, seq: int) -> None:
         """Counts `seq` tokens that every layer has written as part of each row."""
