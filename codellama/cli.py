@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -21,6 +21,7 @@ from codellama.inference.requests import RequestError
 from codellama.model.config import ConfigError
 from codellama.text.prompts import PromptError
 from codellama.text.tokenizer import TokenizerError
+from codellama.training.documents import DataError
 from codellama.weights.downloads import CheckpointError, Progress
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ DTYPES = {
 USER_ERRORS = (
     CheckpointError,
     ConfigError,
+    DataError,
     PromptError,
     RequestError,
     TokenizerError,
@@ -48,10 +50,11 @@ USER_ERRORS = (
 )
 
 
-def run(command: Callable[..., None]) -> NoReturn:
+def run(command: Callable[..., None] | Mapping[str, Callable[..., None]]) -> NoReturn:
     """Calls `command` with the options on the command line, and ends the process.
 
-    `command` takes keyword arguments alone; they are the options (see `arguments.parse`).
+    `command` takes keyword arguments alone; they are the options (see `arguments.parse`). Of
+    several commands the first word on the command line picks one.
 
     Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
     whoever reads the output has closed it.
@@ -75,8 +78,12 @@ def _is_launched() -> bool:
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
 
 
-def _exit_code(command: Callable[..., None], arguments: list[str]) -> int:
+def _exit_code(
+    command: Callable[..., None] | Mapping[str, Callable[..., None]], arguments: list[str]
+) -> int:
     try:
+        if isinstance(command, Mapping):
+            command, arguments = _pick(command, arguments)
         if arguments[:1] in (["--help"], ["-h"]):
             flags = ["--help"]
         else:
@@ -94,6 +101,15 @@ def _exit_code(command: Callable[..., None], arguments: list[str]) -> int:
     except SystemExit as exit_:
         return int(exit_.code or 0)
     return 0
+
+
+def _pick(
+    commands: Mapping[str, Callable[..., None]], arguments: list[str]
+) -> tuple[Callable[..., None], list[str]]:
+    name = arguments[0] if arguments else "nothing"
+    if name not in commands:
+        raise UsageError(f"expected one of {', '.join(commands)} first, found {name}")
+    return commands[name], arguments[1:]
 
 
 def _fail(sentence: str) -> int:

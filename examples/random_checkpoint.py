@@ -9,52 +9,21 @@ What it writes, it writes as Meta does: `params.json`, `consolidated.*.pth` and 
 
 from __future__ import annotations
 
-import io
-import struct
 from pathlib import Path
 
 import fire
 import torch
-from sentencepiece import SentencePieceTrainer
 
 from codellama import ModelConfig
+from codellama.training.tokenizer import train_tokenizer
 from codellama.weights.checkpoint import parameter_shapes, reader
 from codellama.weights.meta import save_checkpoint
 
-EXTRA_PIECES = (
-    *("▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E", "▁<EOT"),
-    *("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"),
-    *("▁" + "<EOT>" * count for count in range(2, 7)),
-)
-
 
 def tokenizer_model(vocab_size: int = 512) -> bytes:
-    """A SentencePiece vocabulary with Llama's settings, learned from the package's own source, and
-    Code Llama's 16 extra pieces at its end."""
+    """A vocabulary like Code Llama's, learned from the package's own source."""
     sources = Path(__file__).parent.parent.joinpath("codellama").rglob("*.py")
-    lines = [line for path in sorted(sources) for line in path.read_text("utf-8").splitlines()]
-    model = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size - len(EXTRA_PIECES),
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        character_coverage=0.99,
-        minloglevel=2,
-    )
-    return model.getvalue() + b"".join(map(_serialized_piece, EXTRA_PIECES))
-
-
-def _serialized_piece(piece: str, score: float = -1e6) -> bytes:
-    """A vocabulary entry as the protocol buffer has it; appended ones extend the list."""
-    text = piece.encode()
-    entry = bytes([0x0A, len(text)]) + text + b"\x15" + struct.pack("<f", score)
-    return bytes([0x0A, len(entry)]) + entry
+    return train_tokenizer((path.read_text("utf-8") for path in sorted(sources)), vocab_size)
 
 
 def random_checkpoint(

@@ -1,0 +1,166 @@
+"""The command that measures a model: `python -m codellama.evaluate perplexity --ckpt DIR`."""
+
+from __future__ import annotations
+
+import json as json_
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from codellama.arguments import UsageError
+from codellama.cli import checkpoint_directory, progress_bar, run, torch_device, torch_dtype
+from codellama.evaluation.infilling import exact_matches, line_gaps
+from codellama.evaluation.perplexity import loss_by_position
+from codellama.evaluation.perplexity import perplexity as measure_perplexity
+from codellama.inference.generation import CodeLlama
+from codellama.training.documents import find_documents, read_document
+
+SHORTEST_LAST_POSITION = 512
+
+
+def perplexity(
+    *,
+    ckpt: str | None = None,
+    data: str | None = None,
+    pattern: str = "*.py",
+    context: int | None = None,
+    files: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Measure bits per byte and perplexity on held-out documents.
+
+    Args:
+        ckpt: checkpoint directory; without it, the small one that comes with the package.
+        data: directory of documents, of which the held-out sixteenth is read; without it, the
+            standard library of this Python.
+        pattern: what the documents are called.
+        context: tokens to look back on at most; without it, the model's context.
+        files: read only so many documents.
+        device: cpu, cuda, cuda:1, mps; without it, the best there is.
+        dtype: bfloat16, float16 or float32; without it, that of the files.
+        json: print one JSON object.
+        quiet: show no progress.
+    """
+    llm = _load(ckpt, device, dtype, quiet)
+    texts = _held_out(data, pattern)[:files]
+    with progress_bar("reading", quiet, unit="file") as progress:
+        result = measure_perplexity(llm.model, llm.tokenizer, texts, context, progress)
+    _print(
+        {
+            "files": result.texts,
+            "bytes": result.text_bytes,
+            "tokens": result.tokens,
+            "loss": result.loss,
+            "perplexity": result.perplexity,
+            "bits_per_byte": result.bits_per_byte,
+        },
+        json,
+    )
+
+
+def positions(
+    *,
+    ckpt: str | None = None,
+    data: str | None = None,
+    pattern: str = "*.py",
+    length: int = 16_384,
+    device: str | None = None,
+    dtype: str | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Measure the loss at each position of long held-out documents, in nats a token.
+
+    Args:
+        ckpt: checkpoint directory; without it, the small one that comes with the package.
+        data: directory of documents; without it, the standard library of this Python.
+        pattern: what the documents are called.
+        length: tokens of a sequence; may be more than the model's context.
+        device: cpu, cuda, cuda:1, mps; without it, the best there is.
+        dtype: bfloat16, float16 or float32; without it, that of the files.
+        json: print one JSON object.
+        quiet: show no progress.
+    """
+    if length < SHORTEST_LAST_POSITION:
+        raise UsageError(f"--length is {length}; expected {SHORTEST_LAST_POSITION} or more")
+    llm = _load(ckpt, device, dtype, quiet)
+    edges = [0, 128, 256]
+    while edges[-1] < length:
+        edges.append(min(2 * edges[-1], length))
+    with progress_bar("reading", quiet, unit="sequence") as progress:
+        losses, sequences = loss_by_position(
+            llm.model, llm.tokenizer, _held_out(data, pattern), edges, progress
+        )
+    if not sequences:
+        raise UsageError(f"no held-out document has {length} tokens; give a smaller --length")
+    named = {
+        f"{start}-{end}": loss for (start, end), loss in zip(pairwise(edges), losses, strict=True)
+    }
+    _print({"sequences": sequences, "loss": named} if json else named, json)
+
+
+def infilling(
+    *,
+    ckpt: str | None = None,
+    data: str | None = None,
+    pattern: str = "*.py",
+    lines: int = 500,
+    context: int = 512,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Measure how often a line taken out of a held-out document is written again exactly.
+
+    Args:
+        ckpt: checkpoint directory; without it, the small one that comes with the package.
+        data: directory of documents; without it, the standard library of this Python.
+        pattern: what the documents are called.
+        lines: how many lines to take out, each alone.
+        context: tokens around a line, half before and half after it.
+        seed: decides which lines.
+        device: cpu, cuda, cuda:1, mps; without it, the best there is.
+        dtype: bfloat16, float16 or float32; without it, that of the files.
+        json: print one JSON object.
+        quiet: show no progress.
+    """
+    llm = _load(ckpt, device, dtype, quiet)
+    gaps = line_gaps(_held_out(data, pattern), llm.tokenizer, lines, context, seed)
+    shares = {}
+    for name, suffix_first in (("psm", False), ("spm", True)):
+        with progress_bar(name, quiet, unit="line") as progress:
+            matches = exact_matches(llm, gaps, suffix_first, progress)
+        shares[f"{name}_exact_match"] = sum(matches) / len(matches)
+    _print({"lines": len(gaps), **shares}, json)
+
+
+def _load(ckpt: str | None, device: str | None, dtype: str | None, quiet: bool) -> CodeLlama:
+    with progress_bar("loading", quiet) as progress:
+        return CodeLlama.load(
+            checkpoint_directory(ckpt), torch_device(device), torch_dtype(dtype), progress
+        )
+
+
+def _held_out(data: str | None, pattern: str) -> list[str]:
+    documents = find_documents(Path(data).expanduser() if data else None, pattern)
+    return [text for path in documents.held_out if (text := read_document(path))]
+
+
+def _print(figures: dict[str, Any], json: bool) -> None:
+    if json:
+        print(json_.dumps(figures))
+        return
+    for name, value in figures.items():
+        shown = f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+        print(f"{name.replace('_', ' '):20} {shown}")
+
+
+evaluate = {"perplexity": perplexity, "positions": positions, "infilling": infilling}
+
+if __name__ == "__main__":
+    run(evaluate)

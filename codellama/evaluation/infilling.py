@@ -1,0 +1,92 @@
+"""Single-line infilling: a line is taken out of a file, and the model has to write it again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from codellama.inference.generation import CodeLlama
+from codellama.text.tokenizer import Tokenizer
+from codellama.weights.downloads import Progress
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A text with a piece taken out.
+
+    Attributes:
+        prefix, suffix: what surrounds the gap.
+        middle: what was in it.
+    """
+
+    prefix: str
+    middle: str
+    suffix: str
+
+
+def line_gaps(
+    texts: Iterable[str], tokenizer: Tokenizer, count: int, context: int = 512, seed: int = 0
+) -> list[Gap]:
+    """Takes out single lines that are not blank, drawn evenly from all such lines.
+
+    Args:
+        count: number of gaps, or all lines if there are fewer.
+        context: tokens that the lines around the gap have at most, half of them on each side.
+        seed: decides which lines.
+    """
+    files = [text.splitlines(keepends=True) for text in texts]
+    places = [
+        (lines, number) for lines in files for number, line in enumerate(lines) if line.strip()
+    ]
+    random.Random(seed).shuffle(places)
+    gaps = []
+    for lines, number in places[:count]:
+        middle = lines[number].rstrip("\n")
+        before = _closest(lines[:number][::-1], tokenizer, context // 2)[::-1]
+        after = _closest(lines[number + 1 :], tokenizer, context // 2)
+        newline = lines[number][len(middle) :]
+        gaps.append(Gap("".join(before), middle, newline + "".join(after)))
+    return gaps
+
+
+def _closest(lines: Sequence[str], tokenizer: Tokenizer, most: int) -> Sequence[str]:
+    """As many of the first lines as have at most `most` tokens together."""
+    taken = 0
+    for count, size in enumerate(accumulate(len(tokenizer.encode(line)) for line in lines)):
+        if size > most:
+            break
+        taken = count + 1
+    return lines[:taken]
+
+
+def exact_matches(
+    llm: CodeLlama,
+    gaps: Sequence[Gap],
+    suffix_first: bool,
+    progress: Progress | None = None,
+    group: int = 32,
+    **options: Any,
+) -> list[bool]:
+    """Which gaps the model fills with exactly the line that was there, but for spaces around it.
+
+    Only the first line of what the model writes counts.
+
+    Args:
+        suffix_first: as for `CodeLlama.infill`.
+        progress: told gaps done and gaps in all.
+        group: gaps that run together.
+        options: as for `CodeLlama.infill`; greedy, 128 tokens unless given.
+    """
+    options = {"max_new_tokens": 128, "batch_size": group, "stop": ("\n",), **options}
+    matches: list[bool] = []
+    for start in range(0, len(gaps), group):
+        batch = gaps[start : start + group]
+        pairs = [(gap.prefix, gap.suffix) for gap in batch]
+        for gap, filled in zip(batch, llm.infill(pairs, suffix_first, **options), strict=True):
+            matches.append(filled.text.strip() == gap.middle.strip())
+        if progress:
+            progress(len(matches), len(gaps))
+    return matches

@@ -1,0 +1,35 @@
+"""What makes training fast on the machine at hand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import torch
+
+GROUP_TOKENS = {"cpu": 2_048, "cuda": 16_384, "mps": 8_192}
+"""Tokens that run through the model together: enough for the matrix units, and on a CPU few enough
+for activations to stay in its caches."""
+
+
+def fast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the device multiplies matrices of it faster than of float32, else None."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        fast = False
+    return torch.bfloat16 if fast else None
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile finds what it generates code with."""
+    if device.type == "cpu":
+        return any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def rows_at_once(device: torch.device, sequence: int) -> int:
+    """Sequences of a length that run through the model together."""
+    return max(1, GROUP_TOKENS.get(device.type, 2_048) // sequence)

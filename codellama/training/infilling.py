@@ -1,0 +1,53 @@
+"""How documents teach a model to infill: the fill-in-the-middle transform (Bavarian et al. 2022,
+arXiv 2207.14255), as Code Llama was trained with it (arXiv 2308.12950, section 2.3).
+
+A document is cut in three at random, and its middle moved to the end, behind what surrounds it.
+Read from left to right, it then shows how a gap is filled.
+"""
+
+from __future__ import annotations
+
+import random
+
+from codellama.text import prompts
+from codellama.text.tokenizer import Tokenizer
+
+RATE = 0.9
+SUFFIX_FIRST_RATE = 0.5
+
+
+def cut(document: str, random_numbers: random.Random) -> tuple[str, str, str]:
+    """Prefix, middle and suffix of a document, between two uniformly drawn places of its
+    characters. Any of the three may be empty."""
+    first, second = sorted(random_numbers.randint(0, len(document)) for _ in range(2))
+    return document[:first], document[first:second], document[second:]
+
+
+def example(
+    tokenizer: Tokenizer, prefix: str, middle: str, suffix: str, suffix_first: bool
+) -> list[int]:
+    """Token ids of a filled gap: the prompt of `prompts.infilling`, the middle, and EOT.
+
+    With the suffix first, prefix and middle are encoded as one text, so that the model learns to go
+    on from a prefix that ends inside a token.
+
+    Raises:
+        PromptError: the vocabulary has no infilling tokens, or the text spells a control token.
+    """
+    if tokenizer.eot_id is None:
+        raise prompts.PromptError("the vocabulary has no infilling tokens to train with")
+    if suffix_first:
+        prompt = prompts.infilling(tokenizer, prefix + middle, suffix, suffix_first=True)
+        return [*prompt, tokenizer.eot_id]
+    prompt = prompts.infilling(tokenizer, prefix, suffix)
+    return [*prompt, *tokenizer.encode_continuation(middle), tokenizer.eot_id]
+
+
+def transform(tokenizer: Tokenizer, document: str, random_numbers: random.Random) -> list[int]:
+    """Token ids of a whole document that is cut at random; half of them with the suffix first.
+
+    Raises:
+        PromptError: as `example`.
+    """
+    parts = cut(document, random_numbers)
+    return example(tokenizer, *parts, random_numbers.random() < SUFFIX_FIRST_RATE)

@@ -1,0 +1,60 @@
+"""Loss curves of a run, for those who have the extra `plots` installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from codellama.training.documents import DataError
+
+SMOOTHING = 0.98
+
+
+def check() -> None:
+    """Raises DataError if what draws is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise DataError("plots need matplotlib; pip install 'codellama[plots]'")
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """A running mean whose memory fades, without its start's bias to 0 (arXiv 1412.6980, section
+    3)."""
+    result, mean, weight = [], 0.0, 0.0
+    for value in values:
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
+        weight = SMOOTHING * weight + (1 - SMOOTHING)
+        result.append(mean / weight)
+    return result
+
+
+def draw(log: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws training and held-out loss over tokens, a curve for each stage, into a picture file.
+
+    Args:
+        log: as `runs.read_log` gives it.
+        path: its ending decides on the format.
+    """
+    check()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    offset = 0
+    for stage in dict.fromkeys(record["stage"] for record in log):
+        records = [record for record in log if record["stage"] == stage]
+        tokens = [offset + record["tokens"] for record in records]
+        axes.plot(tokens, smoothed([record["loss"] for record in records]), label=f"{stage}, train")
+        measured = [
+            (at, record["held_out_loss"])
+            for at, record in zip(tokens, records, strict=True)
+            if "held_out_loss" in record
+        ]
+        axes.plot(*zip(*measured, strict=True), "o-", markersize=3, label=f"{stage}, held out")
+        offset = tokens[-1]
+    axes.set(xlabel="tokens", ylabel="nats a token")
+    axes.legend()
+    beside = path.with_name(f"{path.stem}.part{path.suffix}")
+    figure.savefig(beside)
+    beside.replace(path)

@@ -1,0 +1,182 @@
+"""Next-token training: AdamW, a cosine schedule, and a state that an interrupted run resumes from.
+
+The recipe is the paper's (arXiv 2308.12950, sections 2.1 to 2.4), in any size: a stage with short
+sequences and a rotary base of 1e4, then long-context fine-tuning with a base of 1e6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codellama.model.transformer import Transformer
+from codellama.training.contexts import PADDING, ContextStream, Position
+
+BETAS = (0.9, 0.95)
+WEIGHT_DECAY = 0.1
+FINAL_RATIO = 1 / 30
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training.
+
+    Args:
+        tokens: how many to train on, in all.
+        sequence: tokens in a sequence.
+        batch_tokens: tokens in a step of the optimiser; rounded to whole sequences.
+        learning_rate: its peak.
+        warmup_steps: steps in which the learning rate rises from 0 to its peak.
+        rope_theta: base of the rotary embedding.
+    """
+
+    tokens: int
+    sequence: int
+    batch_tokens: int
+    learning_rate: float
+    warmup_steps: int
+    rope_theta: float
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences in a step."""
+        return max(1, round(self.batch_tokens / self.sequence))
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimiser."""
+        return -(-self.tokens // (self.batch_size * self.sequence))
+
+    def learning_rate_at(self, step: int) -> float:
+        """Rises linearly to the peak, then falls as a cosine to a thirtieth of it."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        fall = (1 + math.cos(math.pi * progress)) / 2
+        return self.learning_rate * (FINAL_RATIO + (1 - FINAL_RATIO) * fall)
+
+
+def initialise(model: Transformer, generator: torch.Generator) -> None:
+    """Draws the weights anew: normal, and smaller where a block writes to the residual stream, so
+    that the stream does not grow with depth (Radford et al. 2019, section 2.3)."""
+    for name, weight in model.named_parameters():
+        if weight.dim() == 1:
+            nn.init.ones_(weight)
+        else:
+            adds_to_stream = name.endswith(("wo.weight", "w2.weight"))
+            scale = (2 * len(model.layers)) ** -0.5 if adds_to_stream else 1.0
+            nn.init.normal_(weight, std=0.02 * scale, generator=generator)
+
+
+class Trainer:
+    """Trains a model on a stream of sequences, one step of the optimiser at a time.
+
+    Args:
+        model: float32 parameters; changed in place.
+        stream: where sequences come from; its rows are one token longer than a sequence.
+        stage: what to do; also sets the model's rotary base and context.
+        rows_at_once: sequences that run through the model together; the gradients of a step's
+            groups add up, so that memory holds the activations of one group.
+        autocast: dtype of the matrix products; None: that of the parameters.
+        compiled: let torch.compile fuse the model. Takes a minute at first.
+
+    Attributes:
+        step: steps done.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        stream: ContextStream,
+        stage: Stage,
+        rows_at_once: int = 1,
+        autocast: torch.dtype | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.model = model.train()
+        self.stream = stream
+        self.stage = stage
+        self.rows_at_once = rows_at_once
+        self.autocast = autocast
+        self.step = 0
+        model.config = replace(
+            model.config, rope_theta=stage.rope_theta, max_seq_len=stage.sequence
+        )
+        groups: list[dict[str, Any]] = [
+            {"params": [weight for weight in model.parameters() if weight.dim() > 1]},
+            {
+                "params": [weight for weight in model.parameters() if weight.dim() == 1],
+                "weight_decay": 0.0,
+            },
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups,
+            betas=BETAS,
+            weight_decay=WEIGHT_DECAY,
+            fused=True,
+        )
+        self._loss: Callable[[Tensor], Tensor] = (
+            torch.compile(self._summed_loss) if compiled else self._summed_loss
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.tok_embeddings.weight.device
+
+    def train_step(self) -> float:
+        """Learns from the next batch; returns its loss before that, in nats a token."""
+        rows = self.stream.take(self.stage.batch_size)
+        count = int((rows[:, 1:] != PADDING).sum())
+        total = torch.zeros((), device=self.device)
+        for group in rows.split(self.rows_at_once):
+            loss = self._loss(group.to(self.device).long()) / count
+            loss.backward()
+            total += loss.detach()
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = self.stage.learning_rate_at(self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return total.item()
+
+    @torch.no_grad()
+    def loss(self, rows: Iterable[Tensor]) -> float:
+        """The mean loss on rows of tokens, in nats a token, without learning from them."""
+        total, count = 0.0, 0
+        for row in rows:
+            total += self._summed_loss(row[None].to(self.device).long()).item()
+            count += int((row[1:] != PADDING).sum())
+        return total / count
+
+    def _summed_loss(self, rows: Tensor) -> Tensor:
+        """Cross-entropy of every token of `rows` (batch, length) but the first, added up."""
+        device, dtype = self.device.type, self.autocast
+        with torch.autocast(device, dtype, enabled=dtype is not None):
+            logits = self.model(rows[:, :-1].clamp(min=0))
+        targets = rows[:, 1:].flatten()
+        return F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=PADDING, reduction="sum")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on as if nothing had happened."""
+        return {
+            "step": self.step,
+            "position": asdict(self.stream.position),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a `state_dict` of the same model, stream and stage."""
+        self.step = state["step"]
+        self.stream.position = Position(**state["position"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
