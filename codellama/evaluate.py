@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,11 @@ def _print(figures: dict[str, Any], json: bool) -> None:
         print(f"{name.replace('_', ' '):20} {shown}")
 
 
-evaluate = {"perplexity": perplexity, "positions": positions, "infilling": infilling}
+evaluate: dict[str, Callable[..., None]] = {
+    "perplexity": perplexity,
+    "positions": positions,
+    "infilling": infilling,
+}
 
 if __name__ == "__main__":
     run(evaluate)

@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from codellama.arguments import UsageError
 from codellama.cli import run, torch_device, torch_dtype
-from codellama.inference.generation import TOKENIZER, load_tokenizer
-from codellama.model.config import ModelConfig
-from codellama.model.transformer import Transformer
-from codellama.text.tokenizer import Tokenizer
-from codellama.training import hardware, runs
-from codellama.training.contexts import ContextStream
-from codellama.training.documents import Documents, find_documents, read_document
-from codellama.training.tokenizer import train_tokenizer
-from codellama.training.trainer import Stage, Trainer, initialise
-from codellama.weights import meta
-from codellama.weights.checkpoint import reader
-from codellama.weights.loading import default_device, load_model
-
-HELD_OUT_TOKENS = 32_768
-SHORT_STAGE, LONG_STAGE = "stage1", "stage2"
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """What decides on a run's result; kept with it, so that it is resumed with the same."""
-
-    data: str | None
-    pattern: str
-    ckpt: str | None
-    infilling_rate: float
-    seed: int
-    model: dict[str, int]
-    stages: dict[str, Stage]
+from codellama.training import plotting, runs
+from codellama.training.run import Machine, Recipe, Report, Run
+from codellama.training.trainer import Stage, Trainer
+from codellama.weights.loading import default_device
 
 
 def train(
@@ -116,16 +89,9 @@ def train(
         quiet: print nothing but errors.
     """
     if plot is not None:
-        from codellama.training import plotting
-
         plotting.check()
-    recipe = _Recipe(
-        data,
-        pattern,
-        ckpt,
-        infilling_rate,
-        seed,
-        {
+    recipe = Recipe(
+        model={
             "dim": dim,
             "n_layers": n_layers,
             "n_heads": n_heads,
@@ -133,9 +99,9 @@ def train(
             "multiple_of": multiple_of,
             "vocab_size": vocab_size,
         },
-        {
-            SHORT_STAGE: Stage(tokens, sequence, batch_tokens, learning_rate, warmup_steps, theta),
-            LONG_STAGE: Stage(
+        stages={
+            "stage1": Stage(tokens, sequence, batch_tokens, learning_rate, warmup_steps, theta),
+            "stage2": Stage(
                 long_tokens,
                 long_sequence,
                 long_batch_tokens,
@@ -144,172 +110,56 @@ def train(
                 long_theta,
             ),
         },
+        data=data,
+        pattern=pattern,
+        ckpt=ckpt,
+        infilling_rate=infilling_rate,
+        seed=seed,
     )
-    place = torch_device(device) or default_device()
-    autocast = torch_dtype(dtype) if dtype else hardware.fast_dtype(place)
-    session = _Session(
-        Path(out).expanduser(),
-        recipe,
-        find_documents(Path(data).expanduser() if data else None, pattern),
-        place,
-        None if autocast == torch.float32 else autocast,
-        hardware.can_compile(place) if compile is None else compile,
-        save_every,
-        shards,
-        quiet,
-    )
-    session.open(resume)
-    session.train()
+    machine = Machine.best(torch_device(device) or default_device())
+    if dtype is not None:
+        autocast = torch_dtype(dtype)
+        machine = replace(machine, autocast=None if autocast == torch.float32 else autocast)
+    if compile is not None:
+        machine = replace(machine, compiled=compile)
+    training = Run(Path(out).expanduser(), recipe, resume)
+    with _Bars(quiet) as report:
+        training.train(machine, save_every, shards, report)
     if plot is not None:
-        plotting.draw(runs.read_log(session.out), Path(plot))
+        plotting.draw(runs.read_log(training.directory), Path(plot))
+    if not quiet:
+        print(f"checkpoints are in {training.directory}", file=sys.stderr)
 
 
-@dataclass
-class _Session:
-    """One process's part of a run."""
+class _Bars:
+    """A progress bar for each stage, with loss, tokens a second and time left."""
 
-    out: Path
-    recipe: _Recipe
-    documents: Documents
-    device: torch.device
-    autocast: torch.dtype | None
-    compiled: bool
-    save_every: int
-    shards: int
-    quiet: bool
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.bar: Any = None
 
-    def open(self, resume: bool) -> None:
-        """Makes the run's directory, or checks that it was made for this recipe."""
-        path = self.out / "recipe.json"
-        recipe = json.loads(json.dumps(asdict(self.recipe)))
-        if resume:
-            if not path.is_file():
-                raise UsageError(f"{self.out} holds no run to resume; leave out --resume")
-            if (saved := json.loads(path.read_text())) != recipe:
-                raise UsageError(
-                    f"{self.out} was started with other options: {_difference(saved, recipe)}; "
-                    "give the same ones to resume it"
-                )
-            return
-        if self.out.exists() and any(self.out.iterdir()):
-            raise UsageError(f"{self.out} exists; choose a new directory, or --resume the run")
-        self.out.mkdir(parents=True, exist_ok=True)
-        runs.write_beside(self.out / TOKENIZER, self._vocabulary())
-        runs.write_beside(path, json.dumps(recipe, indent=2).encode() + b"\n")
+    def __enter__(self) -> Report:
+        return self._report
 
-    def train(self) -> None:
-        """Goes through the stages that are not done yet."""
-        tokenizer = Tokenizer(self.out / TOKENIZER)
-        model = self._new_model(tokenizer).to(self.device)
-        state = runs.load_state(self.out)
-        stages = {name: stage for name, stage in self.recipe.stages.items() if stage.tokens}
-        for name, stage in stages.items():
-            if (self.out / name).exists():
-                continue
-            trainer = self._trainer(model, tokenizer, stage)
-            if state is not None and state["stage"] == name:
-                trainer.load_state_dict(state["trainer"])
-            elif state is not None:
-                model.load_state_dict(state["trainer"]["model"])
-            self._train_stage(name, trainer)
-            state = {"stage": name, "trainer": trainer.state_dict()}
-            self._write_checkpoint(name, model)
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
-    def _vocabulary(self) -> bytes:
-        if self.recipe.ckpt is not None:
-            return (Path(self.recipe.ckpt).expanduser() / TOKENIZER).read_bytes()
-        texts = map(read_document, self.documents.train)
-        return train_tokenizer(texts, self.recipe.model["vocab_size"])
-
-    def _new_model(self, tokenizer: Tokenizer) -> Transformer:
-        if self.recipe.ckpt is not None:
-            model = load_model(self.recipe.ckpt, "cpu", torch.float32)
-            load_tokenizer(self.recipe.ckpt, model.config.vocab_size)
-            return model.requires_grad_(True)
-        model = Transformer(ModelConfig(**self.recipe.model))
-        initialise(model, torch.Generator().manual_seed(self.recipe.seed))
-        return model
-
-    def _trainer(self, model: Transformer, tokenizer: Tokenizer, stage: Stage) -> Trainer:
-        stream = ContextStream(
-            self.documents.train,
-            tokenizer,
-            stage.sequence + 1,
-            self.recipe.infilling_rate,
-            self.recipe.seed,
-        )
-        group = hardware.rows_at_once(self.device, stage.sequence)
-        stage = replace(stage, warmup_steps=min(stage.warmup_steps, -(-stage.steps // 10)))
-        return Trainer(model, stream, stage, group, self.autocast, self.compiled)
-
-    def _train_stage(self, name: str, trainer: Trainer) -> None:
+    def _report(self, trainer: Trainer, record: dict[str, Any]) -> None:
         stage = trainer.stage
-        held_out = self._held_out(trainer)
-        runs.cut_log(self.out, name, trainer.step)
-        step_tokens = stage.batch_size * stage.sequence
-        with (
-            tqdm(
-                total=stage.steps * step_tokens,
-                initial=trainer.step * step_tokens,
-                desc=name,
+        if self.bar is None or self.bar.desc != record["stage"]:
+            self.__exit__()
+            self.bar = tqdm(
+                desc=record["stage"],
+                total=stage.steps * stage.step_tokens,
+                initial=record["tokens"] - stage.step_tokens,
                 unit="tok",
                 unit_scale=True,
                 disable=self.quiet,
                 mininterval=1.0,
-            ) as bar,
-            (self.out / runs.LOG).open("a") as log,
-        ):
-            while trainer.step < stage.steps:
-                started = time.perf_counter()
-                rate = stage.learning_rate_at(trainer.step)
-                loss = trainer.train_step()
-                record: dict[str, Any] = {
-                    "stage": name,
-                    "step": trainer.step,
-                    "tokens": trainer.step * step_tokens,
-                    "loss": loss,
-                    "learning_rate": rate,
-                    "seconds": time.perf_counter() - started,
-                }
-                if trainer.step % self.save_every == 0 or trainer.step == stage.steps:
-                    record["held_out_loss"] = trainer.loss(held_out)
-                print(json.dumps(record), file=log, flush=True)
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                bar.update(step_tokens)
-                if trainer.step % self.save_every == 0 or trainer.step == stage.steps:
-                    state = {"stage": name, "trainer": trainer.state_dict()}
-                    runs.save_state(self.out, state)
-
-    def _held_out(self, trainer: Trainer) -> torch.Tensor:
-        """Rows of held-out documents, not cut for infilling."""
-        length = trainer.stage.sequence + 1
-        stream = ContextStream(self.documents.held_out, trainer.stream.tokenizer, length, 0.0)
-        return stream.take(max(1, HELD_OUT_TOKENS // length))
-
-    def _write_checkpoint(self, name: str, model: Transformer) -> None:
-        tensors = {
-            key: weight.detach().to("cpu", torch.bfloat16)
-            for key, weight in model.named_parameters()
-        }
-        beside = self.out / f"{name}.part"
-        runs.clear(beside)
-        meta.save_checkpoint(beside, model.config, reader(tensors), self.shards)
-        (beside / TOKENIZER).write_bytes((self.out / TOKENIZER).read_bytes())
-        beside.rename(self.out / name)
-        if not self.quiet:
-            print(f"wrote {self.out / name}", file=sys.stderr)
-
-
-def _difference(saved: dict[str, Any], asked: dict[str, Any]) -> str:
-    """What two recipes disagree in, in words."""
-    phrases = []
-    for key, value in asked.items():
-        if isinstance(value, dict) and isinstance(saved.get(key), dict):
-            if inner := _difference(saved[key], value):
-                phrases.append(inner)
-        elif saved.get(key) != value:
-            phrases.append(f"{key} was {saved.get(key)}, is {value}")
-    return ", ".join(phrases)
+            )
+        self.bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
+        self.bar.update(stage.step_tokens)
 
 
 if __name__ == "__main__":

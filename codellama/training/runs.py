@@ -10,7 +10,6 @@ RUN/stage1, stage2    checkpoints in Meta's format, each made when its stage is 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +68,3 @@ def cut_log(run: Path, stage: str, step: int) -> None:
     ]
     lines = "".join(json.dumps(record) + "\n" for record in records)
     write_beside(run / LOG, lines.encode())
-
-
-def clear(directory: Path) -> None:
-    """Removes what an interrupted run has left of a checkpoint."""
-    if directory.exists():
-        shutil.rmtree(directory)

@@ -50,9 +50,14 @@ class Stage:
         return max(1, round(self.batch_tokens / self.sequence))
 
     @property
+    def step_tokens(self) -> int:
+        """Tokens in a step."""
+        return self.batch_size * self.sequence
+
+    @property
     def steps(self) -> int:
         """Steps of the optimiser."""
-        return -(-self.tokens // (self.batch_size * self.sequence))
+        return -(-self.tokens // self.step_tokens)
 
     def learning_rate_at(self, step: int) -> float:
         """Rises linearly to the peak, then falls as a cosine to a thirtieth of it."""

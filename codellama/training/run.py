@@ -1,0 +1,236 @@
+"""A training run from its recipe to its checkpoints, which can be interrupted at any time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codellama.model.config import ModelConfig
+from codellama.model.transformer import Transformer
+from codellama.text.tokenizer import Tokenizer
+from codellama.training import hardware, runs
+from codellama.training.contexts import ContextStream
+from codellama.training.documents import DataError, Documents, find_documents, read_document
+from codellama.training.tokenizer import train_tokenizer
+from codellama.training.trainer import Stage, Trainer, initialise
+from codellama.weights import meta
+from codellama.weights.checkpoint import new_directory, reader
+from codellama.weights.loading import load_model
+
+HELD_OUT_TOKENS = 32_768
+RECIPE = "recipe.json"
+TOKENIZER = "tokenizer.model"
+
+Report = Callable[[Trainer, dict[str, Any]], None]
+"""Told of a step: its trainer, and its record in the log (tokens, loss and so on)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides on a run's result.
+
+    Args:
+        model: fields of `ModelConfig` for a new model, the size of its vocabulary among them.
+        stages: by name, in order; those of 0 tokens are left out.
+        data: directory of documents; None: the running interpreter's standard library.
+        pattern: what the documents are called.
+        ckpt: checkpoint directory to start from, instead of a new model and vocabulary.
+        infilling_rate: share of documents cut for infilling.
+        seed: decides on everything random.
+    """
+
+    model: dict[str, int]
+    stages: dict[str, Stage]
+    data: str | None = None
+    pattern: str = "*.py"
+    ckpt: str | None = None
+    infilling_rate: float = 0.9
+    seed: int = 0
+
+    def documents(self) -> Documents:
+        """The files to train on, and those held out."""
+        return find_documents(Path(self.data).expanduser() if self.data else None, self.pattern)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How to train on the machine at hand; affects results by rounding alone.
+
+    Args:
+        device: where the model is.
+        autocast: dtype of matrix products; None: float32.
+        compiled: fuse the model with torch.compile.
+    """
+
+    device: torch.device
+    autocast: torch.dtype | None
+    compiled: bool
+
+    @classmethod
+    def best(cls, device: torch.device) -> Machine:
+        """What is fastest on a device."""
+        return cls(device, hardware.fast_dtype(device), hardware.can_compile(device))
+
+
+class Run:
+    """A directory that a recipe fills with checkpoints (see `runs` for its files).
+
+    Args:
+        directory: made if it does not exist.
+        resume: go on with what an earlier process has left there.
+
+    Raises:
+        DataError: the directory is taken; or there is nothing to resume, or it was started with
+            another recipe.
+    """
+
+    def __init__(self, directory: Path, recipe: Recipe, resume: bool = False) -> None:
+        self.directory = directory
+        self.recipe = recipe
+        self.documents = recipe.documents()
+        if resume:
+            self._check_recipe()
+        elif directory.exists() and any(directory.iterdir()):
+            raise DataError(f"{directory} exists; choose a new directory, or resume the run in it")
+        else:
+            directory.mkdir(parents=True, exist_ok=True)
+            runs.write_beside(directory / TOKENIZER, self._vocabulary())
+            runs.write_beside(directory / RECIPE, _json(asdict(recipe)))
+        self.tokenizer = Tokenizer(directory / TOKENIZER)
+
+    def train(
+        self,
+        machine: Machine,
+        save_every: int = 250,
+        shards: int = 1,
+        report: Report | None = None,
+    ) -> None:
+        """Goes through the stages that are not done yet.
+
+        Args:
+            save_every: steps between saves of the state.
+            shards: files to cut each checkpoint into.
+            report: told of each step.
+        """
+        model = self._new_model().to(machine.device)
+        state = runs.load_state(self.directory)
+        for name, stage in self.recipe.stages.items():
+            if not stage.tokens or (self.directory / name).exists():
+                continue
+            trainer = self._trainer(model, stage, machine)
+            if state is not None and state["stage"] == name:
+                trainer.load_state_dict(state["trainer"])
+            elif state is not None:
+                model.load_state_dict(state["trainer"]["model"])
+            self._train_stage(name, trainer, save_every, report)
+            state = {"stage": name, "trainer": trainer.state_dict()}
+            self._write_checkpoint(name, model, shards)
+
+    def _check_recipe(self) -> None:
+        path = self.directory / RECIPE
+        if not path.is_file():
+            raise DataError(f"{self.directory} holds no run to resume; start one")
+        saved, asked = json.loads(path.read_text()), json.loads(_json(asdict(self.recipe)))
+        if saved != asked:
+            raise DataError(
+                f"{self.directory} was started with other options: {_difference(saved, asked)}; "
+                "give the same ones to resume it"
+            )
+
+    def _vocabulary(self) -> bytes:
+        if self.recipe.ckpt is not None:
+            return (Path(self.recipe.ckpt).expanduser() / TOKENIZER).read_bytes()
+        texts = map(read_document, self.documents.train)
+        return train_tokenizer(texts, self.recipe.model["vocab_size"])
+
+    def _new_model(self) -> Transformer:
+        if self.recipe.ckpt is None:
+            model = Transformer(ModelConfig(**self.recipe.model))
+            initialise(model, torch.Generator().manual_seed(self.recipe.seed))
+            return model
+        model = load_model(Path(self.recipe.ckpt).expanduser(), "cpu", torch.float32)
+        if model.config.vocab_size != self.tokenizer.vocab_size:
+            raise DataError(
+                f"{self.recipe.ckpt}: the model has {model.config.vocab_size} ids, its tokenizer "
+                f"{self.tokenizer.vocab_size}; expected those of one checkpoint"
+            )
+        return model
+
+    def _trainer(self, model: Transformer, stage: Stage, machine: Machine) -> Trainer:
+        stream = ContextStream(
+            self.documents.train,
+            self.tokenizer,
+            stage.sequence + 1,
+            self.recipe.infilling_rate,
+            self.recipe.seed,
+        )
+        stage = replace(stage, warmup_steps=min(stage.warmup_steps, -(-stage.steps // 10)))
+        rows = hardware.rows_at_once(machine.device, stage.sequence)
+        return Trainer(model, stream, stage, rows, machine.autocast, machine.compiled)
+
+    def _train_stage(
+        self, name: str, trainer: Trainer, save_every: int, report: Report | None
+    ) -> None:
+        stage = trainer.stage
+        held_out = self._held_out(stage)
+        runs.cut_log(self.directory, name, trainer.step)
+        with (self.directory / runs.LOG).open("a") as log:
+            while trainer.step < stage.steps:
+                started = time.perf_counter()
+                learning_rate = stage.learning_rate_at(trainer.step)
+                loss = trainer.train_step()
+                record = {
+                    "stage": name,
+                    "step": trainer.step,
+                    "tokens": trainer.step * stage.step_tokens,
+                    "loss": loss,
+                    "learning_rate": learning_rate,
+                    "seconds": time.perf_counter() - started,
+                }
+                save = trainer.step % save_every == 0 or trainer.step == stage.steps
+                if save:
+                    record["held_out_loss"] = trainer.loss(held_out)
+                print(json.dumps(record), file=log, flush=True)
+                if report:
+                    report(trainer, record)
+                if save:
+                    state = {"stage": name, "trainer": trainer.state_dict()}
+                    runs.save_state(self.directory, state)
+
+    def _held_out(self, stage: Stage) -> Tensor:
+        """Rows of held-out documents, not cut for infilling."""
+        length = stage.sequence + 1
+        stream = ContextStream(self.documents.held_out, self.tokenizer, length, 0.0)
+        return stream.take(max(1, HELD_OUT_TOKENS // length))
+
+    def _write_checkpoint(self, name: str, model: Transformer, shards: int) -> None:
+        weights = {
+            key: weight.detach().to("cpu", torch.bfloat16)
+            for key, weight in model.named_parameters()
+        }
+        with new_directory(self.directory / name) as beside:
+            meta.save_checkpoint(beside, model.config, reader(weights), shards)
+            (beside / TOKENIZER).write_bytes((self.directory / TOKENIZER).read_bytes())
+
+
+def _json(recipe: dict[str, Any]) -> bytes:
+    return json.dumps(recipe, indent=2).encode() + b"\n"
+
+
+def _difference(saved: dict[str, Any], asked: dict[str, Any]) -> str:
+    """What two recipes disagree in, in words."""
+    phrases = []
+    for key, value in asked.items():
+        if isinstance(value, dict) and isinstance(saved.get(key), dict):
+            if inner := _difference(saved[key], value):
+                phrases.append(inner)
+        elif saved.get(key) != value:
+            phrases.append(f"{key} was {saved.get(key)}, is {value}")
+    return ", ".join(phrases)

@@ -1,0 +1,115 @@
+"""Which documents are trained on."""
+
+import pytest
+
+from codellama.training.documents import (
+    DataError,
+    find_documents,
+    read_document,
+    standard_library,
+)
+
+NAMES = [f"package{number % 7}/module{number}.py" for number in range(640)]
+
+
+def fill(directory, names=NAMES):
+    for name in names:
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# {name}\n")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("documents"))
+
+
+def relative(paths, directory):
+    return [path.relative_to(directory).as_posix() for path in paths]
+
+
+def test_the_split_is_the_same_wherever_the_directory_lies(directory, tmp_path):
+    copy = fill(tmp_path / "deeper" / "copy", reversed(NAMES))
+    here, there = find_documents(directory), find_documents(copy)
+    assert relative(here.train, directory) == relative(there.train, copy)
+    assert relative(here.held_out, directory) == relative(there.held_out, copy)
+
+
+def test_a_file_stays_on_its_side_when_others_come_and_go(directory, tmp_path):
+    some = fill(tmp_path, NAMES[::2])
+    whole = set(relative(find_documents(directory).held_out, directory))
+    assert set(relative(find_documents(some).held_out, some)) == whole.intersection(NAMES[::2])
+
+
+def test_every_file_is_on_exactly_one_side(directory):
+    found = find_documents(directory)
+    assert sorted(relative(found.train + found.held_out, directory)) == sorted(NAMES)
+    assert not set(found.train).intersection(found.held_out)
+
+
+def test_about_a_sixteenth_is_held_out(directory):
+    count = len(find_documents(directory).held_out)
+    deviation = (len(NAMES) * 1 / 16 * 15 / 16) ** 0.5
+    assert count == pytest.approx(len(NAMES) / 16, abs=4 * deviation)
+
+
+def test_only_files_that_match_the_pattern_are_found(directory, tmp_path):
+    fill(tmp_path)
+    fill(tmp_path, [f"notes/{number}.txt" for number in range(200)])
+    (tmp_path / "directory.py").mkdir()
+    python, text = find_documents(tmp_path), find_documents(tmp_path, "*.txt")
+    assert sorted(relative(python.train + python.held_out, tmp_path)) == sorted(NAMES)
+    assert len(text.train + text.held_out) == 200
+
+
+def test_installed_packages_and_caches_are_left_out(tmp_path):
+    fill(tmp_path)
+    for foreign in ("site-packages", "lib/dist-packages", "package0/__pycache__"):
+        fill(tmp_path / foreign, ["a.py", "deeper/b.py"])
+    found = find_documents(tmp_path)
+    assert sorted(relative(found.train + found.held_out, tmp_path)) == sorted(NAMES)
+
+
+def test_a_directory_inside_installed_packages_can_be_asked_for(tmp_path):
+    inside = fill(tmp_path / "site-packages" / "package")
+    found = find_documents(inside)
+    assert len(found.train + found.held_out) == len(NAMES)
+
+
+def test_without_a_directory_it_is_the_standard_library():
+    found = find_documents()
+    assert standard_library() / "json" / "decoder.py" in found.train + found.held_out
+    assert all(path.is_relative_to(standard_library()) for path in found.train)
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    with pytest.raises(DataError, match="absent is no directory"):
+        find_documents(tmp_path / "absent")
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "file.py").write_text("")
+    with pytest.raises(DataError, match=r"file\.py is no directory"):
+        find_documents(tmp_path / "file.py")
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_files_for_both_sides_are_refused_with_their_number(tmp_path, count):
+    fill(tmp_path, NAMES[:count])
+    with pytest.raises(DataError, match=rf"has {count} files \*\.py"):
+        find_documents(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "a\r\nb\rc\n", "é 生 🦙\x00\x0c"])
+def test_a_document_is_read_as_it_is(tmp_path, text):
+    path = tmp_path / "document.py"
+    path.write_bytes(text.encode())
+    assert read_document(path) == text
+
+
+@pytest.mark.parametrize("content", [b"# caf\xe9\n", b"\xff\xfea\x00", b"\xf0\x9f\xa6"])
+def test_a_file_of_another_encoding_reads_as_empty(tmp_path, content):
+    path = tmp_path / "document.py"
+    path.write_bytes(content)
+    assert read_document(path) == ""
