@@ -23,7 +23,8 @@ from codellama.text import prompts
 from codellama.text.prompts import Message
 from codellama.text.tokenizer import Tokenizer, TokenizerError
 from codellama.weights.downloads import CheckpointError, Progress, check_download
-from codellama.weights.loading import load_model
+from codellama.weights.loading import Layout, load_model
+from codellama.weights.quantize import MODES, Mode, Quantized
 from codellama.weights.variants import matching
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class CodeLlama:
         dtype: torch.dtype | None = None,
         progress: Progress | None = None,
         mesh: DeviceMesh | None = None,
+        quantize: Mode | None = None,
     ) -> CodeLlama:
         """Loads a checkpoint directory: `params.json`, shards and `tokenizer.model`.
 
@@ -66,13 +68,19 @@ class CodeLlama:
             directory, device, dtype, progress: as for `load_model`.
             mesh: processes to lay the model over, one device each; every one of them has to make
                 the same calls, and gets the same results.
+            quantize: "int8" or "int4" rounds the matrices as they are read (see `Quantized`).
 
         Raises:
             CheckpointError: as `load_model`; or the tokenizer is missing, damaged, or of another
                 vocabulary than the model.
-            RequestError: the number of processes does not divide the model's heads.
+            RequestError: the number of processes does not divide the model's heads, or is more than
+                one for a quantized model; or there is no such way to quantize.
         """
-        layout = None
+        if quantize is not None and quantize not in MODES:
+            raise RequestError(f"quantize is {quantize!r}; expected {' or '.join(MODES)}")
+        if quantize is not None and mesh is not None:
+            raise RequestError("a quantized model runs in one process; leave out quantize or mesh")
+        layout: Layout | None = Quantized(quantize) if quantize else None
         if mesh is not None:
             from codellama.inference.parallel import TensorParallel
 

@@ -80,12 +80,14 @@ class TensorParallel(Layout):
         region[placement.dim] = slice(start, start + width)
         return tuple(region)
 
-    def wrap(self, share: Tensor, parameter: nn.Parameter) -> nn.Parameter:
-        """The parameter whose local part is `share`."""
-        if not isinstance(parameter, DTensor):
-            return nn.Parameter(share)
-        whole = DTensor.from_local(share, self.mesh, parameter.placements, run_check=False)
-        return nn.Parameter(whole)
+    def place(self, owner: nn.Module, leaf: str, share: Tensor) -> None:
+        """Makes `share` the local part of the parameter."""
+        parameter = getattr(owner, leaf)
+        if isinstance(parameter, DTensor):
+            local = DTensor.from_local(share, self.mesh, parameter.placements, run_check=False)
+            setattr(owner, leaf, nn.Parameter(local))
+        else:
+            super().place(owner, leaf, share)
 
 
 def _check_divisible(config: ModelConfig, size: int) -> None:

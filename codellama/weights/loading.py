@@ -34,19 +34,32 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     return MetaCheckpoint(directory)
 
 
+class RowLinear(nn.Linear):
+    """A linear layer that is quicker on a CPU for the one row of activations that decoding has:
+    PyTorch's kernel for one vector reads weights up to 1.3 times faster than the one for many."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() == self.in_features and x.device.type == "cpu":
+            return torch.mv(self.weight, x.view(-1)).view(*x.shape[:-1], -1)
+        return super().forward(x)
+
+
 class Layout:
     """How a process holds a model; this one: whole, as it is."""
 
     def prepare(self, model: Transformer) -> None:
         """Changes the model before any weight is read; its parameters are on the meta device."""
+        for module in model.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = RowLinear
 
     def region(self, parameter: nn.Parameter) -> Region | None:
         """The part of a parameter that is read; None: all of it."""
         return None
 
-    def wrap(self, share: Tensor, parameter: nn.Parameter) -> nn.Parameter:
-        """Makes what has been read the parameter that takes the place of `parameter`."""
-        return nn.Parameter(share)
+    def place(self, owner: nn.Module, leaf: str, share: Tensor) -> None:
+        """Puts what has been read of the parameter `owner.leaf` in its place."""
+        setattr(owner, leaf, nn.Parameter(share))
 
 
 def load_model(
@@ -84,7 +97,7 @@ def load_model(
     for name, parameter in dict(model.named_parameters()).items():
         owner, _, leaf = name.rpartition(".")
         share = checkpoint.read(name, layout.region(parameter), dtype, device).contiguous()
-        setattr(model.get_submodule(owner), leaf, layout.wrap(share, parameter))
+        layout.place(model.get_submodule(owner), leaf, share)
         done += parameter.numel() * checkpoint.dtype.itemsize
         if progress:
             progress(done, total)

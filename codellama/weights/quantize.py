@@ -1,0 +1,217 @@
+"""Matrices of 8 and 4 bits, swapped in for the model's linear layers while its weights are read.
+
+Decoding reads every weight once a token, so that a smaller weight is a faster one. Each row
+(8 bits) or each group of 32 weights of a row (4 bits) has a scale of its own, and products are
+taken with the weights that the integers stand for: nothing but the weights is rounded (Dettmers et
+al. 2022, arXiv 2208.07339, and Frantar et al. 2022, arXiv 2210.17323, compare such schemes).
+
+Few rows of activations go through PyTorch's kernels for such weights, which read integers. For many
+rows those are slow: there a layer's weights are expanded once and multiplied by the matrix units.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codellama.model.transformer import Transformer
+from codellama.weights.loading import Layout
+
+Mode = Literal["int8", "int4"]
+MODES: tuple[Mode, ...] = ("int8", "int4")
+GROUP = 32
+BLOCK = 64
+"""Rows that the 4-bit kernel takes together; a matrix of other sizes is kept in 8 bits."""
+FEW_ROWS = 16
+"""Up to so many rows of activations, reading integers beats expanding them."""
+
+
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rounds each row to 255 evenly spaced values around 0.
+
+    Shape:
+        (out, in) -> int8 (out, in) and the rows' scales (out), in the dtype of `weight`
+    """
+    scales = weight.float().abs().amax(1).clamp(min=1e-12) / 127
+    scales = scales.to(weight.dtype)  # rounded first, so that the integers fit what is stored
+    return (weight.float() / scales.float()[:, None]).round().clamp(-127, 127).to(
+        torch.int8
+    ), scales
+
+
+def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rounds each group of `GROUP` neighbours in a row to 16 evenly spaced values.
+
+    Shape:
+        (out, in) -> uint8 values of 0 to 15 (out, in), and scales and middles (out, in / GROUP), in
+        the dtype of `weight`: a weight is about `(value - 8) * scale + middle`
+    """
+    groups = weight.float().unflatten(1, (-1, GROUP))
+    low, high = groups.amin(-1), groups.amax(-1)
+    scales = ((high - low) / 15).clamp(min=1e-12).to(weight.dtype)
+    middles = (low + 8 * scales.float()).to(weight.dtype)
+    values = (groups - middles.float()[..., None]) / scales.float()[..., None] + 8
+    return values.round().clamp(0, 15).to(torch.uint8).flatten(1), scales, middles
+
+
+def pack_nibbles(values: Tensor) -> Tensor:
+    """Puts two values of 0 to 15 into a byte, in the order that the device's kernel wants.
+
+    Shape:
+        uint8 (out, in) -> uint8 (out, in / 2); `out` is a multiple of `BLOCK`
+    """
+    if values.device.type == "cpu":
+        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(values.int(), 1)
+    low, high = values.unflatten(0, (-1, 2, BLOCK // 2)).unbind(1)
+    return (low | high << 4).transpose(1, 2).reshape(len(values), -1)
+
+
+def unpack_nibbles(packed: Tensor, columns: int) -> Tensor:
+    """The values that `pack_nibbles` was given, transposed.
+
+    Shape:
+        uint8 (out, in / 2) -> uint8 (in, out)
+    """
+    order = _block_order() if packed.device.type == "cpu" else torch.arange(BLOCK)
+    half = len(order) // 2
+    blocks = packed.view(-1, columns, half).transpose(0, 1)  # (in, out / block, block / 2)
+    values = packed.new_empty(columns, blocks.shape[1], 2, half)
+    torch.bitwise_and(blocks, 15, out=values[:, :, 0])
+    torch.bitwise_right_shift(blocks, 4, out=values[:, :, 1])
+    if not torch.equal(order, torch.arange(len(order))):
+        values = values.flatten(2)[..., order.argsort()]
+    return values.view(columns, -1)
+
+
+@cache
+def _block_order() -> Tensor:
+    """Which row of a block each nibble of the CPU kernel's layout belongs to: first the low ones of
+    a block's bytes, then the high ones. The layout depends on the processor, so it is looked up in
+    a matrix that holds its own row numbers."""
+    rows = torch.arange(BLOCK, dtype=torch.uint8)[:, None].expand(-1, GROUP)
+    remainder, quotient = (pack_nibbles(part).flatten() for part in (rows % 16, rows // 16))
+    low = (remainder & 15) + 16 * (quotient & 15)
+    high = (remainder >> 4) + 16 * (quotient >> 4)
+    half = int((low[1:] == low[0]).nonzero()[0]) + 1  # there the block's second column begins
+    return torch.cat([low[:half], high[:half]]).long()
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer without bias whose weight is rounded as it is put in place.
+
+    Until then it has an empty parameter `weight`, under the name that files have for it.
+
+    Shape:
+        (..., in) -> (..., out)
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight: nn.Parameter | None = nn.Parameter(
+            torch.empty(out_features, in_features, device="meta"), requires_grad=False
+        )
+
+    def pack(self, weight: Tensor) -> None:
+        """Takes a weight (out, in) of floating-point numbers and keeps its rounded form."""
+        raise NotImplementedError
+
+    def expanded(self) -> Tensor:
+        """The weight that the integers stand for, (out, in)."""
+        raise NotImplementedError
+
+    def few_rows(self, x: Tensor) -> Tensor:
+        """The product for x (rows, in) of few rows."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, self.in_features)
+        if len(rows) <= FEW_ROWS and x.device.type == "cpu":
+            return self.few_rows(rows).unflatten(0, x.shape[:-1])
+        return F.linear(x, self.expanded())
+
+
+class Int8Linear(QuantizedLinear):
+    """8 bits a weight and a scale for each row."""
+
+    values: Tensor
+    scales: Tensor
+
+    def pack(self, weight: Tensor) -> None:
+        values, scales = quantize_rows(weight)
+        self.weight = None
+        self.register_buffer("values", values)
+        self.register_buffer("scales", scales)
+
+    def expanded(self) -> Tensor:
+        return self.values.to(self.scales.dtype).mul_(self.scales[:, None])
+
+    def few_rows(self, x: Tensor) -> Tensor:
+        return torch._weight_int8pack_mm(x, self.values, self.scales)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() <= FEW_ROWS * self.in_features and x.device.type == "cpu":
+            return super().forward(x)
+        return F.linear(x, self.values.to(x.dtype)) * self.scales  # fewer numbers to scale
+
+
+class Int4Linear(QuantizedLinear):
+    """4 bits a weight, and a scale and a middle for each group of 32."""
+
+    packed: Tensor
+    scales_and_middles: Tensor
+
+    def pack(self, weight: Tensor) -> None:
+        values, scales, middles = quantize_groups(weight)
+        self.weight = None
+        self.register_buffer("packed", pack_nibbles(values))
+        both = torch.stack([scales.T, middles.T], -1).contiguous()
+        self.register_buffer("scales_and_middles", both)  # (in / GROUP, out, 2)
+
+    def expanded(self) -> Tensor:
+        values = unpack_nibbles(self.packed, self.in_features)
+        columns = values.to(self.scales_and_middles.dtype).unflatten(0, (-1, GROUP))
+        scales, middles = self.scales_and_middles[:, None].unbind(-1)
+        return torch.addcmul(middles - 8 * scales, columns, scales).flatten(0, 1).T
+
+    def few_rows(self, x: Tensor) -> Tensor:
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x, self.packed, GROUP, self.scales_and_middles
+        )
+
+
+class Quantized(Layout):
+    """Holds the matrices of a model in 8 or 4 bits; embedding and norms as they are.
+
+    Each is rounded as soon as it is read, so that memory never holds more than one unrounded.
+    In 4 bits the output matrix has 8, as in other runners: it matters most.
+    """
+
+    def __init__(self, mode: Mode) -> None:
+        self.mode = mode
+
+    def prepare(self, model: Transformer) -> None:
+        """Swaps the linear layers of a model on the meta device."""
+        for name, module in list(model.named_modules()):
+            if isinstance(module, nn.Linear):
+                owner, _, leaf = name.rpartition(".")
+                setattr(model.get_submodule(owner), leaf, self._layer(name, module))
+
+    def place(self, owner: nn.Module, leaf: str, share: Tensor) -> None:
+        """Rounds matrices; leaves other parameters alone."""
+        if isinstance(owner, QuantizedLinear):
+            owner.pack(share)
+        else:
+            super().place(owner, leaf, share)
+
+    def _layer(self, name: str, linear: nn.Linear) -> QuantizedLinear:
+        sizes = linear.in_features, linear.out_features
+        fits = linear.in_features % GROUP == 0 and linear.out_features % BLOCK == 0
+        if self.mode == "int4" and fits and name != "output":
+            return Int4Linear(*sizes)
+        return Int8Linear(*sizes)
