@@ -27,7 +27,11 @@ from codellama.weights.downloads import CheckpointError, Progress
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-EMBEDDED_CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "tiny"
+PACKAGE = Path(__file__).parent
+EMBEDDED_CHECKPOINTS = (
+    PACKAGE / "checkpoints" / "tiny",  # installed from a wheel
+    PACKAGE.parent / "checkpoints" / "tiny",  # in a checkout
+)
 T = TypeVar("T")
 DTYPES = {
     "float32": torch.float32,
@@ -140,9 +144,10 @@ def checkpoint_directory(ckpt: str | None) -> Path:
     """The directory that `--ckpt` names, or the checkpoint that comes with the package."""
     if ckpt is not None:
         return Path(ckpt).expanduser()
-    if not EMBEDDED_CHECKPOINT.is_dir():
-        raise UsageError("no checkpoint given; name a directory with --ckpt")
-    return EMBEDDED_CHECKPOINT
+    for directory in EMBEDDED_CHECKPOINTS:
+        if directory.is_dir():
+            return directory
+    raise UsageError("no checkpoint given; name a directory with --ckpt")
 
 
 def torch_device(name: str | None) -> torch.device | None:

@@ -28,6 +28,7 @@ def perplexity(
     files: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -42,10 +43,11 @@ def perplexity(
         files: read only so many documents.
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
+        quantize: int8 or int4: round the matrices to so many bits.
         json: print one JSON object.
         quiet: show no progress.
     """
-    llm = _load(ckpt, device, dtype, quiet)
+    llm = _load(ckpt, device, dtype, quantize, quiet)
     texts = _held_out(data, pattern)[:files]
     with progress_bar("reading", quiet, unit="file") as progress:
         result = measure_perplexity(llm.model, llm.tokenizer, texts, context, progress)
@@ -68,39 +70,44 @@ def positions(
     data: str | None = None,
     pattern: str = "*.py",
     length: int = 16_384,
+    sequences: int = 16,
     device: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Measure the loss at each position of long held-out documents, in nats a token.
+    """Measure the loss at each position of long sequences, in nats a token.
+
+    The sequences are held-out documents one after the other, as in a repository.
 
     Args:
         ckpt: checkpoint directory; without it, the small one that comes with the package.
         data: directory of documents; without it, the standard library of this Python.
         pattern: what the documents are called.
         length: tokens of a sequence; may be more than the model's context.
+        sequences: how many to read, spread over all documents.
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
+        quantize: int8 or int4: round the matrices to so many bits.
         json: print one JSON object.
         quiet: show no progress.
     """
     if length < SHORTEST_LAST_POSITION:
         raise UsageError(f"--length is {length}; expected {SHORTEST_LAST_POSITION} or more")
-    llm = _load(ckpt, device, dtype, quiet)
+    llm = _load(ckpt, device, dtype, quantize, quiet)
     edges = [0, 128, 256]
     while edges[-1] < length:
         edges.append(min(2 * edges[-1], length))
+    text = "".join(_held_out(data, pattern))
     with progress_bar("reading", quiet, unit="sequence") as progress:
-        losses, sequences = loss_by_position(
-            llm.model, llm.tokenizer, _held_out(data, pattern), edges, progress
-        )
-    if not sequences:
-        raise UsageError(f"no held-out document has {length} tokens; give a smaller --length")
+        losses, read = loss_by_position(llm.model, llm.tokenizer, text, edges, sequences, progress)
+    if not read:
+        raise UsageError(f"the held-out documents have fewer than {length} tokens; give a --length")
     named = {
         f"{start}-{end}": loss for (start, end), loss in zip(pairwise(edges), losses, strict=True)
     }
-    _print({"sequences": sequences, "loss": named} if json else named, json)
+    _print({"sequences": read, "loss": named} if json else named, json)
 
 
 def infilling(
@@ -113,6 +120,7 @@ def infilling(
     seed: int = 0,
     device: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -127,10 +135,11 @@ def infilling(
         seed: decides which lines.
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
+        quantize: int8 or int4: round the matrices to so many bits.
         json: print one JSON object.
         quiet: show no progress.
     """
-    llm = _load(ckpt, device, dtype, quiet)
+    llm = _load(ckpt, device, dtype, quantize, quiet)
     gaps = line_gaps(_held_out(data, pattern), llm.tokenizer, lines, context, seed)
     shares = {}
     for name, suffix_first in (("psm", False), ("spm", True)):
@@ -140,10 +149,16 @@ def infilling(
     _print({"lines": len(gaps), **shares}, json)
 
 
-def _load(ckpt: str | None, device: str | None, dtype: str | None, quiet: bool) -> CodeLlama:
+def _load(
+    ckpt: str | None, device: str | None, dtype: str | None, quantize: str | None, quiet: bool
+) -> CodeLlama:
     with progress_bar("loading", quiet) as progress:
         return CodeLlama.load(
-            checkpoint_directory(ckpt), torch_device(device), torch_dtype(dtype), progress
+            checkpoint_directory(ckpt),
+            torch_device(device),
+            torch_dtype(dtype),
+            progress,
+            quantize=quantize,
         )
 
 

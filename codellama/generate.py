@@ -49,6 +49,7 @@ def generate(
     batch_size: int = 8,
     device: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -75,6 +76,7 @@ def generate(
         batch_size: prompts of a .jsonl file that run together.
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
+        quantize: int8 or int4: round the matrices to so many bits.
         json: print one JSON object for each completion instead.
         quiet: print nothing to stderr but errors.
     """
@@ -95,7 +97,12 @@ def generate(
     started = time.perf_counter()
     with progress_bar("loading", quiet) as progress:
         llm = CodeLlama.load(
-            checkpoint_directory(ckpt), torch_device(device), torch_dtype(dtype), progress, mesh
+            checkpoint_directory(ckpt),
+            torch_device(device),
+            torch_dtype(dtype),
+            progress,
+            mesh,
+            quantize,
         )
     if not quiet:
         print(_summary(llm, time.perf_counter() - started), file=sys.stderr)

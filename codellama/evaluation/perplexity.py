@@ -104,35 +104,31 @@ def perplexity(
 def loss_by_position(
     model: Transformer,
     tokenizer: Tokenizer,
-    texts: Iterable[str],
+    text: str,
     edges: Sequence[int],
+    sequences: int,
     progress: Progress | None = None,
 ) -> tuple[list[float], int]:
-    """The mean loss of the tokens at each range of positions of long texts (arXiv 2308.12950,
-    figure 4a).
+    """The mean loss of the tokens in each range of positions (arXiv 2308.12950, figure 4a).
 
     Args:
-        texts: those with fewer tokens than the last edge are left out; a longer one is read as
-            several.
+        text: long; cut into sequences of as many tokens as the last edge says.
         edges: ascending positions; the ranges lie between neighbours.
+        sequences: how many of them to read at most, evenly spread over the text.
+        progress: told sequences done and sequences in all.
 
     Returns:
         Nats a token for each range, and the number of sequences that they are the mean of.
     """
     length = edges[-1]
-    sequences = []
-    for text in texts:
-        ids = tokenizer.encode(text)
-        sequences += [
-            [tokenizer.bos_id, *ids[start : start + length]]
-            for start in range(0, len(ids) - length + 1, length)
-        ]
+    ids = tokenizer.encode(text)
+    starts = range(0, len(ids) - length + 1, length)
+    starts = starts[:: max(1, len(starts) // sequences)][:sequences]
     totals = torch.zeros(len(edges) - 1, dtype=torch.float64)
-    for number, sequence in enumerate(sequences, 1):
-        losses = token_losses(model, sequence).double()
-        widths = [end - start for start, end in pairwise(edges)]
-        ranges = losses[edges[0] :].cpu().split(widths)
+    for number, start in enumerate(starts, 1):
+        losses = token_losses(model, [tokenizer.bos_id, *ids[start : start + length]])
+        ranges = losses.double().cpu()[edges[0] :].split([end - at for at, end in pairwise(edges)])
         totals += torch.stack([range_.mean() for range_ in ranges])
         if progress:
-            progress(number, len(sequences))
-    return (totals / max(1, len(sequences))).tolist(), len(sequences)
+            progress(number, len(starts))
+    return (totals / max(1, len(starts))).tolist(), len(starts)

@@ -24,7 +24,7 @@ from codellama.text.prompts import Message
 from codellama.text.tokenizer import Tokenizer, TokenizerError
 from codellama.weights.downloads import CheckpointError, Progress, check_download
 from codellama.weights.loading import Layout, load_model
-from codellama.weights.quantize import MODES, Mode, Quantized
+from codellama.weights.quantize import MODES, Quantized
 from codellama.weights.variants import matching
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class CodeLlama:
         dtype: torch.dtype | None = None,
         progress: Progress | None = None,
         mesh: DeviceMesh | None = None,
-        quantize: Mode | None = None,
+        quantize: str | None = None,
     ) -> CodeLlama:
         """Loads a checkpoint directory: `params.json`, shards and `tokenizer.model`.
 

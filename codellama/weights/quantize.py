@@ -12,7 +12,6 @@ rows those are slow: there a layer's weights are expanded once and multiplied by
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +20,7 @@ from torch import Tensor, nn
 from codellama.model.transformer import Transformer
 from codellama.weights.loading import Layout
 
-Mode = Literal["int8", "int4"]
-MODES: tuple[Mode, ...] = ("int8", "int4")
+MODES = ("int8", "int4")
 GROUP = 32
 BLOCK = 64
 """Rows that the 4-bit kernel takes together; a matrix of other sizes is kept in 8 bits."""
@@ -192,7 +190,7 @@ class Quantized(Layout):
     In 4 bits the output matrix has 8, as in other runners: it matters most.
     """
 
-    def __init__(self, mode: Mode) -> None:
+    def __init__(self, mode: str) -> None:
         self.mode = mode
 
     def prepare(self, model: Transformer) -> None:

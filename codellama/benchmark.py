@@ -1,0 +1,174 @@
+"""The command that times a model: `python -m codellama.benchmark --ckpt DIR`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json as json_
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from codellama.arguments import UsageError
+from codellama.cli import (
+    checkpoint_directory,
+    human_bytes,
+    peak_memory_bytes,
+    progress_bar,
+    run,
+    torch_device,
+    torch_dtype,
+)
+from codellama.evaluation import speed
+from codellama.inference.generation import CodeLlama
+from codellama.weights import huggingface
+from codellama.weights.huggingface_config import CONFIG
+from codellama.weights.loading import default_device, open_checkpoint
+from codellama.weights.quantize import MODES
+
+
+def benchmark(
+    *,
+    ckpt: str | None = None,
+    prompt_tokens: int = 512,
+    new_tokens: int = 32,
+    batch: int = 1,
+    context: int | None = None,
+    repeats: int = 3,
+    quantize: str | None = None,
+    against: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Time loading, prefill and decoding; medians of several runs after a warm-up.
+
+    Meant for a machine that does nothing else. Rates are beside what the machine can do, measured
+    in the same run: decoding reads every weight once a token, prefill multiplies by each once.
+
+    Args:
+        ckpt: checkpoint directory; without it, the small one that comes with the package.
+        prompt_tokens: length of each prompt, of random tokens.
+        new_tokens: tokens to generate for each; 2 or more.
+        batch: prompts that run together.
+        context: also time decoding with so many tokens behind it.
+        repeats: runs that each figure is the median of.
+        quantize: int8 or int4: round the matrices.
+        against: transformers: also time that library, in the same process (extra `parity`).
+        device: cpu, cuda, cuda:1, mps; without it, the best there is.
+        dtype: bfloat16, float16 or float32; without it, that of the files.
+        json: print one JSON object.
+        quiet: show no progress.
+    """
+    if quantize is not None and quantize not in MODES:
+        raise UsageError(f"--quantize is {quantize!r}; expected {' or '.join(MODES)}")
+    for name, value, least in (
+        ("prompt_tokens", prompt_tokens, 1),
+        ("new_tokens", new_tokens, 2),
+        ("batch", batch, 1),
+        ("repeats", repeats, 1),
+        ("context", 1 if context is None else context, 1),
+    ):
+        if value < least:
+            raise UsageError(f"--{name} is {value}; expected {least} or more")
+    if against not in (None, "transformers"):
+        raise UsageError(f"--against is {against!r}; expected transformers")
+    if against and importlib.util.find_spec("transformers") is None:
+        raise UsageError("--against transformers needs it: pip install 'codellama[parity]'")
+    directory = checkpoint_directory(ckpt)
+    place = torch_device(device) or default_device()
+    started = time.perf_counter()
+    with progress_bar("loading", quiet) as progress:
+        llm = CodeLlama.load(
+            directory,
+            place,
+            torch_dtype(dtype),
+            progress,
+            quantize=quantize,
+        )
+    load_seconds = time.perf_counter() - started
+    kind = llm.model.tok_embeddings.weight.dtype
+    ours = speed.model_speed(llm, prompt_tokens, new_tokens, batch, repeats)
+    bandwidth, rate = speed.read_bandwidth(place), speed.matrix_rate(place, kind)
+    read = _bytes_read(llm.model)
+    figures: dict[str, Any] = {
+        "load_seconds": load_seconds,
+        "prefill_tokens_per_second": ours.prefill,
+        "decode_tokens_per_second": ours.decode,
+        "peak_memory_bytes": peak_memory_bytes(place),
+        "weights_bytes": read + _embedding_bytes(llm.model),
+        "decode_bytes_per_second": read * ours.decode / batch,
+        "read_bandwidth_bytes_per_second": bandwidth,
+        "decode_share_of_bandwidth": read * ours.decode / batch / bandwidth,
+        "prefill_operations_per_second": 2 * llm.model.config.parameter_count * ours.prefill,
+        "matrix_operations_per_second": rate,
+    }
+    if context is not None:
+        figures["context"] = context
+        figures["decode_tokens_per_second_at_context"] = speed.decode_speed_at(llm, context)
+    if against:
+        del llm
+        figures |= _against_transformers(
+            directory, kind, place, ours, prompt_tokens, new_tokens, batch, repeats
+        )
+    if json:
+        print(json_.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name.replace('_', ' '):<38} {_readable(name, value)}")
+
+
+def _against_transformers(
+    directory: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    ours: speed.Speed,
+    *sizes: int,
+) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as scratch:
+        if not (directory / CONFIG).exists():
+            source = open_checkpoint(directory)
+            directory = Path(scratch) / "hf"
+            huggingface.save_checkpoint(directory, source.config, source.read)
+        load_seconds, theirs = speed.transformers_speed(directory, dtype, device, *sizes)
+    return {
+        "transformers_load_seconds": load_seconds,
+        "transformers_prefill_tokens_per_second": theirs.prefill,
+        "transformers_decode_tokens_per_second": theirs.decode,
+        "prefill_ratio": ours.prefill / theirs.prefill,
+        "decode_ratio": ours.decode / theirs.decode,
+    }
+
+
+def _bytes_read(model: nn.Module) -> int:
+    """What decoding a token reads: all weights but the embedding's, of which it takes a row."""
+    tensors = [*model.parameters(), *model.buffers()]
+    whole = sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+    return whole - _embedding_bytes(model)
+
+
+def _embedding_bytes(model: nn.Module) -> int:
+    weight = model.get_parameter("tok_embeddings.weight")
+    return weight.numel() * weight.itemsize
+
+
+def _readable(name: str, value: Any) -> str:
+    if value is None:
+        return "unknown"
+    if "operations" in name:
+        return f"{value / 1e9:,.0f} GFLOP/s"
+    if name.endswith("bytes_per_second"):
+        return f"{value / 1e9:,.1f} GB/s"
+    if name.endswith("bytes"):
+        return human_bytes(value)
+    if "share" in name:
+        return f"{value:.0%}"
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
+
+
+if __name__ == "__main__":
+    run(benchmark)
