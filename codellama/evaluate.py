@@ -10,7 +10,7 @@ from typing import Any
 
 from codellama.arguments import UsageError
 from codellama.cli import checkpoint_directory, progress_bar, run, torch_device, torch_dtype
-from codellama.evaluation.infilling import exact_matches, line_gaps
+from codellama.evaluation.infilling import exact_matches, gaps
 from codellama.evaluation.perplexity import loss_by_position
 from codellama.evaluation.perplexity import perplexity as measure_perplexity
 from codellama.inference.generation import CodeLlama
@@ -47,6 +47,7 @@ def perplexity(
         json: print one JSON object.
         quiet: show no progress.
     """
+    _check_counts(context=context, files=files)
     llm = _load(ckpt, device, dtype, quantize, quiet)
     texts = _held_out(data, pattern)[:files]
     with progress_bar("reading", quiet, unit="file") as progress:
@@ -93,6 +94,7 @@ def positions(
         json: print one JSON object.
         quiet: show no progress.
     """
+    _check_counts(sequences=sequences)
     if length < SHORTEST_LAST_POSITION:
         raise UsageError(f"--length is {length}; expected {SHORTEST_LAST_POSITION} or more")
     llm = _load(ckpt, device, dtype, quantize, quiet)
@@ -103,7 +105,9 @@ def positions(
     with progress_bar("reading", quiet, unit="sequence") as progress:
         losses, read = loss_by_position(llm.model, llm.tokenizer, text, edges, sequences, progress)
     if not read:
-        raise UsageError(f"the held-out documents have fewer than {length} tokens; give a --length")
+        raise UsageError(
+            f"the held-out documents have fewer than {length} tokens; give a smaller --length"
+        )
     named = {
         f"{start}-{end}": loss for (start, end), loss in zip(pairwise(edges), losses, strict=True)
     }
@@ -118,6 +122,8 @@ def infilling(
     lines: int = 500,
     context: int = 512,
     seed: int = 0,
+    inside: bool = False,
+    heal: bool = False,
     device: str | None = None,
     dtype: str | None = None,
     quantize: str | None = None,
@@ -133,20 +139,30 @@ def infilling(
         lines: how many lines to take out, each alone.
         context: tokens around a line, half before and half after it.
         seed: decides which lines.
+        inside: take out a random piece of the line instead of all of it.
+        heal: let the model finish a word that the gap cuts (suffix first only; see generate).
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
         quantize: int8 or int4: round the matrices to so many bits.
         json: print one JSON object.
         quiet: show no progress.
     """
+    _check_counts(lines=lines, context=context)
     llm = _load(ckpt, device, dtype, quantize, quiet)
-    gaps = line_gaps(_held_out(data, pattern), llm.tokenizer, lines, context, seed)
+    asked = gaps(_held_out(data, pattern), llm.tokenizer, lines, context, seed, inside)
     shares = {}
     for name, suffix_first in (("psm", False), ("spm", True)):
         with progress_bar(name, quiet, unit="line") as progress:
-            matches = exact_matches(llm, gaps, suffix_first, progress)
+            matches = exact_matches(llm, asked, suffix_first, progress, heal=heal)
         shares[f"{name}_exact_match"] = sum(matches) / len(matches)
-    _print({"lines": len(gaps), **shares}, json)
+    _print({"lines": len(asked), **shares}, json)
+
+
+def _check_counts(**options: int | None) -> None:
+    for name, value in options.items():
+        least = 2 if name == "context" else 1
+        if value is not None and value < least:
+            raise UsageError(f"--{name} is {value}; expected {least} or more")
 
 
 def _load(
@@ -164,7 +180,10 @@ def _load(
 
 def _held_out(data: str | None, pattern: str) -> list[str]:
     documents = find_documents(Path(data).expanduser() if data else None, pattern)
-    return [text for path in documents.held_out if (text := read_document(path))]
+    texts = [text for path in documents.held_out if (text := read_document(path)).strip()]
+    if not texts:
+        raise UsageError("the held-out documents hold no text; give others with --data")
+    return texts
 
 
 def _print(figures: dict[str, Any], json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json as json_
 import sys
 import time
@@ -47,6 +48,10 @@ def generate(
     echo: bool = False,
     logprobs: bool = False,
     batch_size: int = 8,
+    num_samples: int = 1,
+    heal: bool = False,
+    speculate: int = 0,
+    draft_ckpt: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     quantize: str | None = None,
@@ -73,15 +78,24 @@ def generate(
         stop: a string that ends the text; may be given several times.
         echo: print the prompt before its completion (an infilled text is always printed whole).
         logprobs: with json, also the log-probability of each token.
-        batch_size: prompts of a .jsonl file that run together.
+        batch_size: sequences that run together, of a .jsonl file or of several samples.
+        num_samples: completions of each prompt; with a seed, each has the next one.
+        heal: for prompts that end inside a word: let the first new token begin with the last one.
+        speculate: tokens to guess and check in one pass; the same text, faster where guesses are
+            good. They are looked up in the text so far.
+        draft_ckpt: a smaller model of the same vocabulary, to guess instead.
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
         quantize: int8 or int4: round the matrices to so many bits.
         json: print one JSON object for each completion instead.
         quiet: print nothing to stderr but errors.
     """
-    if chat and (prompt is not None or file is not None or json):
-        raise UsageError("--chat is a conversation; leave out --prompt, --file and --json")
+    if chat and (prompt is not None or file is not None or json or num_samples > 1):
+        raise UsageError(
+            "--chat is a conversation; leave out --prompt, --file, --json and --num_samples"
+        )
+    if draft_ckpt is not None and not speculate:
+        raise UsageError("--draft_ckpt needs --speculate, the number of tokens to guess at once")
     mesh = launched_mesh(torch_device(device))
     prompts = [] if chat else _prompts(prompt, file, mesh)
     options: dict[str, Any] = {
@@ -93,6 +107,9 @@ def generate(
         "stop": stop,
         "logprobs": logprobs,
         "batch_size": batch_size,
+        "num_samples": num_samples,
+        "heal": heal,
+        "speculate": speculate,
     }
     started = time.perf_counter()
     with progress_bar("loading", quiet) as progress:
@@ -104,11 +121,13 @@ def generate(
             mesh,
             quantize,
         )
+    if draft_ckpt is not None:
+        llm.load_draft(draft_ckpt)
     if not quiet:
         print(_summary(llm, time.perf_counter() - started), file=sys.stderr)
     if chat:
         _Conversation(llm, system, options).hold()
-    elif json or len(prompts) > 1:
+    elif json or len(prompts) > 1 or num_samples > 1:
         _print_batches(llm, prompts, suffix_first, echo, json, options)
     else:
         _print_stream(llm, prompts[0], suffix_first, echo, options)
@@ -183,21 +202,11 @@ def _print_batches(
     json: bool,
     options: dict[str, Any],
 ) -> None:
-    size = options["batch_size"]
-    for start in range(0, len(prompts), size):
-        batch = prompts[start : start + size]
-        gaps = [split_fill(text) for text in batch if FILL in text]
-        filled = iter(llm.infill(gaps, suffix_first, **options))
-        plain = [text for text in batch if FILL not in text]
-        completed = iter(llm.complete(plain, echo=echo, **options))
-        for text in batch:
-            if FILL in text:
-                completion = next(filled)
-                whole = text.replace(FILL, completion.text)
-                _print_result(text, completion, whole, json)
-            else:
-                completion = next(completed)
-                _print_result(text, completion, completion.text, json)
+    completions = llm.each(prompts, suffix_first, echo=echo, **options)
+    for text in prompts:
+        for completion in itertools.islice(completions, options["num_samples"]):
+            whole = text.replace(FILL, completion.text) if FILL in text else completion.text
+            _print_result(text, completion, whole, json)
 
 
 def _print_result(prompt: str, completion: Completion, whole: str, json: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from codellama.arguments import UsageError
 from codellama.cli import run, torch_device, torch_dtype
 from codellama.training import plotting, runs
 from codellama.training.run import Machine, Recipe, Report, Run
@@ -122,6 +123,8 @@ def train(
         machine = replace(machine, autocast=None if autocast == torch.float32 else autocast)
     if compile is not None:
         machine = replace(machine, compiled=compile)
+    if save_every < 1 or shards < 1:
+        raise UsageError("--save_every and --shards count from 1")
     training = Run(Path(out).expanduser(), recipe, resume)
     with _Bars(quiet) as report:
         training.train(machine, save_every, shards, report)
@@ -136,6 +139,7 @@ class _Bars:
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
+        self.stage = ""
         self.bar: Any = None
 
     def __enter__(self) -> Report:
@@ -147,8 +151,9 @@ class _Bars:
 
     def _report(self, trainer: Trainer, record: dict[str, Any]) -> None:
         stage = trainer.stage
-        if self.bar is None or self.bar.desc != record["stage"]:
+        if self.stage != record["stage"]:
             self.__exit__()
+            self.stage = record["stage"]
             self.bar = tqdm(
                 desc=record["stage"],
                 total=stage.steps * stage.step_tokens,

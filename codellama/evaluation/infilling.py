@@ -1,4 +1,4 @@
-"""Single-line infilling: a line is taken out of a file, and the model has to write it again."""
+"""Infilling: a line, or a piece of one, is taken out of a file for the model to write again."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ class Gap:
     suffix: str
 
 
-def line_gaps(
-    texts: Iterable[str], tokenizer: Tokenizer, count: int, context: int = 512, seed: int = 0
+def gaps(
+    texts: Iterable[str],
+    tokenizer: Tokenizer,
+    count: int,
+    context: int = 512,
+    seed: int = 0,
+    inside: bool = False,
 ) -> list[Gap]:
     """Takes out single lines that are not blank, drawn evenly from all such lines.
 
@@ -36,20 +41,30 @@ def line_gaps(
         count: number of gaps, or all lines if there are fewer.
         context: tokens that the lines around the gap have at most, half of them on each side.
         seed: decides which lines.
+        inside: take out what lies between two places of the line drawn at random, which mostly
+            are inside words, instead of all of it.
     """
+    random_numbers = random.Random(seed)
     files = [text.splitlines(keepends=True) for text in texts]
     places = [
         (lines, number) for lines in files for number, line in enumerate(lines) if line.strip()
     ]
-    random.Random(seed).shuffle(places)
-    gaps = []
-    for lines, number in places[:count]:
-        middle = lines[number].rstrip("\n")
+    random_numbers.shuffle(places)
+    found = []
+    for lines, number in places:
+        line = lines[number].rstrip("\n")
+        start, end = 0, len(line)
+        if inside:
+            start, end = sorted(random_numbers.sample(range(len(line) + 1), 2))
         before = _closest(lines[:number][::-1], tokenizer, context // 2)[::-1]
         after = _closest(lines[number + 1 :], tokenizer, context // 2)
-        newline = lines[number][len(middle) :]
-        gaps.append(Gap("".join(before), middle, newline + "".join(after)))
-    return gaps
+        rest = lines[number][end:]
+        gap = Gap("".join(before) + line[:start], line[start:end], rest + "".join(after))
+        if not tokenizer.control_ids.intersection(tokenizer.encode(gap.prefix + gap.suffix)):
+            found.append(gap)  # text that spells a control token cannot be asked for
+        if len(found) == count:
+            break
+    return found
 
 
 def _closest(lines: Sequence[str], tokenizer: Tokenizer, most: int) -> Sequence[str]:
@@ -64,13 +79,13 @@ def _closest(lines: Sequence[str], tokenizer: Tokenizer, most: int) -> Sequence[
 
 def exact_matches(
     llm: CodeLlama,
-    gaps: Sequence[Gap],
+    asked: Sequence[Gap],
     suffix_first: bool,
     progress: Progress | None = None,
     group: int = 32,
     **options: Any,
 ) -> list[bool]:
-    """Which gaps the model fills with exactly the line that was there, but for spaces around it.
+    """Which gaps the model fills with exactly what was there, but for spaces around it.
 
     Only the first line of what the model writes counts.
 
@@ -82,11 +97,11 @@ def exact_matches(
     """
     options = {"max_new_tokens": 128, "batch_size": group, "stop": ("\n",), **options}
     matches: list[bool] = []
-    for start in range(0, len(gaps), group):
-        batch = gaps[start : start + group]
+    for start in range(0, len(asked), group):
+        batch = asked[start : start + group]
         pairs = [(gap.prefix, gap.suffix) for gap in batch]
         for gap, filled in zip(batch, llm.infill(pairs, suffix_first, **options), strict=True):
             matches.append(filled.text.strip() == gap.middle.strip())
         if progress:
-            progress(len(matches), len(gaps))
+            progress(len(matches), len(asked))
     return matches

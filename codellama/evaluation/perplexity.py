@@ -122,8 +122,9 @@ def loss_by_position(
     """
     length = edges[-1]
     ids = tokenizer.encode(text)
-    starts = range(0, len(ids) - length + 1, length)
-    starts = starts[:: max(1, len(starts) // sequences)][:sequences]
+    every = range(0, len(ids) - length + 1, length)
+    count = min(sequences, len(every))
+    starts = [every[number * len(every) // count] for number in range(count)]
     totals = torch.zeros(len(edges) - 1, dtype=torch.float64)
     for number, start in enumerate(starts, 1):
         losses = token_losses(model, [tokenizer.bos_id, *ids[start : start + length]])

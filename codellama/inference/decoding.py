@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +12,13 @@ from torch import Tensor
 
 from codellama.inference.requests import RunningSequence
 from codellama.inference.sampling import sample
+from codellama.inference.speculative import Drafter
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
 PREFILL_CHUNK = 512
+REFILL_SHARE = 4
+"""Sequences are admitted once a quarter of the batch is free, so that prompts share a pass."""
 
 
 @dataclass
@@ -28,50 +32,139 @@ class Timing:
 
 
 def decode(
-    model: Transformer, sequences: Sequence[RunningSequence], timing: Timing
+    model: Transformer,
+    sequences: Iterable[RunningSequence],
+    timing: Timing,
+    batch_size: int = 8,
+    new_drafter: Callable[[], Drafter] | None = None,
 ) -> Iterator[tuple[RunningSequence, str]]:
-    """Runs `sequences` together, each to its own end.
+    """Runs each sequence to its own end, up to `batch_size` of them together.
 
-    Rows that have ended leave the batch; what a row gets does not depend on the others.
+    Rows that have ended leave the batch, and waiting sequences take their places; what a row gets
+    does not depend on the others.
+
+    Args:
+        new_drafter: makes what guesses at a row's next tokens, `options.speculate` of them.
 
     Yields:
         A sequence and the text of it that has become certain.
     """
-    for sequence in sequences:
-        yield sequence, sequence.begin()
-    rows = [
-        sequence
-        for sequence in sequences
-        if sequence.finish_reason is None or sequence.wants_prompt_logprobs
-    ]
-    if not rows:
-        return
-    started = time.perf_counter()
-    rows, cache, logits = prefill(model, rows)
-    chosen = _choose(rows, logits)
-    timing.prefill_seconds += time.perf_counter() - started
-    timing.prompt_tokens += sum(len(row.prompt.ids) for row in rows)
-    while True:
-        for row, (token, logprob) in zip(rows, chosen, strict=True):
-            if row.finish_reason is None:
-                yield row, row.accept(token, logprob)
-        running = [number for number, row in enumerate(rows) if row.finish_reason is None]
-        if not running:
+    waiting = deque(sequences)
+    batch = _Batch(model, timing, new_drafter)
+    while waiting or batch.rows:
+        free = batch_size - len(batch.rows)
+        if waiting and (not batch.rows or free * REFILL_SHARE >= batch_size):
+            newcomers = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+            yield from ((sequence, sequence.begin()) for sequence in newcomers)
+            yield from batch.admit(newcomers)
+        else:
+            yield from batch.step()
+
+
+class _Batch:
+    """Sequences that run together, with a cache that holds a row for each."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        timing: Timing,
+        new_drafter: Callable[[], Drafter] | None = None,
+    ) -> None:
+        self.model = model
+        self.timing = timing
+        self.new_drafter = new_drafter
+        self.rows: list[RunningSequence] = []
+        self.drafters: list[Drafter | None] = []
+        self.cache: KVCache
+
+    def admit(self, sequences: Sequence[RunningSequence]) -> Iterator[tuple[RunningSequence, str]]:
+        """Reads the prompts of more sequences, and goes on to the first token of each."""
+        unread = [row for row in sequences if not row.finish_reason]
+        if not unread:
             return
         started = time.perf_counter()
-        if len(running) < len(rows):
-            rows = [rows[number] for number in running]
-            cache.keep(running)
-        chosen = _choose(rows, _step(model, rows, cache))
-        timing.decode_seconds += time.perf_counter() - started
-        timing.decoded_tokens += len(rows)
+        rows, cache, logits = prefill(self.model, unread)
+        for row in rows:
+            row.prompt_read()
+        self.timing.prompt_tokens += sum(len(row.prompt.ids) for row in rows)
+        running = [number for number, row in enumerate(rows) if not row.finish_reason]
+        chosen = self._accept([rows[number] for number in running], logits[running, None])
+        self.timing.prefill_seconds += time.perf_counter() - started
+        if self.rows:
+            self.cache.join([cache], cache.capacity)
+        else:
+            self.cache = cache
+        self.rows += rows
+        self.drafters += [self.new_drafter() if self.new_drafter else None for _ in rows]
+        self._drop_finished()
+        yield from chosen
+
+    @torch.no_grad()
+    def step(self) -> Iterator[tuple[RunningSequence, str]]:
+        """Feeds each row its newest token, and drafts of what follows it."""
+        started = time.perf_counter()
+        drafts = [self._draft(row, by) for row, by in zip(self.rows, self.drafters, strict=True)]
+        width = 1 + max(map(len, drafts))
+        fed = [
+            [row.tokens[-1], *draft] + [0] * (width - 1 - len(draft))
+            for row, draft in zip(self.rows, drafts, strict=True)
+        ]
+        before, counts = self.cache.lengths, [len(row.tokens) for row in self.rows]
+        logits = self.model(torch.tensor(fed).to(self.cache.keys[0].device), self.cache)
+        chosen = self._accept(self.rows, logits, drafts)
+        accepted = [len(row.tokens) - count for row, count in zip(self.rows, counts, strict=True)]
+        # The newest token and the drafts that were kept stay; the last one accepted is fed next.
+        self.cache.lengths = [old + new for old, new in zip(before, accepted, strict=True)]
+        self.timing.decoded_tokens += len(chosen)
+        self._drop_finished()
+        self.timing.decode_seconds += time.perf_counter() - started
+        yield from chosen
+
+    def _accept(
+        self,
+        rows: Sequence[RunningSequence],
+        logits: Tensor,
+        drafts: Sequence[Sequence[int]] | None = None,
+    ) -> list[tuple[RunningSequence, str]]:
+        """Chooses the next token of each row by its logits (rows, width, vocab_size), and goes on
+        along its draft for as long as the draft is what has been chosen."""
+        drafts = drafts or [()] * len(rows)
+        texts: list[tuple[RunningSequence, str]] = []
+        active = list(range(len(rows)))
+        for place in range(logits.shape[1]):
+            if not active:
+                break
+            chosen = _choose([rows[number] for number in active], logits[active, place])
+            texts += [
+                (rows[number], rows[number].accept(*choice))
+                for number, choice in zip(active, chosen, strict=True)
+            ]
+            active = [
+                number
+                for number, (token, _) in zip(active, chosen, strict=True)
+                if not rows[number].finish_reason and token in drafts[number][place : place + 1]
+            ]
+        return texts
+
+    def _draft(self, row: RunningSequence, drafter: Drafter | None) -> list[int]:
+        count = min(row.options.speculate, row.budget - len(row.tokens) - 1)
+        if drafter is None or count < 1:
+            return []
+        return drafter.draft(row.prompt.ids + row.tokens, count)
+
+    def _drop_finished(self) -> None:
+        running = [number for number, row in enumerate(self.rows) if not row.finish_reason]
+        if running and len(running) < len(self.rows):
+            self.cache.keep(running)
+        self.rows = [self.rows[number] for number in running]
+        self.drafters = [self.drafters[number] for number in running]
 
 
 @torch.no_grad()
 def prefill(
     model: Transformer, sequences: Sequence[RunningSequence]
 ) -> tuple[list[RunningSequence], KVCache, Tensor]:
-    """Reads the prompts, `PREFILL_CHUNK` tokens at a time.
+    """Reads the prompts, `PREFILL_CHUNK` tokens at a time; equal prompts once for all.
 
     Short prompts share a chunk, padded on the right to the longest of them; a long prompt has its
     chunks to itself, so that padding never costs more than a chunk. Besides weights and cache this
@@ -83,8 +176,15 @@ def prefill(
         The sequences in the order of the cache's rows, the cache with room for what they may
         generate, and the logits (rows, vocab_size) of the first new token.
     """
-    groups = _groups(sequences)
-    capacity = max(len(sequence.prompt.ids) + sequence.budget for sequence in sequences)
+    twins: dict[tuple[int, ...], list[RunningSequence]] = {}
+    for sequence in sequences:
+        twins.setdefault(tuple(sequence.prompt.ids), []).append(sequence)
+    groups = _groups([first for first, *_ in twins.values()])
+    # A draft may reach as far behind a row's last token as it is long.
+    capacity = max(
+        len(sequence.prompt.ids) + sequence.budget + sequence.options.speculate
+        for sequence in sequences
+    )
     caches, logits = [], []
     for group in groups:
         longest = max(len(sequence.prompt.ids) for sequence in group)
@@ -93,7 +193,15 @@ def prefill(
     cache = caches[0]
     if len(groups) > 1:
         cache.join(caches[1:], capacity)
-    return [sequence for group in groups for sequence in group], cache, torch.cat(logits)
+    rows, sources = [], []
+    for source, first in enumerate(sequence for group in groups for sequence in group):
+        for twin in twins[tuple(first.prompt.ids)]:
+            twin.prompt_logprobs = list(first.prompt_logprobs)
+            rows.append(twin)
+            sources.append(source)
+    if len(rows) > len(twins):
+        cache.keep(sources)
+    return rows, cache, torch.cat(logits)[sources]
 
 
 def _groups(sequences: Sequence[RunningSequence]) -> list[list[RunningSequence]]:
@@ -128,19 +236,12 @@ def _prefill_group(model: Transformer, group: Sequence[RunningSequence], cache: 
 
 
 @torch.no_grad()
-def _step(model: Transformer, rows: Sequence[RunningSequence], cache: KVCache) -> Tensor:
-    """Feeds each row its newest token; returns the logits (rows, vocab_size) of the next."""
-    newest = torch.tensor([[row.tokens[-1]] for row in rows]).to(cache.keys[0].device)
-    return model(newest, cache)[:, 0]
-
-
-@torch.no_grad()
 def _choose(rows: Sequence[RunningSequence], logits: Tensor) -> list[tuple[int, float]]:
     """The next token of each row, and its log-probability where that is wanted."""
     chosen = torch.stack(
         [
             sample(
-                scores,
+                row.allowed(scores),
                 row.options.temperature,
                 row.options.top_k,
                 row.options.top_p,

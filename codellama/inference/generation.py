@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,10 @@ from codellama.inference.requests import (
     RequestError,
     RunningSequence,
 )
+from codellama.inference.speculative import Drafter, DraftModel, PromptLookup
 from codellama.model.transformer import Transformer
 from codellama.text import prompts
-from codellama.text.prompts import Message
+from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import Tokenizer, TokenizerError
 from codellama.weights.downloads import CheckpointError, Progress, check_download
 from codellama.weights.loading import Layout, load_model
@@ -41,6 +43,8 @@ class CodeLlama:
     fit the format, and `TokenizerError` for text that cannot be encoded.
 
     Attributes:
+        draft_model: a smaller model of the same vocabulary that guesses the next tokens where
+            `Options.speculate` asks for it; None: they are looked up in the text so far.
         timing: what all calls so far have spent in the model.
     """
 
@@ -50,6 +54,7 @@ class CodeLlama:
         self.model = model
         self.tokenizer = tokenizer
         self.mesh = mesh
+        self.draft_model: Transformer | None = None
         self.timing = Timing()
 
     @classmethod
@@ -88,6 +93,24 @@ class CodeLlama:
         model = load_model(directory, device, dtype, progress, layout)
         return cls(model, load_tokenizer(directory, model.config.vocab_size), mesh)
 
+    def load_draft(self, directory: str | Path) -> None:
+        """Loads a smaller model that guesses next tokens, to the same device.
+
+        Raises:
+            CheckpointError: as `load_model`.
+            RequestError: its vocabulary is another, or this model runs in several processes.
+        """
+        weight = self.model.tok_embeddings.weight
+        if self.mesh is not None:
+            raise RequestError("a model in several processes takes no draft model")
+        draft = load_model(directory, weight.device)
+        if draft.config.vocab_size != self.model.config.vocab_size:
+            raise RequestError(
+                f"{directory} has {draft.config.vocab_size} token ids, the model "
+                f"{self.model.config.vocab_size}; drafts need the same vocabulary"
+            )
+        self.draft_model = draft
+
     def complete(self, prompts: Sequence[str], **options: Any) -> list[Completion]:
         """Continues each prompt.
 
@@ -106,6 +129,22 @@ class CodeLlama:
         """
         _refuse_single(gaps, str)
         return self._run([self._infilling(gap, suffix_first) for gap in gaps], options)
+
+    def each(
+        self, texts: Sequence[str], suffix_first: bool = False, **options: Any
+    ) -> Iterator[Completion]:
+        """Completes each text, or fills the gap that `<FILL_ME>` marks in it; yields a completion
+        as soon as it and those before it are done. `echo` is for texts without a gap."""
+        asked = self._options(options)
+        filled = replace(asked, echo=False)
+        yield from self._each(
+            [
+                (self._infilling(split_fill(text), suffix_first), filled)
+                if FILL in text
+                else (self._completion(text), asked)
+                for text in texts
+            ]
+        )
 
     def chat(self, dialogs: Sequence[Sequence[Message]], **options: Any) -> list[Completion]:
         """Answers the last message of each dialog (see `prompts.chat`)."""
@@ -164,16 +203,37 @@ class CodeLlama:
 
     def _run(self, batch: Sequence[Prompt], keywords: dict[str, Any]) -> list[Completion]:
         options = self._options(keywords)
-        sequences = [self._sequence(prompt, options) for prompt in batch]
-        for start in range(0, len(sequences), options.batch_size):
-            for _ in decode(self.model, sequences[start : start + options.batch_size], self.timing):
-                pass
-        return [sequence.completion() for sequence in sequences]
+        return list(self._each([(prompt, options) for prompt in batch]))
+
+    def _each(self, batch: Sequence[tuple[Prompt, Options]]) -> Iterator[Completion]:
+        """The samples of each prompt, in order, each as soon as it and those before it are done."""
+        sequences = [
+            self._sequence(prompt, _nth(options, number))
+            for prompt, options in batch
+            for number in range(options.num_samples)
+        ]
+        pending = deque(sequences)
+        for _ in self._decode(sequences):
+            while pending and pending[0].finish_reason:
+                yield pending.popleft().completion()
+        yield from (sequence.completion() for sequence in pending)
 
     def _stream(self, prompt: Prompt, keywords: dict[str, Any]) -> CompletionStream:
-        sequence = self._sequence(prompt, self._options(keywords))
-        pieces = (text for _, text in decode(self.model, [sequence], self.timing) if text)
+        options = self._options(keywords)
+        if options.num_samples > 1:
+            raise RequestError(f"a stream is one text; num_samples is {options.num_samples}")
+        sequence = self._sequence(prompt, options)
+        pieces = (text for _, text in self._decode([sequence]) if text)
         return CompletionStream(sequence, pieces)
+
+    def _decode(
+        self, sequences: Sequence[RunningSequence]
+    ) -> Iterator[tuple[RunningSequence, str]]:
+        size = max((sequence.options.batch_size for sequence in sequences), default=1)
+        return decode(self.model, sequences, self.timing, size, self._new_drafter)
+
+    def _new_drafter(self) -> Drafter:
+        return PromptLookup() if self.draft_model is None else DraftModel(self.draft_model)
 
     def _options(self, keywords: dict[str, Any]) -> Options:
         """The options asked for; processes of a mesh agree on a seed, so as to sample alike."""
@@ -242,6 +302,13 @@ def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
             "70B; 32000: 7B and 13B Python, and 34B)"
         )
     return tokenizer
+
+
+def _nth(options: Options, number: int) -> Options:
+    """The options of a prompt's n-th sample, which has a seed of its own."""
+    if options.seed is None or number == 0:
+        return options
+    return replace(options, seed=options.seed + number)
 
 
 def _ints(ids: Iterable[SupportsInt]) -> list[int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from codellama.text.tokenizer import IncrementalDecoder, Tokenizer
 
@@ -33,7 +34,12 @@ class Options:
         logprobs: also return the log-probability, in nats, that the model's own distribution (at
             temperature 1) gives to each token.
         echo: let text, tokens and logprobs begin with the prompt's.
-        batch_size: prompts that run through the model together.
+        batch_size: sequences that run through the model together.
+        num_samples: completions of each prompt; with a seed, each has the next one.
+        heal: take back the prompt's last token, and let the first new one be any that begins with
+            it: for prompts that end inside a word.
+        speculate: tokens to guess and check in one pass (see `speculative`); changes the speed, not
+            the text.
 
     Raises:
         RequestError: a value is out of its range.
@@ -48,11 +54,14 @@ class Options:
     logprobs: bool = False
     echo: bool = False
     batch_size: int = 8
+    num_samples: int = 1
+    heal: bool = False
+    speculate: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        whole = {"max_new_tokens": 0, "top_k": 0, "batch_size": 1}
+        whole = {"max_new_tokens": 0, "top_k": 0, "batch_size": 1, "num_samples": 1, "speculate": 0}
         for name, least in whole.items():
             value = getattr(self, name)
             if not isinstance(value, Integral) or value < least:
@@ -115,6 +124,8 @@ class RunningSequence:
 
     Attributes:
         tokens, logprobs: as in `Completion`, of the generated tokens.
+        healed: bytes of the prompt's last token, if that was taken back; the first new token begins
+            with them, and they are no part of the text.
         prompt_logprobs: of the prompt's tokens; the caller fills it in if `wants_prompt_logprobs`.
         finish_reason: None as long as the sequence runs.
     """
@@ -129,6 +140,14 @@ class RunningSequence:
     ) -> None:
         self.prompt = prompt
         self.options = options
+        self.healed = b""
+        self._healing_ids: list[int] = []
+        self._text = tokenizer.decode(prompt.ids) if options.echo else ""
+        if options.heal and len(prompt.ids) > 1:
+            self.healed = tokenizer.bytes_of(prompt.ids[-1])
+        if self.healed:
+            self.prompt = replace(prompt, ids=prompt.ids[:-1])
+            self._healing_ids = tokenizer.starting_with(self.healed)
         self.budget = budget
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
@@ -139,8 +158,7 @@ class RunningSequence:
             self.generator.seed()
         else:
             self.generator.manual_seed(options.seed)
-        self._decoder = IncrementalDecoder(tokenizer, prompt.continuation)
-        self._text = tokenizer.decode(prompt.ids) if options.echo else ""
+        self._decoder = IncrementalDecoder(tokenizer, prompt.continuation, len(self.healed))
         self._held_back = ""  # may turn out to be the beginning of a stop string
 
     @property
@@ -150,9 +168,14 @@ class RunningSequence:
 
     def begin(self) -> str:
         """The text that is certain before any token has come."""
-        if self.budget == 0:
+        if self.budget == 0 and not self.wants_prompt_logprobs:
             self.finish_reason = "length"
         return self._text
+
+    def prompt_read(self) -> None:
+        """Takes note that the model has read the prompt; that is all where nothing may be added."""
+        if self.budget == 0:
+            self.finish_reason = "length"
 
     def accept(self, token: int, logprob: float = 0.0) -> str:
         """Takes the next token and returns the text that has become certain by it."""
@@ -164,6 +187,13 @@ class RunningSequence:
         if self.finish_reason is None and len(self.tokens) == self.budget:
             text += self._finish("length")
         return text
+
+    def allowed(self, logits: Tensor) -> Tensor:
+        """The scores (vocab_size) of the next token, -inf for those that it may not be."""
+        if not self._healing_ids or self.tokens:
+            return logits
+        ids = torch.tensor(self._healing_ids, device=logits.device)
+        return torch.full_like(logits, -torch.inf).index_copy(0, ids, logits[ids])
 
     def completion(self) -> Completion:
         """The result, once the sequence has ended."""

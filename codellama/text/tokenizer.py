@@ -103,6 +103,14 @@ class Tokenizer:
         """
         return self.encode(SENTINEL + text)[len(self.encode(SENTINEL)) :]
 
+    def bytes_of(self, id: int) -> bytes:
+        """What a token adds to a text, in UTF-8; nothing if it is a control token."""
+        return self._bytes_of[id]
+
+    def starting_with(self, beginning: bytes) -> list[int]:
+        """The ids of all tokens whose bytes begin so."""
+        return [id for id, piece in enumerate(self._bytes_of) if piece.startswith(beginning)]
+
     def decode(self, ids: Sequence[int], continuation: bool = False) -> str:
         """The text of token ids. Control tokens have none.
 
@@ -146,10 +154,12 @@ class IncrementalDecoder:
     Args:
         continuation: the tokens go on from other text. Otherwise the first space is the implicit
             one of `Tokenizer.encode` and is left out.
+        skip: bytes to leave out at the beginning.
     """
 
-    def __init__(self, tokenizer: Tokenizer, continuation: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, continuation: bool = False, skip: int = 0) -> None:
         self._tokenizer = tokenizer
+        self._skip = skip
         self._utf8 = codecs.getincrementaldecoder("utf-8")("codellama.mark_each_byte")
         self._implicit_space_ahead = not continuation and tokenizer._implicit_space
 
@@ -164,7 +174,8 @@ class IncrementalDecoder:
             self._implicit_space_ahead = False
             if self._tokenizer.piece(id).startswith(SPACE):
                 piece = piece[1:]
-        return self._utf8.decode(piece)
+        left_out, self._skip = self._skip, max(0, self._skip - len(piece))
+        return self._utf8.decode(piece[left_out:])
 
     def flush(self) -> str:
         """What is left at the end: replacement characters for an unfinished character."""

@@ -71,6 +71,7 @@ class ContextStream:
         self.infilling_rate = infilling_rate
         self.seed = seed
         self.position = Position()
+        self._seen_text = False
         self._built: tuple[int, int, Tensor] | None = None
 
     def take(self, count: int) -> Tensor:
@@ -78,13 +79,16 @@ class ContextStream:
         rows: list[Tensor] = []
         while len(rows) < count:
             part = self._part()
+            self._seen_text |= len(part) > 0
             if self.position.row < len(part):
                 rows.append(part[self.position.row])
                 self.position.row += 1
             elif self.position.part + 1 < len(self._parts(self.position.epoch)):
                 self.position = Position(self.position.epoch, self.position.part + 1)
-            else:
+            elif self._seen_text:
                 self.position = Position(self.position.epoch + 1)
+            else:
+                raise DataError("the files hold no text to train on")
         return torch.stack(rows)
 
     def _parts(self, epoch: int) -> list[list[Path]]:
@@ -108,8 +112,6 @@ class ContextStream:
             texts = map(read_document, self._parts(epoch)[number])
             packer = _Packer(self.tokenizer, self.length, self.infilling_rate, random_numbers)
             rows = [row for text in texts for row in packer.add(text)] + packer.finish()
-            if not rows:
-                raise DataError("the files hold no text to train on")
             random_numbers.shuffle(rows)
             self._built = epoch, number, torch.tensor(rows, dtype=torch.int32)
         return self._built[2]
@@ -139,13 +141,15 @@ class _Packer:
         while start < len(lines):
             room = self.length - len(self.row)
             end = self._end_of_run(sizes, start, room - MARKS)
-            run, last = "".join(lines[start:end]), end == len(lines)
-            ids = self._encode(run, last)
+            ids = self._encode(lines, start, end)
+            while len(ids) > room and end - start > 1:  # joined, they have more tokens than alone
+                end = start + (end - start) // 2
+                ids = self._encode(lines, start, end)
             if len(ids) > room and self.row:
                 yield self._full_row()
                 continue
             if len(ids) > room:  # one line is longer than a row; it is cut, so not transformed
-                ids = self.tokenizer.encode(run, bos=True)[:room]
+                ids = self.tokenizer.encode(lines[start], bos=True)[:room]
             self.row += ids
             start = end
             if self.length - len(self.row) < SHORTEST_RUN:
@@ -167,8 +171,9 @@ class _Packer:
             end += 1
         return end
 
-    def _encode(self, run: str, last: bool) -> list[int]:
+    def _encode(self, lines: Sequence[str], start: int, end: int) -> list[int]:
         """Token ids of a run; none if it spells a control token, as few texts do."""
+        run = "".join(lines[start:end])
         if self.random_numbers.random() < self.infilling_rate:
             try:
                 return infilling.transform(self.tokenizer, run, self.random_numbers)
@@ -177,7 +182,7 @@ class _Packer:
         ids = self.tokenizer.encode(run)
         if self.tokenizer.control_ids.intersection(ids):
             return []
-        return [self.tokenizer.bos_id, *ids] + [self.tokenizer.eos_id] * last
+        return [self.tokenizer.bos_id, *ids] + [self.tokenizer.eos_id] * (end == len(lines))
 
     def _full_row(self) -> list[int]:
         row = self.row + [PADDING] * (self.length - len(self.row))

@@ -40,7 +40,10 @@ def example(
         prompt = prompts.infilling(tokenizer, prefix + middle, suffix, suffix_first=True)
         return [*prompt, tokenizer.eot_id]
     prompt = prompts.infilling(tokenizer, prefix, suffix)
-    return [*prompt, *tokenizer.encode_continuation(middle), tokenizer.eot_id]
+    target = tokenizer.encode_continuation(middle)
+    if tokenizer.control_ids.intersection(target):
+        raise prompts.PromptError("the text to fill in spells a control token")
+    return [*prompt, *target, tokenizer.eot_id]
 
 
 def transform(tokenizer: Tokenizer, document: str, random_numbers: random.Random) -> list[int]:

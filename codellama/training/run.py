@@ -54,6 +54,15 @@ class Recipe:
     infilling_rate: float = 0.9
     seed: int = 0
 
+    def check(self) -> None:
+        """Refuses numbers that no training can follow, by a DataError or a ConfigError."""
+        ModelConfig(**self.model)
+        for name, stage in self.stages.items():
+            if stage.tokens < 0 or min(stage.sequence, stage.batch_tokens) < 1:
+                raise DataError(f"{name}: expected a sequence and a batch of a token or more")
+        if not 0 <= self.infilling_rate <= 1:
+            raise DataError(f"infilling_rate is {self.infilling_rate}; expected 0 to 1")
+
     def documents(self) -> Documents:
         """The files to train on, and those held out."""
         return find_documents(Path(self.data).expanduser() if self.data else None, self.pattern)
@@ -94,6 +103,7 @@ class Run:
     def __init__(self, directory: Path, recipe: Recipe, resume: bool = False) -> None:
         self.directory = directory
         self.recipe = recipe
+        recipe.check()
         self.documents = recipe.documents()
         if resume:
             self._check_recipe()
@@ -230,7 +240,7 @@ def _difference(saved: dict[str, Any], asked: dict[str, Any]) -> str:
     for key, value in asked.items():
         if isinstance(value, dict) and isinstance(saved.get(key), dict):
             if inner := _difference(saved[key], value):
-                phrases.append(inner)
+                phrases.append(f"{key} {inner}")
         elif saved.get(key) != value:
             phrases.append(f"{key} was {saved.get(key)}, is {value}")
     return ", ".join(phrases)

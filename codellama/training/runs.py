@@ -46,9 +46,8 @@ def load_state(run: Path) -> dict[str, Any] | None:
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, OSError, EOFError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path} is damaged ({reason}); start a new run") from None
+    except Exception:  # whatever the bytes make of the reader
+        raise DataError(f"{path} is damaged; start a new run") from None
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -56,7 +55,13 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     path = run / LOG
     if not path.is_file():
         raise DataError(f"{path} is missing; expected the directory of a training run")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # a process that was stopped while it wrote has left half a line
+            break
+    return records
 
 
 def cut_log(run: Path, stage: str, step: int) -> None:

@@ -24,6 +24,8 @@ MODES = ("int8", "int4")
 GROUP = 32
 BLOCK = 64
 """Rows that the 4-bit kernel takes together; a matrix of other sizes is kept in 8 bits."""
+VECTOR = 16
+"""Numbers that the kernels for integers take at a time."""
 FEW_ROWS = 16
 """Up to so many rows of activations, reading integers beats expanding them."""
 
@@ -62,7 +64,7 @@ def pack_nibbles(values: Tensor) -> Tensor:
     Shape:
         uint8 (out, in) -> uint8 (out, in / 2); `out` is a multiple of `BLOCK`
     """
-    if values.device.type == "cpu":
+    if _kernel_layout(values.device):
         return torch.ops.aten._convert_weight_to_int4pack_for_cpu(values.int(), 1)
     low, high = values.unflatten(0, (-1, 2, BLOCK // 2)).unbind(1)
     return (low | high << 4).transpose(1, 2).reshape(len(values), -1)
@@ -74,7 +76,7 @@ def unpack_nibbles(packed: Tensor, columns: int) -> Tensor:
     Shape:
         uint8 (out, in / 2) -> uint8 (in, out)
     """
-    order = _block_order() if packed.device.type == "cpu" else torch.arange(BLOCK)
+    order = _block_order() if _kernel_layout(packed.device) else torch.arange(BLOCK)
     half = len(order) // 2
     blocks = packed.view(-1, columns, half).transpose(0, 1)  # (in, out / block, block / 2)
     values = packed.new_empty(columns, blocks.shape[1], 2, half)
@@ -83,6 +85,11 @@ def unpack_nibbles(packed: Tensor, columns: int) -> Tensor:
     if not torch.equal(order, torch.arange(len(order))):
         values = values.flatten(2)[..., order.argsort()]
     return values.view(columns, -1)
+
+
+def _kernel_layout(device: torch.device) -> bool:
+    """Whether a device has a 4-bit kernel, so that bytes are laid out for it."""
+    return device.type == "cpu"
 
 
 @cache
@@ -127,11 +134,16 @@ class QuantizedLinear(nn.Module):
         """The product for x (rows, in) of few rows."""
         raise NotImplementedError
 
+    def many_rows(self, x: Tensor) -> Tensor:
+        """The product for x (..., in) of any number of rows."""
+        return F.linear(x, self.expanded())
+
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features)
-        if len(rows) <= FEW_ROWS and x.device.type == "cpu":
-            return self.few_rows(rows).unflatten(0, x.shape[:-1])
-        return F.linear(x, self.expanded())
+        # The kernels read past the end of rows that do not fill their vectors.
+        if len(rows) > FEW_ROWS or x.device.type != "cpu" or self.in_features % VECTOR:
+            return self.many_rows(x)
+        return self.few_rows(rows).unflatten(0, x.shape[:-1])
 
 
 class Int8Linear(QuantizedLinear):
@@ -152,9 +164,7 @@ class Int8Linear(QuantizedLinear):
     def few_rows(self, x: Tensor) -> Tensor:
         return torch._weight_int8pack_mm(x, self.values, self.scales)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.numel() <= FEW_ROWS * self.in_features and x.device.type == "cpu":
-            return super().forward(x)
+    def many_rows(self, x: Tensor) -> Tensor:
         return F.linear(x, self.values.to(x.dtype)) * self.scales  # fewer numbers to scale
 
 

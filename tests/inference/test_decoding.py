@@ -7,6 +7,7 @@ from shared_data import shared
 
 from codellama import CodeLlama
 from codellama.inference import decoding
+from codellama.inference.requests import Options, Prompt
 
 # Sorting by length, sharing chunks of prefill and going through several all happen to these.
 PROMPTS = [
@@ -191,3 +192,44 @@ def test_after_generation_the_model_still_trains(tokenizer):
     llm.generate(PROMPTS, max_new_tokens=5)
     llm.model(torch.tensor(PROMPTS[2:3])).logsumexp(-1).sum().backward()
     assert all(weight.grad is not None for weight in llm.model.parameters())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 20])
+def test_a_batch_that_is_refilled_gives_each_prompt_what_it_gets_alone(llm, size):
+    lengths = [0, 1, 9, 2, 5, 1, 3]
+    alone = [
+        llm.generate([prompt], stop_ids=[], max_new_tokens=length)[0]
+        for prompt, length in zip(PROMPTS, lengths, strict=True)
+    ]
+    sequences = [
+        llm._sequence(Prompt(prompt, frozenset(), True), Options(max_new_tokens=length))
+        for prompt, length in zip(PROMPTS, lengths, strict=True)
+    ]
+    for _ in decoding.decode(llm.model, sequences, decoding.Timing(), size):
+        pass
+    assert [sequence.tokens for sequence in sequences] == [one.tokens for one in alone]
+
+
+def test_a_row_that_ends_makes_room_for_a_waiting_one(llm):
+    shapes = watch(llm.model)
+    sequences = [
+        llm._sequence(Prompt([1], frozenset(), True), Options(max_new_tokens=length))
+        for length in (2, 8, 3, 2)
+    ]
+    for _ in decoding.decode(llm.model, sequences, decoding.Timing(), 2):
+        pass
+    steps = [batch for batch, seq in shapes[1:] if seq == 1]
+    assert sum(steps) < 4 * len(steps)  # never more than two rows
+    assert max(steps) == 2
+
+
+def test_samples_of_one_prompt_share_its_prefill(llm):
+    shapes = watch(llm.model)
+    prompt = [1, *range(40, 51)]
+    options = {"max_new_tokens": 6, "stop_ids": [], "temperature": 1.0, "batch_size": 4}
+    samples = llm.generate([prompt], num_samples=4, seed=3, **options)
+    assert shapes[0] == (1, len(prompt))
+    assert sum(batch * seq for batch, seq in shapes) == len(prompt) + 4 * 5
+    for number, sample in enumerate(samples):
+        [alone] = llm.generate([prompt], seed=3 + number, **options)
+        assert sample.tokens == alone.tokens

@@ -308,3 +308,36 @@ def test_a_tokenizer_of_another_vocabulary_is_refused_with_both_sizes(directory)
     (directory / "tokenizer.model").write_bytes(tokenizer_model(480))
     with pytest.raises(CheckpointError, match=r"480 ids, but the model has 512"):
         CodeLlama.load(directory, device="cpu")
+
+
+def test_healing_lets_a_word_go_on_that_the_prompt_cuts(llm):
+    cut = "def fib(n):\n    retu"
+    last = llm.tokenizer.encode(cut)[-1]
+    [healed] = llm.complete([cut], max_new_tokens=6, heal=True)
+    first = llm.tokenizer.bytes_of(healed.tokens[0])
+    assert first.startswith(llm.tokenizer.bytes_of(last))
+    ids = llm.tokenizer.encode(cut, bos=True)[:-1] + healed.tokens
+    assert llm.tokenizer.decode(ids) == cut + healed.text
+
+
+def test_healing_chooses_among_the_tokens_that_begin_with_the_one_taken_back(llm):
+    cut = "import o"
+    ids = llm.tokenizer.encode(cut, bos=True)
+    [healed] = llm.complete([cut], max_new_tokens=1, heal=True)
+    allowed = llm.tokenizer.starting_with(llm.tokenizer.bytes_of(ids[-1]))
+    with torch.no_grad():
+        scores = llm.model(torch.tensor([ids[:-1]]))[0, -1]
+    assert healed.tokens == [allowed[int(scores[allowed].argmax())]]
+
+
+def test_nothing_is_healed_behind_a_control_token(llm):
+    for options in ({}, {"temperature": 1.0, "seed": 1}):
+        [plain] = llm.infill([("a = ", "\n")], max_new_tokens=5, **options)
+        [healed] = llm.infill([("a = ", "\n")], max_new_tokens=5, heal=True, **options)
+        assert healed == plain
+
+
+def test_healed_text_streams_in_the_pieces_of_the_whole(llm):
+    [whole] = llm.complete(["def é"], max_new_tokens=8, heal=True, echo=True)
+    assert "".join(llm.stream("def é", max_new_tokens=8, heal=True, echo=True)) == whole.text
+    assert whole.text.startswith("def é")

@@ -102,5 +102,5 @@ def test_a_vocabulary_too_small_for_bytes_and_characters_is_refused(vocab_size):
 
 @pytest.mark.parametrize("texts", [[], [""], ["def f(x):\n    return x\n"]])
 def test_more_pieces_than_the_texts_yield_are_refused(texts):
-    with pytest.raises(TokenizerError, match="vocabulary of 5000 ids.*or more text"):
+    with pytest.raises(TokenizerError, match=r"vocabulary of 5000 ids.*or more text"):
         train_tokenizer(texts, 5_000)

@@ -1,0 +1,75 @@
+"""Drafts: guesses at the next tokens that one pass of the model checks together.
+
+A pass over a few tokens reads the weights once, as a pass over one does, so that on most machines
+it costs little more. The model chooses a token after each drafted one just as it would without
+drafts; a draft is kept as long as it is what the model has chosen. Greedy or sampled, the text is
+therefore the model's own (Leviathan et al. 2022, arXiv 2211.17192, with drafts that are certain).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from codellama.model.transformer import Transformer
+
+LONGEST_MATCH = 4
+
+
+class Drafter(Protocol):
+    """Guesses how one sequence goes on."""
+
+    def draft(self, ids: Sequence[int], count: int) -> list[int]:
+        """Up to `count` tokens that may follow `ids`, which begin with those of the last call."""
+        ...
+
+
+class PromptLookup:
+    """Guesses that what has followed the newest tokens before follows them again: good where a text
+    repeats itself, as code that is edited or refactored does."""
+
+    def __init__(self) -> None:
+        self._read = 0
+        self._ends: dict[tuple[int, ...], int] = {}  # after which index a run of tokens last ended
+
+    def draft(self, ids: Sequence[int], count: int) -> list[int]:
+        """What followed the longest earlier copy of the newest tokens."""
+        for end in range(self._read, len(ids)):  # all but the newest runs: they have no successor
+            for size in range(1, min(LONGEST_MATCH, end) + 1):
+                self._ends[tuple(ids[end - size : end])] = end
+        self._read = len(ids)
+        for size in range(min(LONGEST_MATCH, len(ids)), 0, -1):
+            newest = tuple(ids[len(ids) - size :])
+            if newest in self._ends:
+                return list(ids[self._ends[newest] :][:count])
+        return []
+
+
+class DraftModel:
+    """Lets a smaller model of the same vocabulary go on greedily."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.cache = model.new_cache()
+        self._ids: list[int] = []
+
+    @torch.no_grad()
+    def draft(self, ids: Sequence[int], count: int) -> list[int]:
+        """What the smaller model would write."""
+        device = self.model.tok_embeddings.weight.device
+        known = self._ids
+        same = next(
+            (at for at, (old, new) in enumerate(zip(known, ids, strict=False)) if old != new),
+            min(len(known), len(ids) - 1),
+        )
+        self.cache.lengths = [same]  # forgets drafts that were not kept
+        drafted: list[int] = []
+        unread = list(ids[same:])
+        while len(drafted) < count:
+            hidden = self.model.hidden(torch.tensor([unread], device=device), self.cache)
+            drafted.append(int(self.model.logits(hidden[:, -1]).argmax()))
+            unread = drafted[-1:]
+        self._ids = [*ids, *drafted[:-1]]
+        return drafted

@@ -1,0 +1,117 @@
+"""Drafts change how fast a text comes, and nothing else."""
+
+import pytest
+import torch
+from random_models import random_model
+
+from codellama import CodeLlama, RequestError
+from codellama.inference.speculative import DraftModel, PromptLookup
+
+REPEATING = "x = f(a, b)\ny = f(a, b)\nz = f("
+
+
+@pytest.fixture(scope="module")
+def llm(tokenizer):
+    return CodeLlama(random_model(1, vocab_size=tokenizer.vocab_size), tokenizer)
+
+
+@pytest.fixture(params=["lookup", "itself", "another"])
+def speculating(request, llm, tokenizer):
+    """The same model, with drafts that are sometimes, always or hardly ever right."""
+    other = CodeLlama(llm.model, tokenizer)
+    if request.param == "itself":
+        other.draft_model = llm.model
+    elif request.param == "another":
+        other.draft_model = random_model(2, dim=32, n_layers=1, vocab_size=tokenizer.vocab_size)
+    return other
+
+
+@pytest.mark.parametrize("speculate", [1, 3, 8])
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 5, "top_p": 0.9}])
+def test_with_drafts_the_text_is_the_same(llm, speculating, speculate, options):
+    prompts = [REPEATING, "def g():\n    return 1\n" * 3, "", "a"]
+    options = {"max_new_tokens": 33, "logprobs": True, **options}
+    plain = llm.complete(prompts, **options)
+    drafted = speculating.complete(prompts, speculate=speculate, **options)
+    for expected, found in zip(plain, drafted, strict=True):
+        assert found.tokens == expected.tokens
+        assert found.text == expected.text
+        assert found.finish_reason == expected.finish_reason
+        assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+
+
+def test_with_drafts_a_text_ends_at_its_stop_string(llm, speculating):
+    [whole] = llm.complete([REPEATING], max_new_tokens=40)
+    stop = whole.text[10:13]
+    [expected] = llm.complete([REPEATING], max_new_tokens=40, stop=[stop])
+    [found] = speculating.complete([REPEATING], max_new_tokens=40, stop=[stop], speculate=8)
+    assert (found.text, found.finish_reason) == (expected.text, "stop")
+
+
+def test_a_model_that_drafts_for_itself_saves_passes(llm, tokenizer):
+    other = CodeLlama(llm.model, tokenizer)
+    other.draft_model = llm.model
+    passes = []
+    hook = llm.model.register_forward_hook(lambda *_: passes.append(1))
+    other.complete([REPEATING], max_new_tokens=41, speculate=7)
+    hook.remove()
+    assert len(passes) == 5  # forty tokens after the first, eight a pass
+
+
+def test_sampled_tokens_come_as_often_as_the_model_says():
+    """With drafts, the second new token has the distribution of ancestral sampling."""
+    torch.manual_seed(0)
+    vocab = 512
+    model = random_model(3, vocab_size=vocab)
+    with torch.no_grad():
+        keep = torch.arange(3, 8)
+        mask = torch.full((vocab,), -1.0)
+        mask[keep] = 0.0
+        model.output.weight[mask < 0] = 0.0
+        model.output.weight[keep] *= 0.3
+    llm = CodeLlama(model, _FewTokens())
+    llm.draft_model = random_model(4, dim=32, n_layers=1, vocab_size=vocab)
+    rounds = 3000
+    found = torch.zeros(vocab)
+    completions = llm.generate(
+        [[1]], stop_ids=[], max_new_tokens=3, temperature=1.0, top_p=1.0, seed=0,
+        num_samples=rounds, batch_size=500, speculate=2,
+    )  # fmt: skip
+    for completion in completions:
+        found[completion.tokens[1]] += 1 / rounds
+    with torch.no_grad():
+        first = model(torch.tensor([[1]]))[0, -1].softmax(-1)
+        pairs = torch.tensor([[1, token] for token in range(vocab)])
+        second = model(pairs)[:, -1].softmax(-1)
+    expected = first @ second
+    assert (found - expected).abs().sum() < 4 * (expected * (1 - expected) / rounds).sqrt().sum()
+
+
+class _FewTokens:
+    """A vocabulary whose tokens have no text."""
+
+    eos_id, control_ids, can_infill = 2, frozenset(), False
+    vocab_size, _implicit_space = 512, False
+    _bytes_of = [b""] * 512
+
+
+def test_lookup_finds_what_followed_the_longest_copy():
+    lookup = PromptLookup()
+    text = [1, 2, 3, 4, 9, 9, 2, 3, 5, 8, 1, 2, 3]
+    assert lookup.draft(text, 3) == [4, 9, 9]
+    assert lookup.draft([*text, 5], 2) == [8, 1]
+    assert PromptLookup().draft([1, 2, 3], 4) == []
+
+
+def test_a_draft_model_forgets_what_was_not_kept(llm):
+    drafter = DraftModel(llm.model)
+    ids = [1, 5, 6, 7]
+    drafter.draft(ids, 4)
+    other = [*ids, 300, 301]
+    assert drafter.draft(other, 4) == DraftModel(llm.model).draft(other, 4)
+
+
+def test_a_draft_model_of_another_vocabulary_is_refused(llm, checkpoint, tokenizer):
+    wider = CodeLlama(random_model(1, vocab_size=600), tokenizer)
+    with pytest.raises(RequestError, match="512 token ids, the model 600"):
+        wider.load_draft(checkpoint)

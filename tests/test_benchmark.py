@@ -1,0 +1,69 @@
+"""The command that times a model; no figure of it is a promise, so none is checked."""
+
+import json
+
+import pytest
+from commands import run
+
+FIGURES = {
+    "load_seconds",
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+    "peak_memory_bytes",
+    "read_bandwidth_bytes_per_second",
+    "decode_share_of_bandwidth",
+}
+
+
+@pytest.fixture(autouse=True)
+def small_probes(monkeypatch):
+    """Measures the machine with less than it takes to be exact."""
+    from codellama.evaluation import speed
+
+    read, multiply = speed.read_bandwidth, speed.matrix_rate
+    monkeypatch.setattr(speed, "read_bandwidth", lambda device: read(device, 1_000_000))
+    monkeypatch.setattr(speed, "matrix_rate", lambda device, kind: multiply(device, kind, 64))
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_it_prints_one_object_of_positive_figures(checkpoint, quantize):
+    options = ["--quantize", quantize] if quantize else []
+    result = run(
+        "benchmark", "--ckpt", checkpoint, "--prompt_tokens", 20, "--new_tokens", 3,
+        "--batch", 2, "--repeats", 1, "--context", 30, "--json", *options,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert figures.keys() >= FIGURES
+    assert all(value > 0 for value in figures.values())
+
+
+def test_it_compares_with_transformers_in_the_same_run(checkpoint):
+    pytest.importorskip("transformers")
+    result = run(
+        "benchmark", "--ckpt", checkpoint, "--prompt_tokens", 20, "--new_tokens", 3,
+        "--repeats", 1, "--against", "transformers", "--json",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    ours, theirs = (figures[f"{whose}decode_tokens_per_second"] for whose in ("", "transformers_"))
+    assert figures["decode_ratio"] == pytest.approx(ours / theirs)
+
+
+def test_for_readers_it_prints_a_line_a_figure(checkpoint):
+    result = run(
+        "benchmark", "--ckpt", checkpoint, "--prompt_tokens", 8, "--new_tokens", 2, "--repeats", 1
+    )
+    assert "decode tokens per second" in result.stdout
+    assert "GB/s" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("new_tokens", 1), ("quantize", "int3"), ("against", "vllm"), ("repeats", 0)],
+)
+def test_options_that_cannot_be_measured_are_refused(checkpoint, option, value):
+    result = run("benchmark", "--ckpt", checkpoint, f"--{option}", value)
+    assert result.returncode == 2
+    assert f"--{option}" in result.stderr
+    assert result.stdout == ""

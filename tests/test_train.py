@@ -1,0 +1,377 @@
+"""The command that trains, on a model and documents small enough to train in a second."""
+
+import json
+import random
+
+import pytest
+import torch
+from commands import run
+
+from codellama import CodeLlama, load_model
+from codellama.training import runs
+from codellama.training.trainer import Trainer
+from codellama.weights import meta
+
+OPTIONS = {
+    "dim": 32,
+    "n_layers": 1,
+    "n_heads": 2,
+    "n_kv_heads": 1,
+    "multiple_of": 32,
+    "vocab_size": 400,
+    "tokens": 8 * 128,
+    "sequence": 64,
+    "batch_tokens": 128,
+    "long_tokens": 4 * 256,
+    "long_sequence": 128,
+    "long_batch_tokens": 256,
+    "save_every": 3,
+    "device": "cpu",
+    "dtype": "float32",
+    "compile": False,
+}
+STEPS = [("stage1", step) for step in range(1, 9)] + [("stage2", step) for step in range(1, 5)]
+NAMES = ["value", "index", "result", "items", "total", "name", "node", "left", "right", "key"]
+
+
+def code(number: int) -> str:
+    """A file of functions; another one for each number."""
+    random_numbers = random.Random(number)
+    functions = []
+    for function in range(6):
+        one, two, three = random_numbers.sample(NAMES, 3)
+        functions.append(
+            f"def {one}_{two}_{function}({two}, {three}={random_numbers.randrange(100)}):\n"
+            f'    """The {one} of {two} and {three}."""\n'
+            f"    for {one} in range({two}):\n"
+            f"        if {one} > {three}:\n"
+            f"            return {one} * {random_numbers.randrange(100)}\n"
+            f"    return {two}\n"
+        )
+    return "\n\n".join(functions)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("data")
+    for number in range(40):
+        (directory / f"module{number}.py").write_text(code(number))
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def few_held_out_tokens(monkeypatch):
+    monkeypatch.setattr("codellama.training.run.HELD_OUT_TOKENS", 1_024)
+
+
+@pytest.fixture
+def train(data):
+    """Runs the command into a directory with the options above, but for those given."""
+
+    def train(out, *flags, **changes):
+        options = {"out": out, "data": data, **OPTIONS, **changes}
+        return run("train", *flags, *(f"--{name}={value}" for name, value in options.items()))
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory):
+    """The directory of a run that was never interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "unbroken"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("codellama.training.run.HELD_OUT_TOKENS", 1_024)
+        options = {"out": out, "data": data, **OPTIONS}
+        done = run("train", *(f"--{name}={value}" for name, value in options.items()))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def log(directory):
+    """What a run has logged, but for the time that it took."""
+    return [
+        {key: value for key, value in record.items() if key != "seconds"}
+        for record in runs.read_log(directory)
+    ]
+
+
+def contents(directory):
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def assert_same_weights(one, other):
+    one, other = load_model(one, device="cpu"), load_model(other, device="cpu")
+    assert one.config == other.config
+    weights = other.state_dict()
+    for name, weight in one.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+
+
+def assert_one_sentence(done, *says):
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    for words in says:
+        assert words in done.stderr
+
+
+def interrupt(monkeypatch, number):
+    """Presses Ctrl-C in the step of a number, counted from 1 over both stages."""
+    train_step, steps = Trainer.train_step, iter(range(1, number + 1))
+
+    def interrupted(trainer):
+        if next(steps) == number:
+            raise KeyboardInterrupt
+        return train_step(trainer)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
+
+
+def test_a_run_leaves_its_recipe_log_and_state_and_two_checkpoints(unbroken):
+    assert sorted(path.name for path in unbroken.iterdir()) == [
+        "log.jsonl",
+        "recipe.json",
+        "stage1",
+        "stage2",
+        "state.pt",
+        "tokenizer.model",
+    ]
+    for stage in ("stage1", "stage2"):
+        names = sorted(path.name for path in (unbroken / stage).iterdir())
+        assert names == ["consolidated.00.pth", "params.json", "tokenizer.model"]
+
+
+def test_every_stage_has_its_own_base_and_context(unbroken):
+    first, second = (load_model(unbroken / name).config for name in ("stage1", "stage2"))
+    assert (first.rope_theta, first.max_seq_len) == (1e4, 64)
+    assert (second.rope_theta, second.max_seq_len) == (1e6, 128)
+    assert (first.dim, first.n_layers, first.n_heads, first.n_kv_heads) == (32, 1, 2, 1)
+    assert (first.vocab_size, first.multiple_of) == (400, 32)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_every_checkpoint_completes_and_infills(unbroken, stage):
+    llm = CodeLlama.load(unbroken / stage, device="cpu")
+    assert llm.model.tok_embeddings.weight.dtype == torch.bfloat16
+    assert llm.tokenizer.can_infill
+    assert len(llm.complete(["def f("], max_new_tokens=4)[0].tokens) <= 4
+    assert len(llm.infill([("def f(", "):\n")], max_new_tokens=4)[0].tokens) <= 4
+
+
+def test_every_step_is_logged(unbroken):
+    records = log(unbroken)
+    assert [(record["stage"], record["step"]) for record in records] == STEPS
+    tokens = [128 * step for step in range(1, 9)] + [256 * step for step in range(1, 5)]
+    assert [record["tokens"] for record in records] == tokens
+    measured = [at for at, record in zip(STEPS, records, strict=True) if "held_out_loss" in record]
+    saved = [("stage1", 3), ("stage1", 6), ("stage1", 8), ("stage2", 3), ("stage2", 4)]
+    assert measured == saved
+    assert records[0]["loss"] == pytest.approx(5.99, abs=0.1)  # ln 400
+    assert records[-1]["held_out_loss"] < records[2]["held_out_loss"] < 5.99
+    peaks = [max(r["learning_rate"] for r in records if r["stage"] == s) for s, _ in saved[2:4]]
+    assert peaks == pytest.approx([1.5e-3, 3e-4])
+
+
+def test_the_vocabulary_of_the_run_is_that_of_its_checkpoints(unbroken):
+    vocabulary = (unbroken / "tokenizer.model").read_bytes()
+    for stage in ("stage1", "stage2"):
+        assert (unbroken / stage / "tokenizer.model").read_bytes() == vocabulary
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(train, unbroken, tmp_path):
+    same = train(tmp_path / "same")
+    assert (same.returncode, same.stdout) == (0, "")
+    assert str(tmp_path / "same") in same.stderr
+    assert log(tmp_path / "same") == log(unbroken)
+    assert_same_weights(tmp_path / "same" / "stage2", unbroken / "stage2")
+    train(tmp_path / "other", seed=1)
+    losses = [[record["loss"] for record in log(out)] for out in (tmp_path / "other", unbroken)]
+    assert not set(losses[0]).intersection(losses[1])
+
+
+def test_a_checkpoint_in_shards_holds_the_same_weights(train, unbroken, tmp_path):
+    assert train(tmp_path / "run", shards=2).returncode == 0
+    for stage in ("stage1", "stage2"):
+        shards = sorted(path.name for path in (tmp_path / "run" / stage).glob("*.pth"))
+        assert shards == ["consolidated.00.pth", "consolidated.01.pth"]
+        assert_same_weights(tmp_path / "run" / stage, unbroken / stage)
+
+
+@pytest.mark.parametrize(("left_out", "made"), [("tokens", "stage2"), ("long_tokens", "stage1")])
+def test_a_stage_of_no_tokens_is_left_out(train, tmp_path, left_out, made):
+    assert train(tmp_path / "run", **{left_out: 0}).returncode == 0
+    assert [path.name for path in (tmp_path / "run").glob("stage*")] == [made]
+    assert {record["stage"] for record in log(tmp_path / "run")} == {made}
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 8, 9, 11, 12])
+def test_an_interrupted_run_is_resumed_as_if_unbroken(train, unbroken, tmp_path, monkeypatch, step):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt(patch, step)
+        assert train(out).returncode == 130
+    assert (out / "stage1").exists() == (step > 8)
+    assert not (out / "stage2").exists()
+    assert train(out, "--resume").returncode == 0
+    assert log(out) == log(unbroken)
+    for stage in ("stage1", "stage2"):
+        assert_same_weights(out / stage, unbroken / stage)
+
+
+def test_a_run_can_be_interrupted_again_and_again(train, unbroken, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4)
+        assert train(out).returncode == 130
+    for step in (4, 2, 4, 1):
+        with monkeypatch.context() as patch:
+            interrupt(patch, step)
+            assert train(out, "--resume").returncode == 130
+    assert train(out, "--resume").returncode == 0
+    assert log(out) == log(unbroken)
+    assert_same_weights(out / "stage2", unbroken / "stage2")
+
+
+def test_a_run_can_be_interrupted_while_it_writes_a_checkpoint(
+    train, unbroken, tmp_path, monkeypatch
+):
+    out, save = tmp_path / "run", meta.save_checkpoint
+
+    def interrupted(directory, *options):
+        save(directory, *options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(meta, "save_checkpoint", interrupted)
+        assert train(out).returncode == 130
+    assert not (out / "stage1").exists()
+    assert train(out, "--resume").returncode == 0
+    assert sorted(contents(out)) == sorted(contents(unbroken))
+    assert log(out) == log(unbroken)
+    assert_same_weights(out / "stage2", unbroken / "stage2")
+
+
+def test_resuming_a_run_that_is_done_changes_nothing(train, tmp_path):
+    out = tmp_path / "run"
+    train(out)
+    before = contents(out)
+    assert train(out, "--resume").returncode == 0
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"dim": 64}, "dim was 32, is 64"),
+        ({"tokens": 999}, "tokens was 1024, is 999"),
+        ({"infilling_rate": 0.5}, "infilling_rate was 0.9, is 0.5"),
+        ({"pattern": "module*.py"}, "pattern was *.py, is module*.py"),
+        ({"ckpt": "other"}, "ckpt was None, is other"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_options(train, unbroken, changes, says):
+    before = contents(unbroken)
+    assert_one_sentence(train(unbroken, "--resume", **changes), str(unbroken), says)
+    assert contents(unbroken) == before
+
+
+def test_a_run_can_be_resumed_with_another_way_to_save(train, unbroken):
+    assert train(unbroken, "--resume", save_every=100, shards=2).returncode == 0
+
+
+def test_a_run_is_never_started_over_another(train, unbroken, tmp_path):
+    before = contents(unbroken)
+    assert_one_sentence(train(unbroken), str(unbroken), "exists")
+    assert contents(unbroken) == before
+    (tmp_path / "notes.txt").write_text("mine")
+    assert_one_sentence(train(tmp_path), "exists")
+    assert contents(tmp_path) == {"notes.txt": b"mine"}
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_nothing_cannot_be_resumed(train, tmp_path, made):
+    out = tmp_path / "run"
+    if made:
+        out.mkdir()
+    assert_one_sentence(train(out, "--resume"), str(out), "no run to resume")
+
+
+def test_a_checkpoint_can_be_trained_on(train, unbroken, tmp_path):
+    out, start = tmp_path / "run", unbroken / "stage1"
+    assert train(out, ckpt=start, tokens=0).returncode == 0
+    assert [path.name for path in out.glob("stage*")] == ["stage2"]
+    assert (out / "stage2" / "tokenizer.model").read_bytes() == (
+        start / "tokenizer.model"
+    ).read_bytes()
+    [first, *_] = log(out)
+    assert first["loss"] < 5.9
+
+
+def test_training_on_begins_with_the_checkpoints_weights(train, unbroken, tmp_path):
+    out, start = tmp_path / "run", load_model(unbroken / "stage1", device="cpu")
+    changes = {"tokens": 0, "long_learning_rate": 0, "dim": 64, "n_layers": 2}
+    assert train(out, ckpt=unbroken / "stage1", **changes).returncode == 0
+    model = load_model(out / "stage2", device="cpu")
+    assert model.config.rope_theta == 1e6
+    for name, weight in start.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight), name
+
+
+def test_the_recipe_says_what_was_asked_for(unbroken, data):
+    recipe = json.loads((unbroken / "recipe.json").read_text())
+    assert (recipe["data"], recipe["seed"]) == (str(data), 0)
+    assert recipe["model"] == {
+        name: OPTIONS[name]
+        for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size")
+    }
+    assert recipe["stages"]["stage2"]["rope_theta"] == 1e6
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"data": "/absent"}, "/absent is no directory"),
+        ({"pattern": "*.txt"}, "has 0 files *.txt"),
+        ({"ckpt": "/absent"}, "/absent"),
+        ({"vocab_size": 100_000}, "vocabulary of 100000 ids"),
+        ({"dim": 33}, "dim 33"),
+        ({"dtype": "int3"}, "--dtype is 'int3'"),
+        ({"device": "abacus"}, "--device abacus"),
+    ],
+)
+def test_bad_options_get_one_sentence_and_exit_code_2(train, tmp_path, changes, says):
+    assert_one_sentence(train(tmp_path / "run", **changes), says)
+
+
+def test_a_run_that_cannot_be_cut_into_shards_can_be_resumed_with_another_number(
+    train, unbroken, tmp_path
+):
+    out = tmp_path / "run"
+    done = train(out, shards=5)
+    assert done.returncode == 2
+    assert "5 equal slices" in done.stderr
+    assert train(out, "--resume", shards=2).returncode == 0
+    assert log(out) == log(unbroken)
+    assert_same_weights(out / "stage2", unbroken / "stage2")
+
+
+def test_the_directory_is_required(data):
+    assert_one_sentence(run("train", "--data", data), "--out is missing")
+
+
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_done(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = train(tmp_path / "run", plot=tmp_path / "loss.png")
+    assert_one_sentence(done, "pip install 'codellama[plots]'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plot_is_drawn_of_the_whole_run(train, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert train(tmp_path / "run", plot=tmp_path / "loss.png").returncode == 0
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,233 @@
+"""Documents packed into rows."""
+
+import random
+from collections import Counter
+from dataclasses import asdict
+
+import pytest
+import torch
+from random_checkpoint import tokenizer_model
+
+from codellama import PromptError, Tokenizer
+from codellama.training import contexts
+from codellama.training.contexts import PADDING, ContextStream, Position
+from codellama.training.documents import DataError
+from codellama.training.tokenizer import train_tokenizer
+
+LENGTH = 129
+WORDS = ["x", "total", "self.rows", "len(text)", "None", "1024", "'ab'", "é", "生", "[0]"]
+
+
+def document(number: int, lines: int) -> str:
+    """Some code of a few tokens a line, with blank lines in it; other code for each number."""
+    random_numbers = random.Random(number)
+    written = []
+    for line in range(lines):
+        left, right, other = random_numbers.choices(WORDS, k=3)
+        indent = " " * random_numbers.choice([0, 4, 8])
+        written.append(f"{indent}{left}_{number} = {right} + {other}\n" if line % 5 else "\n")
+    return "".join(written)
+
+
+def write(directory, documents):
+    paths = []
+    for number, text in enumerate(documents):
+        paths.append(directory / f"{number}.py")
+        paths[-1].write_bytes(text if isinstance(text, bytes) else text.encode())
+    return paths
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """Forty documents of a few lines, and two that fill many rows."""
+    return [document(number, 3 + number % 9) for number in range(40)] + [
+        document(number, 150) for number in range(40, 42)
+    ]
+
+
+@pytest.fixture(scope="module")
+def files(texts, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("documents"), texts)
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(contexts, "PART_BYTES", 2_000)
+
+
+def read_epoch(stream: ContextStream) -> list[list[int]]:
+    """The rows of the stream's round, from where it is to the round's end."""
+    rows, epoch = [], stream.position.epoch
+    row = stream.take(1)[0].tolist()
+    while stream.position.epoch == epoch:
+        rows.append(row)
+        row = stream.take(1)[0].tolist()
+    return rows
+
+
+def runs(rows: list[list[int]], bos_id: int) -> list[list[int]]:
+    """The rows' tokens, cut before every BOS."""
+    found = []
+    for row in rows:
+        for id in row:
+            if id == bos_id:
+                found.append([])
+            if id != PADDING:
+                found[-1].append(id)
+    return found
+
+
+def lines_of(tokenizer: Tokenizer, rows: list[list[int]]) -> Counter[str]:
+    """How often each line is in rows that are not cut for infilling."""
+    decoded = map(tokenizer.decode, runs(rows, tokenizer.bos_id))
+    return Counter(line for text in decoded for line in text.splitlines(keepends=True))
+
+
+@pytest.mark.parametrize("length", [65, 129, 1025])
+@pytest.mark.parametrize("rate", [0.0, 0.9])
+def test_rows_are_of_one_length_and_padded_at_their_end_alone(tokenizer, files, length, rate):
+    rows = ContextStream(files, tokenizer, length, rate).take(30)
+    assert rows.shape == (30, length)
+    assert not rows.is_floating_point()
+    assert rows.max() < tokenizer.vocab_size
+    padding = rows == PADDING
+    assert torch.equal(padding, rows < 0)
+    assert torch.equal(padding, padding.cummax(1).values)
+    assert not padding[:, 0].any()
+    assert (rows[:, 0] == tokenizer.bos_id).all()
+
+
+def test_rows_follow_from_the_seed(tokenizer, files):
+    def rows(seed):
+        return ContextStream(files, tokenizer, LENGTH, seed=seed).take(50)
+
+    assert torch.equal(rows(0), rows(0))
+    assert not torch.equal(rows(0), rows(1))
+
+
+def test_how_many_rows_are_taken_at_once_makes_no_difference(tokenizer, files):
+    together, apart = (ContextStream(files, tokenizer, LENGTH) for _ in range(2))
+    counts = [1, 2, 30, 7]
+    rows = together.take(sum(counts))
+    assert torch.equal(rows, torch.cat([apart.take(count) for count in counts]))
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_stream_goes_on_from_any_position_as_if_unbroken(tokenizer, files):
+    stream = ContextStream(files, tokenizer, LENGTH)
+    rows, positions = [], []
+    while stream.position.epoch < 2:
+        positions.append(Position(**asdict(stream.position)))
+        rows.append(stream.take(1)[0])
+    assert max(position.part for position in positions) > 2
+    assert {position.epoch for position in positions} == {0, 1}
+    for start in range(0, len(rows) - 4, 3):
+        resumed = ContextStream(files, tokenizer, LENGTH)
+        resumed.position = positions[start]
+        assert torch.equal(resumed.take(4), torch.stack(rows[start : start + 4])), start
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_stream_can_be_set_back(tokenizer, files):
+    stream = ContextStream(files, tokenizer, LENGTH)
+    first = stream.take(40)
+    stream.position = Position()
+    assert torch.equal(stream.take(40), first)
+
+
+@pytest.mark.parametrize("part_bytes", [contexts.PART_BYTES, 2_000, 0])
+@pytest.mark.parametrize("length", [129, 1025])
+def test_every_round_has_every_line_once(tokenizer, texts, files, monkeypatch, part_bytes, length):
+    monkeypatch.setattr(contexts, "PART_BYTES", part_bytes)
+    expected = Counter(line for text in texts for line in text.splitlines(keepends=True))
+    stream = ContextStream(files, tokenizer, length, infilling_rate=0.0)
+    rounds = []
+    for epoch in range(2):
+        stream.position = Position(epoch)
+        rounds.append(read_epoch(stream))
+        assert lines_of(tokenizer, rounds[-1]) == expected
+    assert rounds[0] != rounds[1]
+
+
+def test_the_end_of_every_document_is_marked_and_no_other_place(tokenizer, texts, files):
+    rows = read_epoch(ContextStream(files, tokenizer, LENGTH, infilling_rate=0.0))
+    ended = [run for run in runs(rows, tokenizer.bos_id) if tokenizer.eos_id in run]
+    assert all(run.index(tokenizer.eos_id) == len(run) - 1 for run in ended)
+    last_lines = [tokenizer.decode(run).splitlines()[-1] for run in ended]
+    assert sorted(last_lines) == sorted(text.splitlines()[-1] for text in texts)
+
+
+def test_nine_of_ten_runs_are_cut_for_infilling(tokenizer, files):
+    stream = ContextStream(files, tokenizer, LENGTH)
+    starts = [run[1] for run in runs(stream.take(600).tolist(), tokenizer.bos_id)]
+    share = starts.count(tokenizer.prefix_id) / len(starts)
+    assert len(starts) > 1_000
+    assert share == pytest.approx(0.9, abs=0.03)
+
+
+@pytest.mark.parametrize("length", [65, 129, 1025])
+def test_every_gap_is_whole_in_its_row(tokenizer, files, length):
+    marks = [tokenizer.prefix_id, tokenizer.suffix_id, tokenizer.middle_id, tokenizer.eot_id]
+    cut = 0
+    for row in ContextStream(files, tokenizer, length).take(200).tolist():
+        assert row.count(tokenizer.prefix_id) == row.count(tokenizer.eot_id)
+        for run in runs([row], tokenizer.bos_id):
+            if tokenizer.prefix_id in run:
+                assert [run.count(mark) for mark in marks] == [1, 1, 1, 1]
+                assert run.index(tokenizer.eot_id) == len(run) - 1
+                cut += 1
+            else:
+                assert not set(marks).intersection(run)
+    assert cut
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_line_longer_than_a_row_is_cut_and_nothing_else_is_done_to_it(tokenizer, tmp_path, rate):
+    line = "x = " + "1 + " * 200 + "1\n"
+    files = write(tmp_path, [line])
+    [row] = read_epoch(ContextStream(files, tokenizer, LENGTH, rate))
+    assert row == tokenizer.encode(line, bos=True)[:LENGTH]
+
+
+def test_the_lines_around_one_that_is_cut_are_whole(tokenizer, tmp_path):
+    before, after = document(1, 30), document(2, 30)
+    files = write(tmp_path, [before + "x = " + "1 + " * 200 + "1\n" + after])
+    lines = lines_of(tokenizer, read_epoch(ContextStream(files, tokenizer, LENGTH, 0.0)))
+    assert not Counter((before + after).splitlines(keepends=True)) - lines
+
+
+def test_a_document_that_spells_a_control_token_is_left_out(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(train_tokenizer(["a < b, COT = DOT < EOT, c < d + NOT\n"] * 20, 300))
+    tokenizer = Tokenizer(path)
+    assert tokenizer.eot_id in tokenizer.encode("a <EOT>")
+    plain, spelling = "a < b\n", "c < d\ne = ' <EOT>'\n"
+    files = write(tmp_path, [spelling, plain, spelling])
+    [row] = read_epoch(ContextStream(files, tokenizer, LENGTH, infilling_rate=0.0))
+    ids = tokenizer.encode(plain, bos=True, eos=True)
+    assert row == ids + [PADDING] * (LENGTH - len(ids))
+
+
+def test_files_without_text_are_passed_over(tokenizer, tmp_path):
+    files = write(tmp_path, ["", b"\xff\xfe", "a = 1\n", ""])
+    [row] = read_epoch(ContextStream(files, tokenizer, LENGTH, infilling_rate=0.0))
+    assert row[: row.index(PADDING)] == tokenizer.encode("a = 1\n", bos=True, eos=True)
+
+
+@pytest.mark.parametrize("documents", [[""], ["", b"# caf\xe9\n", b"\xff\xfe"]])
+def test_files_without_any_text_are_refused(tokenizer, tmp_path, documents):
+    stream = ContextStream(write(tmp_path, documents), tokenizer, LENGTH)
+    with pytest.raises(DataError, match="no text to train on"):
+        stream.take(1)
+
+
+def test_a_vocabulary_without_infilling_tokens_is_refused_unless_the_rate_is_0(
+    tmp_path, files, monkeypatch
+):
+    monkeypatch.setattr("codellama.training.tokenizer.EXTRA_PIECES", ())
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(tokenizer_model(400))
+    tokenizer = Tokenizer(path)
+    with pytest.raises(PromptError, match="rate of 0"):
+        ContextStream(files, tokenizer, LENGTH)
+    assert ContextStream(files, tokenizer, LENGTH, 0.0).take(2).shape == (2, LENGTH)
