@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,12 +31,26 @@ class Timing:
     decode_seconds: float = 0.0
 
 
+@dataclass
+class Past:
+    """What a cache of one row still holds of an earlier request, for one that begins alike.
+
+    Attributes:
+        ids: the tokens of the row.
+        cache: their keys and values; None before the first request.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    cache: KVCache | None = None
+
+
 def decode(
     model: Transformer,
     sequences: Iterable[RunningSequence],
     timing: Timing,
     batch_size: int = 8,
     new_drafter: Callable[[], Drafter] | None = None,
+    past: Past | None = None,
 ) -> Iterator[tuple[RunningSequence, str]]:
     """Runs each sequence to its own end, up to `batch_size` of them together.
 
@@ -45,12 +59,13 @@ def decode(
 
     Args:
         new_drafter: makes what guesses at a row's next tokens, `options.speculate` of them.
+        past: what a single sequence may go on from; holds that sequence when it has ended.
 
     Yields:
         A sequence and the text of it that has become certain.
     """
     waiting = deque(sequences)
-    batch = _Batch(model, timing, new_drafter)
+    batch = _Batch(model, timing, new_drafter, past)
     while waiting or batch.rows:
         free = batch_size - len(batch.rows)
         if waiting and (not batch.rows or free * REFILL_SHARE >= batch_size):
@@ -69,10 +84,12 @@ class _Batch:
         model: Transformer,
         timing: Timing,
         new_drafter: Callable[[], Drafter] | None = None,
+        past: Past | None = None,
     ) -> None:
         self.model = model
         self.timing = timing
         self.new_drafter = new_drafter
+        self.past = past
         self.rows: list[RunningSequence] = []
         self.drafters: list[Drafter | None] = []
         self.cache: KVCache
@@ -83,7 +100,7 @@ class _Batch:
         if not unread:
             return
         started = time.perf_counter()
-        rows, cache, logits = prefill(self.model, unread)
+        rows, cache, logits = prefill(self.model, unread, self.past)
         for row in rows:
             row.prompt_read()
         self.timing.prompt_tokens += sum(len(row.prompt.ids) for row in rows)
@@ -91,7 +108,7 @@ class _Batch:
         chosen = self._accept([rows[number] for number in running], logits[running, None])
         self.timing.prefill_seconds += time.perf_counter() - started
         if self.rows:
-            self.cache.join([cache], cache.capacity)
+            self.cache.join([cache], max(cache.capacity, self.cache.capacity))
         else:
             self.cache = cache
         self.rows += rows
@@ -154,6 +171,10 @@ class _Batch:
 
     def _drop_finished(self) -> None:
         running = [number for number, row in enumerate(self.rows) if not row.finish_reason]
+        if self.past is not None and not running:
+            [row] = self.rows
+            ids = row.prompt.ids + row.tokens
+            self.past.ids, self.past.cache = ids[: self.cache.longest], self.cache
         if running and len(running) < len(self.rows):
             self.cache.keep(running)
         self.rows = [self.rows[number] for number in running]
@@ -162,9 +183,10 @@ class _Batch:
 
 @torch.no_grad()
 def prefill(
-    model: Transformer, sequences: Sequence[RunningSequence]
+    model: Transformer, sequences: Sequence[RunningSequence], past: Past | None = None
 ) -> tuple[list[RunningSequence], KVCache, Tensor]:
-    """Reads the prompts, `PREFILL_CHUNK` tokens at a time; equal prompts once for all.
+    """Reads the prompts, `PREFILL_CHUNK` tokens at a time; equal prompts once for all, and of a
+    single one only what `past` does not hold.
 
     Short prompts share a chunk, padded on the right to the longest of them; a long prompt has its
     chunks to itself, so that padding never costs more than a chunk. Besides weights and cache this
@@ -185,14 +207,14 @@ def prefill(
         len(sequence.prompt.ids) + sequence.budget + sequence.options.speculate
         for sequence in sequences
     )
-    caches, logits = [], []
-    for group in groups:
-        longest = max(len(sequence.prompt.ids) for sequence in group)
-        caches.append(model.new_cache(len(group), longest if len(groups) > 1 else capacity))
-        logits.append(_prefill_group(model, group, caches[-1]))
-    cache = caches[0]
-    if len(groups) > 1:
-        cache.join(caches[1:], capacity)
+    if past is not None and past.cache is not None:
+        cache = past.cache
+        cache.lengths = [_same(past.ids, sequences[0])]
+        past.ids, past.cache = [], None  # until the sequence has ended
+        cache.reserve(capacity)
+        logits = _prefill_group(model, sequences, cache)
+    else:
+        cache, logits = _prefill_groups(model, groups, capacity)
     rows, sources = [], []
     for source, first in enumerate(sequence for group in groups for sequence in group):
         for twin in twins[tuple(first.prompt.ids)]:
@@ -201,7 +223,16 @@ def prefill(
             sources.append(source)
     if len(rows) > len(twins):
         cache.keep(sources)
-    return rows, cache, torch.cat(logits)[sources]
+    return rows, cache, logits[sources]
+
+
+def _same(known: Sequence[int], sequence: RunningSequence) -> int:
+    """How many tokens of a sequence's prompt need not be read again."""
+    if sequence.wants_prompt_logprobs:
+        return 0
+    asked = sequence.prompt.ids[:-1]  # the last token's logits are needed
+    pairs = enumerate(zip(known, asked, strict=False))
+    return next((at for at, (old, new) in pairs if old != new), min(len(known), len(asked)))
 
 
 def _groups(sequences: Sequence[RunningSequence]) -> list[list[RunningSequence]]:
@@ -216,13 +247,27 @@ def _groups(sequences: Sequence[RunningSequence]) -> list[list[RunningSequence]]
     return groups
 
 
+def _prefill_groups(
+    model: Transformer, groups: Sequence[Sequence[RunningSequence]], capacity: int
+) -> tuple[KVCache, Tensor]:
+    caches, logits = [], []
+    for group in groups:
+        longest = max(len(sequence.prompt.ids) for sequence in group)
+        caches.append(model.new_cache(len(group), longest if len(groups) > 1 else capacity))
+        logits.append(_prefill_group(model, group, caches[-1]))
+    cache = caches[0]
+    if len(groups) > 1:
+        cache.join(caches[1:], capacity)
+    return cache, torch.cat(logits)
+
+
 def _prefill_group(model: Transformer, group: Sequence[RunningSequence], cache: KVCache) -> Tensor:
     prompts = [sequence.prompt.ids for sequence in group]
     longest = max(map(len, prompts))
     padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in prompts])
     padded = padded.to(cache.keys[0].device)
     last: list[Tensor] = [torch.empty(0)] * len(group)
-    for start in range(0, longest, PREFILL_CHUNK):
+    for start in range(cache.longest, longest, PREFILL_CHUNK):
         hidden = model.hidden(padded[:, start : start + PREFILL_CHUNK], cache)
         for row, sequence in enumerate(group):
             if sequence.wants_prompt_logprobs:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsInt
 
 import torch
 
-from codellama.inference.decoding import Timing, decode
+from codellama.inference.decoding import Past, Timing, decode
 from codellama.inference.requests import (
     Completion,
     Options,
@@ -56,6 +56,7 @@ class CodeLlama:
         self.mesh = mesh
         self.draft_model: Transformer | None = None
         self.timing = Timing()
+        self._dialog = Past()
 
     @classmethod
     def load(
@@ -178,8 +179,11 @@ class CodeLlama:
         return self._stream(self._infilling((prefix, suffix), suffix_first), options)
 
     def stream_chat(self, messages: Sequence[Message], **options: Any) -> CompletionStream:
-        """As `chat` for one dialog, in pieces of text as they become certain."""
-        return self._stream(self._chat(messages), options)
+        """As `chat` for one dialog, in pieces of text as they become certain.
+
+        Of a dialog that goes on from the last one streamed, only what is new is read.
+        """
+        return self._stream(self._chat(messages), options, self._dialog)
 
     def _completion(self, text: str) -> Prompt:
         ids = self.tokenizer.encode(text, bos=True)
@@ -218,19 +222,21 @@ class CodeLlama:
                 yield pending.popleft().completion()
         yield from (sequence.completion() for sequence in pending)
 
-    def _stream(self, prompt: Prompt, keywords: dict[str, Any]) -> CompletionStream:
+    def _stream(
+        self, prompt: Prompt, keywords: dict[str, Any], past: Past | None = None
+    ) -> CompletionStream:
         options = self._options(keywords)
         if options.num_samples > 1:
             raise RequestError(f"a stream is one text; num_samples is {options.num_samples}")
         sequence = self._sequence(prompt, options)
-        pieces = (text for _, text in self._decode([sequence]) if text)
+        pieces = (text for _, text in self._decode([sequence], past) if text)
         return CompletionStream(sequence, pieces)
 
     def _decode(
-        self, sequences: Sequence[RunningSequence]
+        self, sequences: Sequence[RunningSequence], past: Past | None = None
     ) -> Iterator[tuple[RunningSequence, str]]:
         size = max((sequence.options.batch_size for sequence in sequences), default=1)
-        return decode(self.model, sequences, self.timing, size, self._new_drafter)
+        return decode(self.model, sequences, self.timing, size, self._new_drafter, past)
 
     def _new_drafter(self) -> Drafter:
         return PromptLookup() if self.draft_model is None else DraftModel(self.draft_model)

@@ -11,7 +11,14 @@ from random_models import random_model
 from sentencepiece import SentencePieceProcessor
 from shared_data import shared
 
-from codellama import CheckpointError, CodeLlama, PromptError, RequestError, Tokenizer
+from codellama import (
+    CheckpointError,
+    CodeLlama,
+    PromptError,
+    RequestError,
+    Tokenizer,
+    prompts,
+)
 from codellama.inference import generation
 from codellama.weights.variants import VARIANTS
 
@@ -341,3 +348,35 @@ def test_healed_text_streams_in_the_pieces_of_the_whole(llm):
     [whole] = llm.complete(["def é"], max_new_tokens=8, heal=True, echo=True)
     assert "".join(llm.stream("def é", max_new_tokens=8, heal=True, echo=True)) == whole.text
     assert whole.text.startswith("def é")
+
+
+def test_a_dialog_that_goes_on_is_read_from_where_it_left_off(llm):
+    first = [{"role": "user", "content": "write a function that reverses a string"}]
+    fresh = CodeLlama(llm.model, llm.tokenizer)
+    answer = "".join(fresh.stream_chat(first, max_new_tokens=6))
+    then = [{"role": "assistant", "content": answer.strip() or "ok"}]
+    second = [*first, *then, {"role": "user", "content": "now in C"}]
+    before = fresh.timing.prompt_tokens
+    read = []
+    hook = llm.model.tok_embeddings.register_forward_pre_hook(
+        lambda _, inputs: read.append(inputs[0].numel())
+    )
+    again = "".join(fresh.stream_chat(second, max_new_tokens=6))
+    hook.remove()
+    ids = prompts.chat(llm.tokenizer, second)
+    assert fresh.timing.prompt_tokens - before == len(ids)
+    assert read[0] < len(ids) - len(prompts.chat(llm.tokenizer, first)) + 2
+    [expected] = llm.chat([second], max_new_tokens=6)
+    assert again == expected.text
+
+
+def test_a_dialog_that_was_left_in_the_middle_does_no_harm(llm):
+    dialog = [{"role": "user", "content": "a b c"}]
+    fresh = CodeLlama(llm.model, llm.tokenizer)
+    stream = fresh.stream_chat(dialog, max_new_tokens=20)
+    next(stream)
+    other = [{"role": "user", "content": "a b d"}]
+    [expected] = llm.chat([other], max_new_tokens=8)
+    assert "".join(fresh.stream_chat(other, max_new_tokens=8)) == expected.text
+    [expected] = llm.chat([dialog], max_new_tokens=8)
+    assert "".join(fresh.stream_chat(dialog, max_new_tokens=8)) == expected.text
