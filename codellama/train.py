@@ -29,6 +29,7 @@ def train(
     batch_tokens: int = 4_096,
     learning_rate: float = 1.5e-3,
     theta: float = 1e4,
+    context: int = 0,
     long_tokens: int = 1_000_000,
     long_sequence: int = 8_192,
     long_batch_tokens: int = 16_384,
@@ -36,6 +37,7 @@ def train(
     long_theta: float = 1e6,
     warmup_steps: int = 200,
     infilling_rate: float = 0.9,
+    longest_run: int = 0,
     dim: int = 256,
     n_layers: int = 6,
     n_heads: int = 4,
@@ -66,6 +68,7 @@ def train(
         batch_tokens: tokens in a step of the optimiser.
         learning_rate: its peak; it falls as a cosine to a thirtieth.
         theta: rotary base of the first stage.
+        context: of the first stage's checkpoint; 0: the length of its sequences.
         long_tokens: to train on in the second stage; 0 leaves it out.
         long_sequence: tokens in a sequence of the second stage.
         long_batch_tokens: tokens in a step of the second stage.
@@ -73,6 +76,8 @@ def train(
         long_theta: rotary base of the second stage.
         warmup_steps: steps until the peak, a tenth of the stage at most.
         infilling_rate: share of documents cut for infilling.
+        longest_run: tokens of a document at most; longer files are taken as several. 0: as many as
+            fit in a sequence. Short ones show more gaps.
         dim: width of a new model.
         n_layers: blocks of a new model.
         n_heads: query heads of a new model.
@@ -101,7 +106,9 @@ def train(
             "vocab_size": vocab_size,
         },
         stages={
-            "stage1": Stage(tokens, sequence, batch_tokens, learning_rate, warmup_steps, theta),
+            "stage1": Stage(
+                tokens, sequence, batch_tokens, learning_rate, warmup_steps, theta, context
+            ),
             "stage2": Stage(
                 long_tokens,
                 long_sequence,
@@ -116,6 +123,7 @@ def train(
         ckpt=ckpt,
         infilling_rate=infilling_rate,
         seed=seed,
+        longest_run=longest_run,
     )
     machine = Machine.best(torch_device(device) or default_device())
     if dtype is not None:

@@ -50,6 +50,8 @@ class ContextStream:
         length: tokens of a row.
         infilling_rate: share of documents that are transformed for infilling.
         seed: decides on everything random.
+        longest_run: tokens of a run of lines at most; 0: as many as fit in a row. Short runs show
+            more gaps in as many tokens.
 
     Raises:
         PromptError: documents are to be transformed, but the vocabulary has no infilling tokens.
@@ -62,6 +64,7 @@ class ContextStream:
         length: int,
         infilling_rate: float = infilling.RATE,
         seed: int = 0,
+        longest_run: int = 0,
     ) -> None:
         if infilling_rate and not tokenizer.can_infill:
             raise PromptError("the vocabulary has no infilling tokens; train with a rate of 0")
@@ -70,6 +73,7 @@ class ContextStream:
         self.length = length
         self.infilling_rate = infilling_rate
         self.seed = seed
+        self.longest_run = longest_run or length
         self.position = Position()
         self._seen_text = False
         self._built: tuple[int, int, Tensor] | None = None
@@ -110,7 +114,9 @@ class ContextStream:
         if self._built is None or self._built[:2] != (epoch, number):
             random_numbers = random.Random(f"{self.seed} {epoch} {number}")
             texts = map(read_document, self._parts(epoch)[number])
-            packer = _Packer(self.tokenizer, self.length, self.infilling_rate, random_numbers)
+            packer = _Packer(
+                self.tokenizer, self.length, self.infilling_rate, random_numbers, self.longest_run
+            )
             rows = [row for text in texts for row in packer.add(text)] + packer.finish()
             random_numbers.shuffle(rows)
             self._built = epoch, number, torch.tensor(rows, dtype=torch.int32)
@@ -126,11 +132,13 @@ class _Packer:
         length: int,
         infilling_rate: float,
         random_numbers: random.Random,
+        longest_run: int,
     ) -> None:
         self.tokenizer = tokenizer
         self.length = length
         self.infilling_rate = infilling_rate
         self.random_numbers = random_numbers
+        self.longest_run = longest_run
         self.row: list[int] = []
 
     def add(self, document: str) -> Iterator[list[int]]:
@@ -161,10 +169,10 @@ class _Packer:
 
     def _end_of_run(self, sizes: Sequence[int], start: int, room: int) -> int:
         """Takes lines up to a size drawn evenly on a logarithmic scale; at least one line."""
-        longest = max(room, SHORTEST_RUN)
+        longest = max(min(room, self.longest_run), SHORTEST_RUN)
         wanted = SHORTEST_RUN * (longest / SHORTEST_RUN) ** self.random_numbers.random()
-        if longest - wanted < SHORTEST_RUN:
-            wanted = longest
+        if room - wanted < SHORTEST_RUN:  # too little would be left for another
+            wanted = room
         end, taken = start + 1, sizes[start]
         while end < len(sizes) and taken + sizes[end] <= wanted:
             taken += sizes[end]

@@ -44,6 +44,7 @@ class Recipe:
         ckpt: checkpoint directory to start from, instead of a new model and vocabulary.
         infilling_rate: share of documents cut for infilling.
         seed: decides on everything random.
+        longest_run: as for `ContextStream`.
     """
 
     model: dict[str, int]
@@ -53,6 +54,7 @@ class Recipe:
     ckpt: str | None = None
     infilling_rate: float = 0.9
     seed: int = 0
+    longest_run: int = 0
 
     def check(self) -> None:
         """Refuses numbers that no training can follow, by a DataError or a ConfigError."""
@@ -180,6 +182,7 @@ class Run:
             stage.sequence + 1,
             self.recipe.infilling_rate,
             self.recipe.seed,
+            self.recipe.longest_run,
         )
         stage = replace(stage, warmup_steps=min(stage.warmup_steps, -(-stage.steps // 10)))
         rows = hardware.rows_at_once(machine.device, stage.sequence)

@@ -35,6 +35,7 @@ class Stage:
         learning_rate: its peak.
         warmup_steps: steps in which the learning rate rises from 0 to its peak.
         rope_theta: base of the rotary embedding.
+        context: what the model's context is from then on; 0: a sequence.
     """
 
     tokens: int
@@ -43,6 +44,7 @@ class Stage:
     learning_rate: float
     warmup_steps: int
     rope_theta: float
+    context: int = 0
 
     @property
     def batch_size(self) -> int:
@@ -112,7 +114,9 @@ class Trainer:
         self.autocast = autocast
         self.step = 0
         model.config = replace(
-            model.config, rope_theta=stage.rope_theta, max_seq_len=stage.sequence
+            model.config,
+            rope_theta=stage.rope_theta,
+            max_seq_len=stage.context or stage.sequence,
         )
         groups: list[dict[str, Any]] = [
             {"params": [weight for weight in model.parameters() if weight.dim() > 1]},
