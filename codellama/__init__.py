@@ -1,7 +1,7 @@
 """Code Llama in pure PyTorch, from Meta's raw files (Rozière et al. 2023, arXiv 2308.12950)."""
 
-from codellama.inference.generation import CodeLlama, CompletionStream
-from codellama.inference.requests import Completion, Options, RequestError
+from codellama.inference.generation import CodeLlama
+from codellama.inference.requests import Completion, CompletionStream, Options, RequestError
 from codellama.model.config import ConfigError, ModelConfig
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer

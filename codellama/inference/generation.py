@@ -14,6 +14,7 @@ import torch
 from codellama.inference.decoding import Past, Timing, decode
 from codellama.inference.requests import (
     Completion,
+    CompletionStream,
     Options,
     Prompt,
     RequestError,
@@ -266,22 +267,6 @@ class CodeLlama:
         budget = min(options.max_new_tokens, config.max_seq_len - len(ids))
         device = self.model.tok_embeddings.weight.device
         return RunningSequence(prompt, options, self.tokenizer, budget, device)
-
-
-class CompletionStream(Iterator[str]):
-    """Pieces of text as they become certain; they add up to `completion.text`."""
-
-    def __init__(self, sequence: RunningSequence, pieces: Iterator[str]) -> None:
-        self._sequence = sequence
-        self._pieces = pieces
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    @property
-    def completion(self) -> Completion:
-        """The whole result; a RuntimeError before the stream has ended."""
-        return self._sequence.completion()
 
 
 def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:

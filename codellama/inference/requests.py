@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Literal
@@ -230,6 +230,22 @@ class RunningSequence:
             self._held_back = pending[certain:]
         self._text += pending[:certain]
         return pending[:certain]
+
+
+class CompletionStream(Iterator[str]):
+    """Pieces of text as they become certain; they add up to `completion.text`."""
+
+    def __init__(self, sequence: RunningSequence, pieces: Iterator[str]) -> None:
+        self._sequence = sequence
+        self._pieces = pieces
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    @property
+    def completion(self) -> Completion:
+        """The whole result; a RuntimeError before the stream has ended."""
+        return self._sequence.completion()
 
 
 def _overlap(text: str, stop: str) -> int:
