@@ -10,7 +10,7 @@ from torch import Tensor
 
 from codellama.arguments import UsageError
 from codellama.cli import progress_bar, run, torch_dtype
-from codellama.inference.generation import TOKENIZER
+from codellama.text.tokenizer import TOKENIZER
 from codellama.weights import huggingface, meta
 from codellama.weights.checkpoint import Checkpoint, Read, Region, new_directory
 from codellama.weights.downloads import write_checklist

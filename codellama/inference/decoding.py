@@ -112,7 +112,10 @@ class _Batch:
         else:
             self.cache = cache
         self.rows += rows
-        self.drafters += [self.new_drafter() if self.new_drafter else None for _ in rows]
+        self.drafters += [
+            self.new_drafter() if self.new_drafter and row.options.speculate else None
+            for row in rows
+        ]
         self._drop_finished()
         yield from chosen
 

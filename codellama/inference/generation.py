@@ -24,7 +24,7 @@ from codellama.inference.speculative import Drafter, DraftModel, PromptLookup
 from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
-from codellama.text.tokenizer import Tokenizer, TokenizerError
+from codellama.text.tokenizer import TOKENIZER, Tokenizer, TokenizerError
 from codellama.weights.downloads import CheckpointError, Progress, check_download
 from codellama.weights.loading import Layout, load_model
 from codellama.weights.quantize import MODES, Quantized
@@ -32,8 +32,6 @@ from codellama.weights.variants import matching
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-
-TOKENIZER = "tokenizer.model"
 
 
 class CodeLlama:

@@ -124,8 +124,6 @@ class RunningSequence:
 
     Attributes:
         tokens, logprobs: as in `Completion`, of the generated tokens.
-        healed: bytes of the prompt's last token, if that was taken back; the first new token begins
-            with them, and they are no part of the text.
         prompt_logprobs: of the prompt's tokens; the caller fills it in if `wants_prompt_logprobs`.
         finish_reason: None as long as the sequence runs.
     """
@@ -140,14 +138,14 @@ class RunningSequence:
     ) -> None:
         self.prompt = prompt
         self.options = options
-        self.healed = b""
+        healed = b""  # what was taken back of the prompt; the first new token begins with it
         self._healing_ids: list[int] = []
         self._text = tokenizer.decode(prompt.ids) if options.echo else ""
         if options.heal and len(prompt.ids) > 1:
-            self.healed = tokenizer.bytes_of(prompt.ids[-1])
-        if self.healed:
+            healed = tokenizer.bytes_of(prompt.ids[-1])
+        if healed:
             self.prompt = replace(prompt, ids=prompt.ids[:-1])
-            self._healing_ids = tokenizer.starting_with(self.healed)
+            self._healing_ids = tokenizer.starting_with(healed)
         self.budget = budget
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
@@ -158,7 +156,7 @@ class RunningSequence:
             self.generator.seed()
         else:
             self.generator.manual_seed(options.seed)
-        self._decoder = IncrementalDecoder(tokenizer, prompt.continuation, len(self.healed))
+        self._decoder = IncrementalDecoder(tokenizer, prompt.continuation, len(healed))
         self._held_back = ""  # may turn out to be the beginning of a stop string
 
     @property

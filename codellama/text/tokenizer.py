@@ -9,6 +9,8 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
+TOKENIZER = "tokenizer.model"
+"""The file of a checkpoint directory that holds the vocabulary."""
 SPACE = "▁"
 SENTINEL = "☺"
 

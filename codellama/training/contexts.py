@@ -4,8 +4,9 @@ A document that is longer than a sequence is taken as several: runs of its lines
 to be whole in its sequence and of a random size, so that gaps of every size come up. Neighbouring
 runs of a file mostly share a sequence, and the later may look at the earlier.
 
-Sequences are packed without a mask between documents. Most sequences hold one file, and a mask
-would cost the kernel for plain causal attention.
+Sequences are packed without a mask between documents: of sequences of 1,024 tokens of Python's
+standard library 83 % hold lines of one file, and a mask made attention, forward and backward, 1.4
+to 1.6 times slower on a CPU in bfloat16.
 """
 
 from __future__ import annotations

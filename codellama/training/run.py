@@ -14,7 +14,7 @@ from torch import Tensor
 
 from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
-from codellama.text.tokenizer import Tokenizer
+from codellama.text.tokenizer import TOKENIZER, Tokenizer
 from codellama.training import hardware, runs
 from codellama.training.contexts import ContextStream
 from codellama.training.documents import DataError, Documents, find_documents, read_document
@@ -26,7 +26,6 @@ from codellama.weights.loading import load_model
 
 HELD_OUT_TOKENS = 32_768
 RECIPE = "recipe.json"
-TOKENIZER = "tokenizer.model"
 
 Report = Callable[[Trainer, dict[str, Any]], None]
 """Told of a step: its trainer, and its record in the log (tokens, loss and so on)."""
@@ -45,6 +44,9 @@ class Recipe:
         infilling_rate: share of documents cut for infilling.
         seed: decides on everything random.
         longest_run: as for `ContextStream`.
+
+    Raises:
+        DataError, ConfigError: a number is one that no training can follow.
     """
 
     model: dict[str, int]
@@ -56,8 +58,7 @@ class Recipe:
     seed: int = 0
     longest_run: int = 0
 
-    def check(self) -> None:
-        """Refuses numbers that no training can follow, by a DataError or a ConfigError."""
+    def __post_init__(self) -> None:
         ModelConfig(**self.model)
         for name, stage in self.stages.items():
             if stage.tokens < 0 or min(stage.sequence, stage.batch_tokens) < 1:
@@ -105,7 +106,6 @@ class Run:
     def __init__(self, directory: Path, recipe: Recipe, resume: bool = False) -> None:
         self.directory = directory
         self.recipe = recipe
-        recipe.check()
         self.documents = recipe.documents()
         if resume:
             self._check_recipe()
@@ -139,10 +139,10 @@ class Run:
             trainer = self._trainer(model, stage, machine)
             if state is not None and state["stage"] == name:
                 trainer.load_state_dict(state["trainer"])
-            elif state is not None:
+            elif state is not None:  # of the stage before, whose weights this one goes on from
                 model.load_state_dict(state["trainer"]["model"])
+            state = None
             self._train_stage(name, trainer, save_every, report)
-            state = {"stage": name, "trainer": trainer.state_dict()}
             self._write_checkpoint(name, model, shards)
 
     def _check_recipe(self) -> None:

@@ -38,9 +38,8 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     scales = weight.float().abs().amax(1).clamp(min=1e-12) / 127
     scales = scales.to(weight.dtype)  # rounded first, so that the integers fit what is stored
-    return (weight.float() / scales.float()[:, None]).round().clamp(-127, 127).to(
-        torch.int8
-    ), scales
+    values = (weight.float() / scales.float()[:, None]).round().clamp(-127, 127)
+    return values.to(torch.int8), scales
 
 
 def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,19 +152,23 @@ class Int8Linear(QuantizedLinear):
     scales: Tensor
 
     def pack(self, weight: Tensor) -> None:
+        """Rounds by rows."""
         values, scales = quantize_rows(weight)
         self.weight = None
         self.register_buffer("values", values)
         self.register_buffer("scales", scales)
 
     def expanded(self) -> Tensor:
+        """Integers times the scales of their rows."""
         return self.values.to(self.scales.dtype).mul_(self.scales[:, None])
 
     def few_rows(self, x: Tensor) -> Tensor:
+        """By the kernel that reads bytes."""
         return torch._weight_int8pack_mm(x, self.values, self.scales)
 
     def many_rows(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.values.to(x.dtype)) * self.scales  # fewer numbers to scale
+        """Scales the product, which has fewer numbers than the weight."""
+        return F.linear(x, self.values.to(x.dtype)) * self.scales
 
 
 class Int4Linear(QuantizedLinear):
@@ -175,6 +178,7 @@ class Int4Linear(QuantizedLinear):
     scales_and_middles: Tensor
 
     def pack(self, weight: Tensor) -> None:
+        """Rounds by groups, and lays bytes out for the kernel."""
         values, scales, middles = quantize_groups(weight)
         self.weight = None
         self.register_buffer("packed", pack_nibbles(values))
@@ -182,12 +186,14 @@ class Int4Linear(QuantizedLinear):
         self.register_buffer("scales_and_middles", both)  # (in / GROUP, out, 2)
 
     def expanded(self) -> Tensor:
+        """Integers times the scales of their groups, from the groups' middles."""
         values = unpack_nibbles(self.packed, self.in_features)
         columns = values.to(self.scales_and_middles.dtype).unflatten(0, (-1, GROUP))
         scales, middles = self.scales_and_middles[:, None].unbind(-1)
         return torch.addcmul(middles - 8 * scales, columns, scales).flatten(0, 1).T
 
     def few_rows(self, x: Tensor) -> Tensor:
+        """By the kernel that reads half bytes."""
         return torch.ops.aten._weight_int4pack_mm_for_cpu(
             x, self.packed, GROUP, self.scales_and_middles
         )
