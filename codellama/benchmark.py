@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from codellama.arguments import UsageError
 from codellama.cli import (
@@ -26,8 +25,7 @@ from codellama.evaluation import speed
 from codellama.inference.generation import CodeLlama
 from codellama.weights import huggingface
 from codellama.weights.huggingface_config import CONFIG
-from codellama.weights.loading import default_device, open_checkpoint
-from codellama.weights.quantize import MODES
+from codellama.weights.loading import default_device, open_checkpoint, weight_bytes
 
 
 def benchmark(
@@ -39,6 +37,7 @@ def benchmark(
     context: int | None = None,
     repeats: int = 3,
     quantize: str | None = None,
+    kv_dtype: str | None = None,
     against: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -58,14 +57,13 @@ def benchmark(
         context: also time decoding with so many tokens behind it.
         repeats: runs that each figure is the median of.
         quantize: int8 or int4: round the matrices.
+        kv_dtype: int8: round the keys and values of past tokens.
         against: transformers: also time that library, in the same process (extra `parity`).
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
         json: print one JSON object.
         quiet: show no progress.
     """
-    if quantize is not None and quantize not in MODES:
-        raise UsageError(f"--quantize is {quantize!r}; expected {' or '.join(MODES)}")
     for name, value, least in (
         ("prompt_tokens", prompt_tokens, 1),
         ("new_tokens", new_tokens, 2),
@@ -89,18 +87,21 @@ def benchmark(
             torch_dtype(dtype),
             progress,
             quantize=quantize,
+            kv_dtype=kv_dtype,
         )
     load_seconds = time.perf_counter() - started
     kind = llm.model.tok_embeddings.weight.dtype
     ours = speed.model_speed(llm, prompt_tokens, new_tokens, batch, repeats)
     bandwidth, rate = speed.read_bandwidth(place), speed.matrix_rate(place, kind)
-    read = _bytes_read(llm.model)
+    weights, embedding = weight_bytes(llm.model), llm.model.tok_embeddings.weight
+    read = weights - embedding.numel() * embedding.itemsize  # of which a token takes one row
     figures: dict[str, Any] = {
         "load_seconds": load_seconds,
         "prefill_tokens_per_second": ours.prefill,
         "decode_tokens_per_second": ours.decode,
         "peak_memory_bytes": peak_memory_bytes(place),
-        "weights_bytes": read + _embedding_bytes(llm.model),
+        "weights_bytes": weights,
+        "kv_cache_bytes_per_token": llm.model.new_cache().bytes_per_token,
         "decode_bytes_per_second": read * ours.decode / batch,
         "read_bandwidth_bytes_per_second": bandwidth,
         "decode_share_of_bandwidth": read * ours.decode / batch / bandwidth,
@@ -144,18 +145,6 @@ def _against_transformers(
     }
 
 
-def _bytes_read(model: nn.Module) -> int:
-    """What decoding a token reads: all weights but the embedding's, of which it takes a row."""
-    tensors = [*model.parameters(), *model.buffers()]
-    whole = sum(tensor.numel() * tensor.itemsize for tensor in tensors)
-    return whole - _embedding_bytes(model)
-
-
-def _embedding_bytes(model: nn.Module) -> int:
-    weight = model.get_parameter("tok_embeddings.weight")
-    return weight.numel() * weight.itemsize
-
-
 def _readable(name: str, value: Any) -> str:
     if value is None:
         return "unknown"
@@ -163,7 +152,7 @@ def _readable(name: str, value: Any) -> str:
         return f"{value / 1e9:,.0f} GFLOP/s"
     if name.endswith("bytes_per_second"):
         return f"{value / 1e9:,.1f} GB/s"
-    if name.endswith("bytes"):
+    if "bytes" in name:
         return human_bytes(value)
     if "share" in name:
         return f"{value:.0%}"

@@ -11,10 +11,11 @@ from torch import Tensor
 from codellama.arguments import UsageError
 from codellama.cli import progress_bar, run, torch_dtype
 from codellama.text.tokenizer import TOKENIZER
-from codellama.weights import huggingface, meta
+from codellama.weights import huggingface, meta, quantized_checkpoint
 from codellama.weights.checkpoint import Checkpoint, Read, Region, new_directory
 from codellama.weights.downloads import write_checklist
-from codellama.weights.loading import open_checkpoint
+from codellama.weights.loading import load_model, open_checkpoint
+from codellama.weights.quantize import MODES, Quantized
 
 
 def convert(
@@ -26,32 +27,39 @@ def convert(
     dtype: str | None = None,
     quiet: bool = False,
 ) -> None:
-    """Write a checkpoint anew in Meta's or Hugging Face's format, or cut into more or fewer shards.
+    """Write a checkpoint anew: in another format, cut into more or fewer shards, or rounded.
 
-    The new directory appears when all of it is written; nothing is ever overwritten.
+    A rounded one loads at once, as small as it is. The new directory appears when all of it is
+    written; nothing is ever overwritten.
 
     Args:
-        src: checkpoint directory in either format.
+        src: checkpoint directory in any of the formats.
         dst: directory to make.
-        to: meta or hf.
+        to: meta, hf, int8 or int4.
         shards: number of Meta's files; without it, as many as src has, or 1 if it is not Meta's.
         dtype: bfloat16, float16 or float32; without it, that of src.
         quiet: print nothing but errors.
     """
-    if to not in ("meta", "hf"):
-        raise UsageError(f"--to is {to!r}; expected meta or hf")
-    if to == "hf" and shards is not None:
-        raise UsageError("--shards counts Meta's files; leave it out with --to hf")
+    if to not in ("meta", "hf", *MODES):
+        raise UsageError(f"--to is {to!r}; expected meta, hf, {' or '.join(MODES)}")
+    if to != "meta" and shards is not None:
+        raise UsageError(f"--shards counts Meta's files; leave it out with --to {to}")
     source = open_checkpoint(src)
-    read = _in_dtype(source, torch_dtype(dtype) or source.dtype)
+    kind = torch_dtype(dtype) or source.dtype
+    if shards is None:
+        shards = source.file_count if source.format == "Meta" else 1
     with new_directory(dst) as beside:
-        with progress_bar("writing", quiet, unit="file") as progress:
-            if to == "hf":
-                huggingface.save_checkpoint(beside, source.config, read, progress=progress)
-            else:
-                if shards is None:
-                    shards = source.file_count if source.format == "Meta" else 1
-                meta.save_checkpoint(beside, source.config, read, shards, progress)
+        if to in MODES:
+            with progress_bar("rounding", quiet) as progress:
+                model = load_model(src, "cpu", kind, progress, Quantized(to))
+            quantized_checkpoint.save_checkpoint(beside, model, to)
+        else:
+            with progress_bar("writing", quiet, unit="file") as progress:
+                read = _in_dtype(source, kind)
+                if to == "hf":
+                    huggingface.save_checkpoint(beside, source.config, read, progress=progress)
+                else:
+                    meta.save_checkpoint(beside, source.config, read, shards, progress)
         if (source.directory / TOKENIZER).is_file():
             shutil.copyfile(source.directory / TOKENIZER, beside / TOKENIZER)
         elif not quiet:

@@ -65,7 +65,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "context": config.max_seq_len,
         "infilling": _infilling(variants, tokenizer.can_infill),
         "chat": _chat(variants),
-        "weights_bytes": config.parameter_count * dtype.itemsize,
+        "weights_bytes": checkpoint.weight_bytes,
         **{
             f"kv_cache_bytes_at_{tokens}_tokens": config.kv_cache_bytes(tokens, dtype.itemsize)
             for tokens in CONTEXTS

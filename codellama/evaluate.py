@@ -29,6 +29,7 @@ def perplexity(
     device: str | None = None,
     dtype: str | None = None,
     quantize: str | None = None,
+    kv_dtype: str | None = None,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -44,11 +45,12 @@ def perplexity(
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
         quantize: int8 or int4: round the matrices to so many bits.
+        kv_dtype: int8: round the keys and values of past tokens.
         json: print one JSON object.
         quiet: show no progress.
     """
     _check_counts(context=context, files=files)
-    llm = _load(ckpt, device, dtype, quantize, quiet)
+    llm = _load(ckpt, device, dtype, quantize, kv_dtype, quiet)
     texts = _held_out(data, pattern)[:files]
     with progress_bar("reading", quiet, unit="file") as progress:
         result = measure_perplexity(llm.model, llm.tokenizer, texts, context, progress)
@@ -75,6 +77,7 @@ def positions(
     device: str | None = None,
     dtype: str | None = None,
     quantize: str | None = None,
+    kv_dtype: str | None = None,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -91,13 +94,14 @@ def positions(
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
         quantize: int8 or int4: round the matrices to so many bits.
+        kv_dtype: int8: round the keys and values of past tokens.
         json: print one JSON object.
         quiet: show no progress.
     """
     _check_counts(sequences=sequences)
     if length < SHORTEST_LAST_POSITION:
         raise UsageError(f"--length is {length}; expected {SHORTEST_LAST_POSITION} or more")
-    llm = _load(ckpt, device, dtype, quantize, quiet)
+    llm = _load(ckpt, device, dtype, quantize, kv_dtype, quiet)
     edges = [0, 128, 256]
     while edges[-1] < length:
         edges.append(min(2 * edges[-1], length))
@@ -127,6 +131,7 @@ def infilling(
     device: str | None = None,
     dtype: str | None = None,
     quantize: str | None = None,
+    kv_dtype: str | None = None,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -144,11 +149,12 @@ def infilling(
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
         quantize: int8 or int4: round the matrices to so many bits.
+        kv_dtype: int8: round the keys and values of past tokens.
         json: print one JSON object.
         quiet: show no progress.
     """
     _check_counts(lines=lines, context=context)
-    llm = _load(ckpt, device, dtype, quantize, quiet)
+    llm = _load(ckpt, device, dtype, quantize, kv_dtype, quiet)
     asked = gaps(_held_out(data, pattern), llm.tokenizer, lines, context, seed, inside)
     shares = {}
     for name, suffix_first in (("psm", False), ("spm", True)):
@@ -166,7 +172,12 @@ def _check_counts(**options: int | None) -> None:
 
 
 def _load(
-    ckpt: str | None, device: str | None, dtype: str | None, quantize: str | None, quiet: bool
+    ckpt: str | None,
+    device: str | None,
+    dtype: str | None,
+    quantize: str | None,
+    kv_dtype: str | None,
+    quiet: bool,
 ) -> CodeLlama:
     with progress_bar("loading", quiet) as progress:
         return CodeLlama.load(
@@ -175,6 +186,7 @@ def _load(
             torch_dtype(dtype),
             progress,
             quantize=quantize,
+            kv_dtype=kv_dtype,
         )
 
 

@@ -25,6 +25,7 @@ from codellama.cli import (
 from codellama.inference.generation import CodeLlama
 from codellama.inference.requests import Completion, RequestError
 from codellama.text.prompts import FILL, PromptError, split_fill
+from codellama.weights.loading import weight_bytes
 from codellama.weights.variants import matching
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def generate(
     device: str | None = None,
     dtype: str | None = None,
     quantize: str | None = None,
+    kv_dtype: str | None = None,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -87,6 +89,7 @@ def generate(
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
         quantize: int8 or int4: round the matrices to so many bits.
+        kv_dtype: int8: round the keys and values of past tokens, for half the memory.
         json: print one JSON object for each completion instead.
         quiet: print nothing to stderr but errors.
     """
@@ -120,6 +123,7 @@ def generate(
             progress,
             mesh,
             quantize,
+            kv_dtype,
         )
     if draft_ckpt is not None:
         llm.load_draft(draft_ckpt)
@@ -268,11 +272,18 @@ def _summary(llm: CodeLlama, seconds: float) -> str:
     weight = llm.model.tok_embeddings.weight
     device = f"{llm.mesh.size()} x {weight.device.type}" if llm.mesh else weight.device
     names = " or ".join(variant.name for variant in matching(config)) or "unpublished model"
-    per_token = config.kv_cache_bytes(1, weight.dtype.itemsize)
+    per_token = llm.model.new_cache().bytes_per_token
+    weights = weight_bytes(llm.model)
+    contexts = {1_000, 10_000, 100_000, config.max_seq_len}
+    sizes = [
+        f"{human_bytes(weights + per_token * tokens)} at {tokens:,}"
+        for tokens in sorted(contexts)
+        if tokens <= config.max_seq_len
+    ]
     return (
         f"{names}: {config.parameter_count:,} parameters in {str(weight.dtype)[6:]} on {device}, "
-        f"θ = {config.rope_theta:,.0f}, context {config.max_seq_len:,}, KV cache "
-        f"{human_bytes(per_token * 1000)} per 1,000 tokens; loaded in {seconds:.2f} s"
+        f"θ = {config.rope_theta:,.0f}, context {config.max_seq_len:,}; loaded in {seconds:.2f} s\n"
+        f"weights and KV cache: {human_bytes(weights)}, with tokens {', '.join(sizes)}"
     )
 
 

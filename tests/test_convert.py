@@ -53,6 +53,37 @@ def test_there_and_back_keeps_every_bit_and_the_params(source, tmp_path):
     )
 
 
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_a_rounded_checkpoint_gives_the_text_of_rounding_while_loading(source, tmp_path, mode):
+    convert(source, tmp_path / "rounded", "--to", mode)
+    options = ("--prompt", "def", "--temperature", 0, "--max_new_tokens", 16, "--quiet")
+    there = run("generate", "--ckpt", tmp_path / "rounded", *options)
+    fresh = run("generate", "--ckpt", source, "--quantize", mode, *options)
+    assert there.stdout == fresh.stdout != ""
+    assert (
+        f"format                     {mode}"
+        in run("describe", "--ckpt", tmp_path / "rounded").stdout
+    )
+
+
+def test_a_rounded_checkpoint_is_not_rounded_again(source, tmp_path):
+    convert(source, tmp_path / "rounded", "--to", "int8")
+    done = run("convert", "--src", tmp_path / "rounded", "--dst", tmp_path / "new", "--to", "int4")
+    assert done.returncode == 2
+    assert "is rounded to int8" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_rounded_checkpoint_turns_back_into_the_numbers_that_it_stands_for(source, tmp_path):
+    convert(source, tmp_path / "rounded", "--to", "int8")
+    convert(tmp_path / "rounded", tmp_path / "meta", "--to", "meta")
+    exact, back = weights(source), weights(tmp_path / "meta")
+    assert exact.keys() == back.keys()
+    for name in exact:
+        step = exact[name].float().abs().amax(-1, keepdim=True) / 127
+        assert ((back[name].float() - exact[name].float()).abs() <= 0.6 * step).all()
+
+
 def test_the_same_text_comes_from_every_format(tmp_path):
     source = shared("checkpoints/stories260K")
     convert(source, tmp_path / "hf", "--to", "hf")
@@ -93,7 +124,7 @@ def test_an_existing_directory_is_left_alone(source, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--to", "gguf"], "--to is 'gguf'; expected meta or hf"),
+        (["--to", "gguf"], "--to is 'gguf'; expected meta, hf, int8 or int4"),
         (["--to", "hf", "--shards", "2"], "--shards counts Meta's files"),
         (["--to", "meta", "--shards", "3"], "3 equal slices"),
         (["--to", "meta", "--shards", "0"], "0 equal slices"),

@@ -65,9 +65,11 @@ def decode_speed_at(llm: CodeLlama, context: int, new_tokens: int = 16, repeats:
     """
     model = llm.model
     cache = model.new_cache(capacity=context + new_tokens)
-    for store in (*cache.keys, *cache.values):
-        store.normal_()
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.tok_embeddings.weight.device)
+    weight, config = model.tok_embeddings.weight, model.config
+    for layer in range(config.n_layers):
+        shape = (2, 1, context, config.n_kv_heads, config.head_dim)
+        cache.write(layer, *torch.randn(shape, dtype=weight.dtype, device=weight.device))
+    token = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
 
     def decode() -> None:
         cache.lengths = [context]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, SupportsInt
 import torch
 
 from codellama.inference.decoding import Past, Timing, decode
+from codellama.inference.int8_kv_cache import Int8KVCache
 from codellama.inference.requests import (
     Completion,
     CompletionStream,
@@ -26,7 +27,8 @@ from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import TOKENIZER, Tokenizer, TokenizerError
 from codellama.weights.downloads import CheckpointError, Progress, check_download
-from codellama.weights.loading import Layout, load_model
+from codellama.weights.layout import Layout
+from codellama.weights.loading import load_model
 from codellama.weights.quantize import MODES, Quantized
 from codellama.weights.variants import matching
 
@@ -66,6 +68,7 @@ class CodeLlama:
         progress: Progress | None = None,
         mesh: DeviceMesh | None = None,
         quantize: str | None = None,
+        kv_dtype: str | None = None,
     ) -> CodeLlama:
         """Loads a checkpoint directory: `params.json`, shards and `tokenizer.model`.
 
@@ -74,6 +77,8 @@ class CodeLlama:
             mesh: processes to lay the model over, one device each; every one of them has to make
                 the same calls, and gets the same results.
             quantize: "int8" or "int4" rounds the matrices as they are read (see `Quantized`).
+            kv_dtype: "int8" rounds keys and values in the cache (see `Int8KVCache`); None keeps
+                them as the model computes them.
 
         Raises:
             CheckpointError: as `load_model`; or the tokenizer is missing, damaged, or of another
@@ -81,6 +86,8 @@ class CodeLlama:
             RequestError: the number of processes does not divide the model's heads, or is more than
                 one for a quantized model; or there is no such way to quantize.
         """
+        if kv_dtype not in (None, "int8"):
+            raise RequestError(f"kv_dtype is {kv_dtype!r}; expected int8")
         if quantize is not None and quantize not in MODES:
             raise RequestError(f"quantize is {quantize!r}; expected {' or '.join(MODES)}")
         if quantize is not None and mesh is not None:
@@ -91,6 +98,8 @@ class CodeLlama:
 
             layout, device = TensorParallel(mesh), mesh.device_type
         model = load_model(directory, device, dtype, progress, layout)
+        if kv_dtype is not None:
+            model.cache_type = Int8KVCache
         return cls(model, load_tokenizer(directory, model.config.vocab_size), mesh)
 
     def load_draft(self, directory: str | Path) -> None:

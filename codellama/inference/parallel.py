@@ -33,7 +33,7 @@ from codellama.model.attention import Attention
 from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
 from codellama.weights.checkpoint import Region
-from codellama.weights.loading import Layout
+from codellama.weights.layout import Layout
 
 T = TypeVar("T")
 

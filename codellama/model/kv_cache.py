@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class KVCache:
         capacity: tokens of room for each sequence.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("keys", "values")
+
     def __init__(
         self,
         n_layers: int,
@@ -40,6 +43,12 @@ class KVCache:
         stores = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2 * n_layers)]
         self.keys, self.values = stores[::2], stores[1::2]
         self.lengths = [0] * batch_size
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory that a token of a sequence takes in all layers."""
+        stores = [store for kind in self.kinds for store in getattr(self, kind)]
+        return sum(store.shape[1] * store.shape[3] * store.itemsize for store in stores)
 
     @property
     def capacity(self) -> int:
@@ -72,19 +81,23 @@ class KVCache:
             Keys and values of all tokens so far, (batch, kv_heads, longest + seq, head_dim), not
             copied.
         """
-        seq = keys.shape[1]
+        end = self._store(layer, keys=keys, values=values)
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def _store(self, layer: int, **news: Tensor) -> int:
+        """Puts what is new of each kind in its place; returns where it ends in the longest row."""
+        seq = news["keys"].shape[1]
         end = self.longest + seq
         self.reserve(end, spare=end // 2)
-        all_keys, all_values = self.keys[layer], self.values[layer]
-        if self.uniform:
-            all_keys[:, :, end - seq : end] = keys.transpose(1, 2)
-            all_values[:, :, end - seq : end] = values.transpose(1, 2)
-        else:
-            positions = self.next_positions(seq)
-            rows = torch.arange(len(positions), device=positions.device)[:, None]
-            all_keys[rows, :, positions] = keys
-            all_values[rows, :, positions] = values
-        return all_keys[:, :, :end], all_values[:, :, :end]
+        positions = None if self.uniform else self.next_positions(seq)
+        for kind, new in news.items():
+            store = getattr(self, kind)[layer]
+            if positions is None:
+                store[:, :, end - seq : end] = new.transpose(1, 2)
+            else:
+                rows = torch.arange(len(positions), device=positions.device)[:, None]
+                store[rows, :, positions] = new
+        return end
 
     def advance(self, seq: int) -> None:
         """Counts `seq` tokens that every layer has written as part of each row."""
@@ -111,7 +124,7 @@ class KVCache:
         all."""
         lengths = [cache.lengths[row] for cache, row in rows]
         for layer in range(len(self.keys)):
-            for kind in ("keys", "values"):
+            for kind in self.kinds:
                 old = getattr(self, kind)[layer]
                 _, heads, _, channels = old.shape
                 new = old.new_zeros(len(rows), heads, capacity, channels)

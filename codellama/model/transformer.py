@@ -53,7 +53,12 @@ class Transformer(nn.Module):
 
     `model(tokens)` scores the next token at every position and is differentiable; with a cache from
     `new_cache` the tokens continue the sequences that it holds.
+
+    Attributes:
+        cache_type: what `new_cache` makes.
     """
+
+    cache_type: type[KVCache] = KVCache
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -115,7 +120,7 @@ class Transformer(nn.Module):
         """An empty cache for this model, of its dtype and on its device."""
         attention = cast(Attention, self.layers[0].attention)
         weight = self.tok_embeddings.weight
-        return KVCache(
+        return self.cache_type(
             len(self.layers),
             attention.n_kv_heads,
             attention.head_dim,

@@ -8,7 +8,6 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,7 +38,12 @@ class Checkpoint(ABC):
     config: ModelConfig
     dtype: torch.dtype
     file_count: int
-    format: ClassVar[str]
+    format: str
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights."""
+        return self.config.parameter_count * self.dtype.itemsize
 
     def read(
         self,

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
 Progress = Callable[[int, int], None]
 """Told how many bytes are done, and of how many."""
 
@@ -65,6 +68,24 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(params, dict):
         raise CheckpointError(f"{path} holds {type(params).__name__}; expected a JSON object")
     return params
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Maps a safetensors file into memory; nothing but its header is read.
+
+    Returns:
+        The tensors, and what the file says about them.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    check_download(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); download it again") from None
 
 
 def read_checklist(directory: Path) -> dict[str, str]:

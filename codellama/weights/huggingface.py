@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -27,7 +26,7 @@ from codellama.weights.checkpoint import (
     new_directory,
     parameter_shapes,
 )
-from codellama.weights.downloads import CheckpointError, Progress, check_download, read_json
+from codellama.weights.downloads import CheckpointError, Progress, read_json, read_safetensors
 from codellama.weights.huggingface_config import CONFIG, model_config, settings_of
 
 SINGLE_FILE = "model.safetensors"
@@ -92,7 +91,12 @@ class HuggingFaceCheckpoint(Checkpoint):
         self.config = model_config(directory / CONFIG, settings)
         paths = _weight_paths(directory)
         self.file_count = len(paths)
-        tensors = {name: tensor for path in paths for name, tensor in _read_file(path).items()}
+        tensors = {
+            name: tensor
+            for path in paths
+            for name, tensor in read_safetensors(path)[0].items()
+            if not name.endswith("rotary_emb.inv_freq")
+        }
         if settings.get("tie_word_embeddings") and "model.embed_tokens.weight" in tensors:
             tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
         expected = {
@@ -202,16 +206,3 @@ def _weight_paths(directory: Path) -> list[Path]:
             "other formats than safetensors are not read)"
         )
     return [directory / name for name in names]
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    """Maps a file into memory; nothing but its header is read."""
-    check_download(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); download it again") from None
-    return {
-        name: tensor for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")
-    }

@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from codellama.model.transformer import Transformer
-from codellama.weights.checkpoint import Checkpoint, Region
+from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import CheckpointError, Progress
 from codellama.weights.huggingface import HuggingFaceCheckpoint
 from codellama.weights.huggingface_config import CONFIG
+from codellama.weights.layout import Layout
 from codellama.weights.meta import PARAMS, MetaCheckpoint
+from codellama.weights.quantized_checkpoint import FILE, QuantizedCheckpoint
 
 
 def open_checkpoint(directory: str | Path) -> Checkpoint:
-    """Reads the headers of a checkpoint in Meta's or Hugging Face's format, not its tensors, and
-    checks that they fit together.
+    """Reads the headers of a checkpoint in any format, not its tensors, and checks that they fit
+    together.
 
     Raises:
         CheckpointError: there is no such directory, or it is not one whole checkpoint.
@@ -31,35 +32,9 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
         )
     if (directory / CONFIG).exists() and not (directory / PARAMS).exists():
         return HuggingFaceCheckpoint(directory)
+    if (directory / FILE).exists():
+        return QuantizedCheckpoint(directory)
     return MetaCheckpoint(directory)
-
-
-class RowLinear(nn.Linear):
-    """A linear layer that is quicker on a CPU for the one row of activations that decoding has:
-    PyTorch's kernel for one vector reads weights up to 1.3 times faster than the one for many."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.numel() == self.in_features and x.device.type == "cpu":
-            return torch.mv(self.weight, x.view(-1)).view(*x.shape[:-1], -1)
-        return super().forward(x)
-
-
-class Layout:
-    """How a process holds a model; this one: whole, as it is."""
-
-    def prepare(self, model: Transformer) -> None:
-        """Changes the model before any weight is read; its parameters are on the meta device."""
-        for module in model.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = RowLinear
-
-    def region(self, parameter: nn.Parameter) -> Region | None:
-        """The part of a parameter that is read; None: all of it."""
-        return None
-
-    def place(self, owner: nn.Module, leaf: str, share: Tensor) -> None:
-        """Puts what has been read of the parameter `owner.leaf` in its place."""
-        setattr(owner, leaf, nn.Parameter(share))
 
 
 def load_model(
@@ -84,10 +59,18 @@ def load_model(
         layout: how to hold the model; None: whole.
 
     Raises:
-        CheckpointError: as `open_checkpoint`.
+        CheckpointError: as `open_checkpoint`; or the checkpoint is rounded already, and another
+            layout or dtype was asked for.
     """
     checkpoint = open_checkpoint(directory)
     device = torch.device(device) if device is not None else default_device()
+    if isinstance(checkpoint, QuantizedCheckpoint):
+        if layout is not None or dtype not in (None, checkpoint.dtype):
+            raise CheckpointError(
+                f"{directory} is rounded to {checkpoint.mode} for {checkpoint.dtype}, in one "
+                "process; load the checkpoint that it was made from instead"
+            )
+        return checkpoint.model(device).eval()
     with torch.device("meta"):
         model = Transformer(checkpoint.config)
     layout = layout or Layout()
@@ -102,6 +85,12 @@ def load_model(
         if progress:
             progress(done, total)
     return model.eval()
+
+
+def weight_bytes(model: Transformer) -> int:
+    """Memory that a model's parameters take, rounded ones included."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(tensor.numel() * tensor.itemsize for tensor in tensors)
 
 
 def default_device() -> torch.device:

@@ -6,11 +6,12 @@ taken with the weights that the integers stand for: nothing but the weights is r
 al. 2022, arXiv 2208.07339, and Frantar et al. 2022, arXiv 2210.17323, compare such schemes).
 
 Few rows of activations go through PyTorch's kernels for such weights, which read integers. For many
-rows those are slow: there a layer's weights are expanded once and multiplied by the matrix units.
+rows those are slow: there a layer's weights are expanded, slice by slice, for the matrix units.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import torch
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codellama.model.transformer import Transformer
-from codellama.weights.loading import Layout
+from codellama.weights.layout import Layout
 
 MODES = ("int8", "int4")
 GROUP = 32
@@ -28,17 +29,21 @@ VECTOR = 16
 """Numbers that the kernels for integers take at a time."""
 FEW_ROWS = 16
 """Up to so many rows of activations, reading integers beats expanding them."""
+SLICE = 1024
+"""Rows of a matrix that are expanded together. Expanding into the same megabytes again and again
+took a third of the time of expanding a whole matrix into fresh memory."""
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Rounds each row to 255 evenly spaced values around 0.
 
     Shape:
-        (out, in) -> int8 (out, in) and the rows' scales (out), in the dtype of `weight`
+        (..., in) -> int8 (..., in) and the rows' scales (...), in the dtype of `weight`
     """
-    scales = weight.float().abs().amax(1).clamp(min=1e-12) / 127
+    least = torch.finfo(weight.dtype).tiny
+    scales = (weight.float().abs().amax(-1) / 127).clamp(min=least)
     scales = scales.to(weight.dtype)  # rounded first, so that the integers fit what is stored
-    values = (weight.float() / scales.float()[:, None]).round().clamp(-127, 127)
+    values = (weight.float() / scales.float()[..., None]).round().clamp(-127, 127)
     return values.to(torch.int8), scales
 
 
@@ -51,7 +56,7 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     groups = weight.float().unflatten(1, (-1, GROUP))
     low, high = groups.amin(-1), groups.amax(-1)
-    scales = ((high - low) / 15).clamp(min=1e-12).to(weight.dtype)
+    scales = ((high - low) / 15).clamp(min=torch.finfo(weight.dtype).tiny).to(weight.dtype)
     middles = (low + 8 * scales.float()).to(weight.dtype)
     values = (groups - middles.float()[..., None]) / scales.float()[..., None] + 8
     return values.round().clamp(0, 15).to(torch.uint8).flatten(1), scales, middles
@@ -69,20 +74,18 @@ def pack_nibbles(values: Tensor) -> Tensor:
     return (low | high << 4).transpose(1, 2).reshape(len(values), -1)
 
 
-def unpack_nibbles(packed: Tensor, columns: int) -> Tensor:
-    """The values that `pack_nibbles` was given, transposed.
+def unpack_nibbles(packed: Tensor, columns: int, order: Tensor, room: Tensor) -> Tensor:
+    """The values that `pack_nibbles` was given, as numbers of the dtype of `room`, transposed; the
+    rows of each block come in the order that they are packed in.
 
     Shape:
-        uint8 (out, in / 2) -> uint8 (in, out)
+        uint8 (out, in / 2) -> (in, out), in the memory of `room`, which has `in * out` numbers
     """
-    order = _block_order() if _kernel_layout(packed.device) else torch.arange(BLOCK)
     half = len(order) // 2
-    blocks = packed.view(-1, columns, half).transpose(0, 1)  # (in, out / block, block / 2)
-    values = packed.new_empty(columns, blocks.shape[1], 2, half)
-    torch.bitwise_and(blocks, 15, out=values[:, :, 0])
-    torch.bitwise_right_shift(blocks, 4, out=values[:, :, 1])
-    if not torch.equal(order, torch.arange(len(order))):
-        values = values.flatten(2)[..., order.argsort()]
+    blocks = packed.view(-1, columns, half)
+    values = room[: 2 * packed.numel()].view(columns, len(blocks), 2, half)
+    values[:, :, 0] = (blocks & 15).transpose(0, 1)
+    values[:, :, 1] = (blocks >> 4).transpose(0, 1)
     return values.view(columns, -1)
 
 
@@ -91,17 +94,29 @@ def _kernel_layout(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+def block_order(device: torch.device) -> Tensor:
+    """Which row of a block each nibble of packed bytes belongs to: first the low ones of a block's
+    bytes, then the high ones."""
+    return _kernel_order() if _kernel_layout(device) else torch.arange(BLOCK)
+
+
 @cache
-def _block_order() -> Tensor:
-    """Which row of a block each nibble of the CPU kernel's layout belongs to: first the low ones of
-    a block's bytes, then the high ones. The layout depends on the processor, so it is looked up in
-    a matrix that holds its own row numbers."""
+def _kernel_order() -> Tensor:
+    """The order of the CPU kernel's layout. It depends on the processor, so it is looked up in a
+    matrix that holds its own row numbers."""
     rows = torch.arange(BLOCK, dtype=torch.uint8)[:, None].expand(-1, GROUP)
     remainder, quotient = (pack_nibbles(part).flatten() for part in (rows % 16, rows // 16))
     low = (remainder & 15) + 16 * (quotient & 15)
     high = (remainder >> 4) + 16 * (quotient >> 4)
     half = int((low[1:] == low[0]).nonzero()[0]) + 1  # there the block's second column begins
     return torch.cat([low[:half], high[:half]]).long()
+
+
+def _reordered(rows: Tensor, order: Tensor) -> Tensor:
+    """Puts each block of the last dimension in another order."""
+    if torch.equal(order, torch.arange(len(order))):
+        return rows
+    return rows.unflatten(-1, (-1, len(order)))[..., order].flatten(-2)
 
 
 class QuantizedLinear(nn.Module):
@@ -125,24 +140,45 @@ class QuantizedLinear(nn.Module):
         """Takes a weight (out, in) of floating-point numbers and keeps its rounded form."""
         raise NotImplementedError
 
+    @property
+    def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of what the rounded form consists of."""
+        raise NotImplementedError
+
+    def restore(self, buffers: Mapping[str, Tensor], order: Tensor) -> None:
+        """Takes the rounded form as another layer has kept it, nibbles packed in an order."""
+        self.weight = None
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
+
     def expanded(self) -> Tensor:
         """The weight that the integers stand for, (out, in)."""
-        raise NotImplementedError
+        scales = next(buffer for buffer in self.buffers() if buffer.is_floating_point())
+        return self.many_rows(torch.eye(self.in_features).to(scales)).T
 
     def few_rows(self, x: Tensor) -> Tensor:
         """The product for x (rows, in) of few rows."""
         raise NotImplementedError
 
+    def product(self, x: Tensor, outputs: slice, room: Tensor) -> Tensor:
+        """The outputs of a range for x (rows, in), by way of weights expanded into `room`."""
+        raise NotImplementedError
+
     def many_rows(self, x: Tensor) -> Tensor:
-        """The product for x (..., in) of any number of rows."""
-        return F.linear(x, self.expanded())
+        """The product for x (rows, in) of any number of rows."""
+        y = x.new_empty(len(x), self.out_features)
+        room = x.new_empty(min(SLICE, self.out_features) * self.in_features)
+        for start in range(0, self.out_features, SLICE):
+            outputs = slice(start, min(start + SLICE, self.out_features))
+            y[:, outputs] = self.product(x, outputs, room)
+        return y
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features)
         # The kernels read past the end of rows that do not fill their vectors.
-        if len(rows) > FEW_ROWS or x.device.type != "cpu" or self.in_features % VECTOR:
-            return self.many_rows(x)
-        return self.few_rows(rows).unflatten(0, x.shape[:-1])
+        many = len(rows) > FEW_ROWS or x.device.type != "cpu" or self.in_features % VECTOR
+        product = self.many_rows(rows) if many else self.few_rows(rows)
+        return product.unflatten(0, x.shape[:-1])
 
 
 class Int8Linear(QuantizedLinear):
@@ -151,6 +187,11 @@ class Int8Linear(QuantizedLinear):
     values: Tensor
     scales: Tensor
 
+    @property
+    def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The integers, and a scale for each row."""
+        return {"values": (self.out_features, self.in_features), "scales": (self.out_features,)}
+
     def pack(self, weight: Tensor) -> None:
         """Rounds by rows."""
         values, scales = quantize_rows(weight)
@@ -158,17 +199,16 @@ class Int8Linear(QuantizedLinear):
         self.register_buffer("values", values)
         self.register_buffer("scales", scales)
 
-    def expanded(self) -> Tensor:
-        """Integers times the scales of their rows."""
-        return self.values.to(self.scales.dtype).mul_(self.scales[:, None])
-
     def few_rows(self, x: Tensor) -> Tensor:
         """By the kernel that reads bytes."""
         return torch._weight_int8pack_mm(x, self.values, self.scales)
 
-    def many_rows(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor, outputs: slice, room: Tensor) -> Tensor:
         """Scales the product, which has fewer numbers than the weight."""
-        return F.linear(x, self.values.to(x.dtype)) * self.scales
+        values = self.values[outputs]
+        return F.linear(x, room[: values.numel()].view_as(values).copy_(values)).mul_(
+            self.scales[outputs]
+        )
 
 
 class Int4Linear(QuantizedLinear):
@@ -176,6 +216,23 @@ class Int4Linear(QuantizedLinear):
 
     packed: Tensor
     scales_and_middles: Tensor
+
+    @property
+    def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Two integers a byte, and a scale and a middle for each group."""
+        return {
+            "packed": (self.out_features, self.in_features // 2),
+            "scales_and_middles": (self.in_features // GROUP, self.out_features, 2),
+        }
+
+    def restore(self, buffers: Mapping[str, Tensor], order: Tensor) -> None:
+        """Packs anew where this device's kernel wants another order."""
+        packed = buffers["packed"]
+        if not torch.equal(order, block_order(packed.device)):
+            room = packed.new_empty(2 * packed.numel())
+            values = unpack_nibbles(packed, self.in_features, order, room)
+            packed = pack_nibbles(_reordered(values, order.argsort()).T.contiguous())
+        super().restore({**buffers, "packed": packed}, order)
 
     def pack(self, weight: Tensor) -> None:
         """Rounds by groups, and lays bytes out for the kernel."""
@@ -185,18 +242,21 @@ class Int4Linear(QuantizedLinear):
         both = torch.stack([scales.T, middles.T], -1).contiguous()
         self.register_buffer("scales_and_middles", both)  # (in / GROUP, out, 2)
 
-    def expanded(self) -> Tensor:
-        """Integers times the scales of their groups, from the groups' middles."""
-        values = unpack_nibbles(self.packed, self.in_features)
-        columns = values.to(self.scales_and_middles.dtype).unflatten(0, (-1, GROUP))
-        scales, middles = self.scales_and_middles[:, None].unbind(-1)
-        return torch.addcmul(middles - 8 * scales, columns, scales).flatten(0, 1).T
-
     def few_rows(self, x: Tensor) -> Tensor:
         """By the kernel that reads half bytes."""
         return torch.ops.aten._weight_int4pack_mm_for_cpu(
             x, self.packed, GROUP, self.scales_and_middles
         )
+
+    def product(self, x: Tensor, outputs: slice, room: Tensor) -> Tensor:
+        """With each group's integers scaled, and moved to the group's middle."""
+        order = block_order(x.device)
+        values = unpack_nibbles(self.packed[outputs], self.in_features, order, room).sub_(8)
+        groups = values.unflatten(0, (-1, GROUP))
+        scales, middles = self.scales_and_middles[:, outputs].permute(2, 0, 1).contiguous()
+        scales, middles = _reordered(scales, order)[:, None], _reordered(middles, order)[:, None]
+        weight = torch.addcmul(middles, groups, scales, out=groups).flatten(0, 1)  # (in, outputs)
+        return _reordered(x @ weight, order.argsort())
 
 
 class Quantized(Layout):

@@ -276,4 +276,4 @@ def test_logits_are_float32_whatever_the_weights_are(dtype):
         assert logits.dtype == torch.float32
         exact = random_model()
         exact.load_state_dict(model.state_dict())
-        assert (logits - exact(tokens)).abs().mean() < 2 * torch.finfo(dtype).eps
+        assert (logits - exact(tokens)).abs().mean() < 4 * torch.finfo(dtype).eps

@@ -63,7 +63,39 @@ def test_nibbles_come_back_in_order(device, monkeypatch):
         monkeypatch.setattr(quantize, "_kernel_layout", lambda _: False)
     there = quantize.pack_nibbles(values)
     assert there.shape == (128, 32)
-    assert torch.equal(quantize.unpack_nibbles(there, 64), values.T)
+    order = quantize.block_order(values.device)
+    back = quantize.unpack_nibbles(there, 64, order, torch.empty(values.numel()))
+    in_order = back.unflatten(1, (-1, len(order)))[:, :, order.argsort()].flatten(1)
+    assert torch.equal(in_order, values.T)
+
+
+@pytest.mark.parametrize("size", [16, 40, 64, 192, 200])
+def test_the_product_does_not_depend_on_how_the_matrix_is_sliced(size, monkeypatch):
+    int8, _ = packed(Int8Linear, shape=(200, 64))
+    int4, _ = packed(Int4Linear, shape=(192, 64))
+    x = torch.randn(20, 64)
+    whole = int8(x), int4(x)
+    monkeypatch.setattr(quantize, "SLICE", size)
+    assert torch.allclose(int8(x), whole[0], atol=1e-5)
+    if size % quantize.BLOCK == 0:
+        assert torch.allclose(int4(x), whole[1], atol=1e-5)
+
+
+def test_a_layout_whose_blocks_are_in_another_order_gives_the_same_product(monkeypatch):
+    layer, weight = packed(Int4Linear)
+    x = torch.randn(20, layer.in_features)
+    expected = layer(x)
+    order = torch.tensor([0, 1, 4, 5, 2, 3, 6, 7])  # of rows, in blocks of 8
+    monkeypatch.setattr(quantize, "block_order", lambda _: order)
+
+    def pack(values):
+        low, high = values.unflatten(0, (-1, 8))[:, order].unflatten(1, (2, 4)).unbind(1)
+        return (low | high << 4).transpose(1, 2).reshape(len(values), -1)
+
+    monkeypatch.setattr(quantize, "pack_nibbles", pack)
+    layer = Int4Linear(*reversed(weight.shape))
+    layer.pack(weight)
+    assert torch.allclose(layer.many_rows(x), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", SHAPES)

@@ -1,0 +1,117 @@
+"""Rounded checkpoints on disk."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from codellama import CheckpointError, CodeLlama, load_model
+from codellama.weights import quantize, quantized_checkpoint
+from codellama.weights.loading import open_checkpoint
+from codellama.weights.quantize import MODES, Quantized
+from codellama.weights.quantized_checkpoint import FILE, save_checkpoint
+
+TOKENS = torch.tensor([[1, 300, 7, 9, 40, 41]])
+
+
+@pytest.fixture(scope="module", params=MODES)
+def mode(request):
+    return request.param
+
+
+@pytest.fixture
+def rounded(checkpoint, mode, tmp_path):
+    model = load_model(checkpoint, "cpu", layout=Quantized(mode))
+    save_checkpoint(tmp_path / "rounded", model, mode)
+    return tmp_path / "rounded"
+
+
+def rewrite(directory, change=None, **about):
+    """Writes the tensors anew after a change, with other facts about them."""
+    found = open_checkpoint(directory)
+    tensors = load_file(directory / FILE)
+    if change:
+        change(tensors)
+    order = ",".join(map(str, found.order.tolist()))
+    save_file(tensors, directory / FILE, {"mode": found.mode, "block_order": order, **about})
+
+
+def test_the_model_is_the_same_to_the_last_bit(checkpoint, rounded, mode):
+    saved, fresh = load_model(rounded, "cpu"), load_model(checkpoint, "cpu", layout=Quantized(mode))
+    with torch.no_grad():
+        assert torch.equal(saved(TOKENS), fresh(TOKENS))
+        assert torch.equal(saved(TOKENS[:, :1]), fresh(TOKENS[:, :1]))
+
+
+def test_it_says_what_it_is_and_how_large(rounded, mode):
+    found = open_checkpoint(rounded)
+    assert (found.format, found.dtype, found.file_count) == (mode, torch.float32, 1)
+    assert found.weight_bytes < 0.6 * found.config.parameter_count * found.dtype.itemsize
+
+
+def test_its_parameters_read_as_what_the_integers_stand_for(checkpoint, rounded, mode):
+    found, model = open_checkpoint(rounded), load_model(checkpoint, "cpu", layout=Quantized(mode))
+    name = "layers.0.feed_forward.w1"
+    expected = model.get_submodule(name).expanded()
+    assert torch.equal(found.read(f"{name}.weight"), expected)
+    assert torch.equal(found.read(f"{name}.weight", (slice(3, 9),)), expected[3:9])
+    assert torch.equal(found.read("norm.weight"), model.norm.weight)
+
+
+def test_nibbles_of_another_processors_order_are_packed_anew(checkpoint, tmp_path, monkeypatch):
+    expected = load_model(checkpoint, "cpu", layout=Quantized("int4"))
+    order = torch.tensor([0, 1, 4, 5, 2, 3, 6, 7])
+
+    def pack(values):
+        low, high = values.unflatten(0, (-1, 8))[:, order].unflatten(1, (2, 4)).unbind(1)
+        return (low | high << 4).transpose(1, 2).reshape(len(values), -1)
+
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(quantize, "pack_nibbles", pack)
+        model = load_model(checkpoint, "cpu", layout=Quantized("int4"))
+        elsewhere.setattr(quantized_checkpoint, "block_order", lambda _: order)
+        save_checkpoint(tmp_path / "rounded", model, "int4")
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path / "rounded", "cpu")(TOKENS), expected(TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("norm.weight"), "1 missing: norm.weight"),
+        (lambda tensors: tensors.update(more=torch.ones(1)), "1 unexpected: more"),
+        (
+            lambda tensors: tensors.update({"norm.weight": torch.ones(3)}),
+            r"norm.weight \[3\] instead of",
+        ),
+        (
+            lambda tensors: tensors.update({"output.values": tensors["output.values"].long()}),
+            "output.values holds torch.int64",
+        ),
+    ],
+)
+def test_tensors_of_another_model_are_refused(rounded, change, message):
+    rewrite(rounded, change)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(rounded, "cpu")
+
+
+@pytest.mark.parametrize("about", [{"mode": "int3"}, {"block_order": "0,0"}, {"block_order": "x"}])
+def test_a_file_that_does_not_say_how_it_is_rounded_is_refused(rounded, about):
+    rewrite(rounded, **about)
+    with pytest.raises(CheckpointError, match="does not say how it is rounded"):
+        load_model(rounded, "cpu")
+
+
+def test_params_of_another_model_are_refused(rounded):
+    params = json.loads((rounded / "params.json").read_text())
+    (rounded / "params.json").write_text(json.dumps({**params, "n_layers": 1}))
+    with pytest.raises(CheckpointError, match=r"unexpected: layers\.1"):
+        load_model(rounded, "cpu")
+
+
+def test_it_is_not_rounded_again_or_read_in_another_dtype(rounded):
+    for options in ({"quantize": "int8"}, {"dtype": torch.bfloat16}):
+        with pytest.raises(CheckpointError, match="is rounded to int"):
+            CodeLlama.load(rounded, "cpu", **options)
