@@ -34,6 +34,7 @@ def benchmark(
     prompt_tokens: int = 512,
     new_tokens: int = 32,
     batch: int = 1,
+    ragged: bool = False,
     context: int | None = None,
     repeats: int = 3,
     quantize: str | None = None,
@@ -54,6 +55,7 @@ def benchmark(
         prompt_tokens: length of each prompt, of random tokens.
         new_tokens: tokens to generate for each; 2 or more.
         batch: prompts that run together.
+        ragged: let their lengths rise evenly up to prompt_tokens.
         context: also time decoding with so many tokens behind it.
         repeats: runs that each figure is the median of.
         quantize: int8 or int4: round the matrices.
@@ -91,7 +93,22 @@ def benchmark(
         )
     load_seconds = time.perf_counter() - started
     kind = llm.model.tok_embeddings.weight.dtype
-    ours = speed.model_speed(llm, prompt_tokens, new_tokens, batch, repeats)
+    work = speed.Workload(prompt_tokens, new_tokens, batch, ragged)
+    runs, theirs = [speed.our_run(llm, work)], {}
+    runs[0]()
+    peak = peak_memory_bytes(place)  # before anything else is in memory
+    if against:
+        load, run_ = _load_transformers(directory, kind, place, work)
+        runs.append(run_)
+        theirs["transformers_load_seconds"] = load
+    ours, *others = speed.speeds(runs, repeats)
+    for other in others:
+        theirs |= {
+            "transformers_prefill_tokens_per_second": other.prefill,
+            "transformers_decode_tokens_per_second": other.decode,
+            "prefill_ratio": ours.prefill / other.prefill,
+            "decode_ratio": ours.decode / other.decode,
+        }
     bandwidth, rate = speed.read_bandwidth(place), speed.matrix_rate(place, kind)
     weights, embedding = weight_bytes(llm.model), llm.model.tok_embeddings.weight
     read = weights - embedding.numel() * embedding.itemsize  # of which a token takes one row
@@ -99,7 +116,7 @@ def benchmark(
         "load_seconds": load_seconds,
         "prefill_tokens_per_second": ours.prefill,
         "decode_tokens_per_second": ours.decode,
-        "peak_memory_bytes": peak_memory_bytes(place),
+        "peak_memory_bytes": peak,
         "weights_bytes": weights,
         "kv_cache_bytes_per_token": llm.model.new_cache().bytes_per_token,
         "decode_bytes_per_second": read * ours.decode / batch,
@@ -111,11 +128,7 @@ def benchmark(
     if context is not None:
         figures["context"] = context
         figures["decode_tokens_per_second_at_context"] = speed.decode_speed_at(llm, context)
-    if against:
-        del llm
-        figures |= _against_transformers(
-            directory, kind, place, ours, prompt_tokens, new_tokens, batch, repeats
-        )
+    figures |= theirs
     if json:
         print(json_.dumps(figures))
     else:
@@ -123,26 +136,15 @@ def benchmark(
             print(f"{name.replace('_', ' '):<38} {_readable(name, value)}")
 
 
-def _against_transformers(
-    directory: Path,
-    dtype: torch.dtype,
-    device: torch.device,
-    ours: speed.Speed,
-    *sizes: int,
-) -> dict[str, float]:
+def _load_transformers(
+    directory: Path, dtype: torch.dtype, device: torch.device, work: speed.Workload
+) -> tuple[float, speed.Run]:
+    if (directory / CONFIG).exists():
+        return speed.transformers_run(directory, dtype, device, work)
     with tempfile.TemporaryDirectory() as scratch:
-        if not (directory / CONFIG).exists():
-            source = open_checkpoint(directory)
-            directory = Path(scratch) / "hf"
-            huggingface.save_checkpoint(directory, source.config, source.read)
-        load_seconds, theirs = speed.transformers_speed(directory, dtype, device, *sizes)
-    return {
-        "transformers_load_seconds": load_seconds,
-        "transformers_prefill_tokens_per_second": theirs.prefill,
-        "transformers_decode_tokens_per_second": theirs.decode,
-        "prefill_ratio": ours.prefill / theirs.prefill,
-        "decode_ratio": ours.decode / theirs.decode,
-    }
+        source = open_checkpoint(directory)
+        huggingface.save_checkpoint(Path(scratch) / "hf", source.config, source.read)
+        return speed.transformers_run(Path(scratch) / "hf", dtype, device, work)
 
 
 def _readable(name: str, value: Any) -> str:

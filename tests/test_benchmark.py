@@ -25,9 +25,11 @@ def small_probes(monkeypatch):
     monkeypatch.setattr(speed, "matrix_rate", lambda device, kind: multiply(device, kind, 64))
 
 
-@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
-def test_it_prints_one_object_of_positive_figures(checkpoint, quantize):
-    options = ["--quantize", quantize] if quantize else []
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--quantize", "int8"), ("--quantize", "int4", "--kv_dtype", "int8"), ("--ragged",)],
+)
+def test_it_prints_one_object_of_positive_figures(checkpoint, options):
     result = run(
         "benchmark", "--ckpt", checkpoint, "--prompt_tokens", 20, "--new_tokens", 3,
         "--batch", 2, "--repeats", 1, "--context", 30, "--json", *options,
@@ -42,7 +44,7 @@ def test_it_compares_with_transformers_in_the_same_run(checkpoint):
     pytest.importorskip("transformers")
     result = run(
         "benchmark", "--ckpt", checkpoint, "--prompt_tokens", 20, "--new_tokens", 3,
-        "--repeats", 1, "--against", "transformers", "--json",
+        "--batch", 3, "--ragged", "--repeats", 1, "--against", "transformers", "--json",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout)

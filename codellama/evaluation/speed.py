@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,35 @@ import torch
 from codellama.inference.decoding import Timing
 from codellama.inference.generation import CodeLlama
 
-WARM_UP_TOKENS = 64
+Run = Callable[[], Timing]
+"""Does a `Workload` once."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Prompts of random tokens, run together to completions of one length.
+
+    Attributes:
+        prompt_tokens: length of the longest prompt.
+        new_tokens: length of each completion; its first token comes out of the prompt's pass.
+        batch: number of prompts.
+        ragged: whether lengths rise evenly up to the longest, instead of all being equal.
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    batch: int = 1
+    ragged: bool = False
+
+    def prompts(self, vocab_size: int) -> list[list[int]]:
+        """The same token ids at every call."""
+        generator = torch.Generator().manual_seed(0)
+        shape = self.batch, self.prompt_tokens
+        prompts = torch.randint(vocab_size, shape, generator=generator).tolist()
+        if not self.ragged:
+            return prompts
+        lengths = [-(-self.prompt_tokens * (row + 1) // self.batch) for row in range(self.batch)]
+        return [ids[:length] for ids, length in zip(prompts, lengths, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -30,30 +58,61 @@ class Speed:
     decode: float
 
 
-def model_speed(
-    llm: CodeLlama, prompt_tokens: int, new_tokens: int, batch: int = 1, repeats: int = 3
-) -> Speed:
-    """Runs prompts of random tokens, equally long, to completions of `new_tokens`.
+def speeds(runs: Sequence[Run], repeats: int) -> list[Speed]:
+    """Times runs in turn, so that a busy minute of the machine does not fall on one alone; a first
+    round warms up."""
+    rounds = [[run() for run in runs] for _ in range(1 + repeats)][1:]
+    return [
+        Speed(
+            statistics.median(timing.prompt_tokens / timing.prefill_seconds for timing in timings),
+            statistics.median(timing.decoded_tokens / timing.decode_seconds for timing in timings),
+        )
+        for timings in zip(*rounds, strict=True)
+    ]
 
-    The first new token comes out of the prompt's pass, so that `new_tokens - 1` are decoded.
+
+def our_run(llm: CodeLlama, work: Workload) -> Run:
+    """The workload on a model of ours."""
+    prompts = work.prompts(llm.model.config.vocab_size)
+
+    def run() -> Timing:
+        llm.timing = Timing()
+        llm.generate(prompts, stop_ids=[], max_new_tokens=work.new_tokens, batch_size=work.batch)
+        return llm.timing
+
+    return run
+
+
+def transformers_run(
+    directory: Path, dtype: torch.dtype, device: torch.device, work: Workload
+) -> tuple[float, Run]:
+    """The workload with Hugging Face transformers, on a directory of its format.
+
+    Returns:
+        Seconds to load, and the run.
     """
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch, prompt_tokens)
-    prompts = torch.randint(llm.model.config.vocab_size, shape, generator=generator).tolist()
-    _run(llm, [ids[:WARM_UP_TOKENS] for ids in prompts], 2)
-    timings = [_run(llm, prompts, new_tokens) for _ in range(repeats)]
-    return Speed(
-        statistics.median(timing.prompt_tokens / timing.prefill_seconds for timing in timings),
-        statistics.median(timing.decoded_tokens / timing.decode_seconds for timing in timings),
-    )
+    from transformers import LlamaForCausalLM
 
+    started = time.perf_counter()
+    model: Any = LlamaForCausalLM.from_pretrained(directory, dtype=dtype)
+    model.to(device).eval()
+    load_seconds = time.perf_counter() - started
+    prompts = work.prompts(model.config.vocab_size)
+    padded = torch.tensor([[0] * (work.prompt_tokens - len(ids)) + ids for ids in prompts])
+    mask = torch.tensor([[0] * (work.prompt_tokens - len(ids)) + [1] * len(ids) for ids in prompts])
+    given = {"inputs": padded.to(device), "attention_mask": mask.to(device)}
 
-def _run(llm: CodeLlama, prompts: list[list[int]], new_tokens: int) -> Timing:
-    llm.timing = Timing()
-    llm.generate(
-        prompts, stop_ids=[], max_new_tokens=new_tokens, batch_size=len(prompts), temperature=0.0
-    )
-    return llm.timing
+    def generate(count: int) -> float:
+        counts = {"min_new_tokens": count, "max_new_tokens": count}
+        options = {"do_sample": False, "pad_token_id": 0, **counts}
+        return _seconds(lambda: model.generate(**given, **options), device)
+
+    def run() -> Timing:
+        first, whole = generate(1), generate(work.new_tokens)
+        decoded = work.batch * (work.new_tokens - 1)
+        return Timing(sum(map(len, prompts)), first, decoded, max(whole - first, 1e-9))
+
+    return load_seconds, run
 
 
 @torch.no_grad()
@@ -95,46 +154,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, width: int = 4096) -> 
         torch.nn.functional.linear(left, right)
 
     return 2 * left.numel() * width / min(_seconds(multiply, device) for _ in range(5))
-
-
-def transformers_speed(
-    directory: Path,
-    dtype: torch.dtype,
-    device: torch.device,
-    prompt_tokens: int,
-    new_tokens: int,
-    batch: int = 1,
-    repeats: int = 3,
-) -> tuple[float, Speed]:
-    """The same with Hugging Face transformers on a directory of its format.
-
-    Returns:
-        Seconds to load, and the speed.
-    """
-    from transformers import LlamaForCausalLM
-
-    started = time.perf_counter()
-    model: Any = LlamaForCausalLM.from_pretrained(directory, dtype=dtype)
-    model.to(device).eval()
-    load_seconds = time.perf_counter() - started
-    generator = torch.Generator().manual_seed(0)
-    prompt = torch.randint(model.config.vocab_size, (batch, prompt_tokens), generator=generator)
-    prompt = prompt.to(device)
-
-    def generate(count: int) -> float:
-        options = {"min_new_tokens": count, "max_new_tokens": count, "pad_token_id": 0}
-        return _seconds(
-            lambda: model.generate(
-                prompt, attention_mask=torch.ones_like(prompt), do_sample=False, **options
-            ),
-            device,
-        )
-
-    generate(2)
-    prefill = statistics.median(generate(1) for _ in range(repeats))
-    whole = statistics.median(generate(new_tokens) for _ in range(repeats))
-    decode = batch * (new_tokens - 1) / (whole - prefill)
-    return load_seconds, Speed(batch * prompt_tokens / prefill, decode)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
