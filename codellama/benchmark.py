@@ -15,14 +15,12 @@ from codellama.arguments import UsageError
 from codellama.cli import (
     checkpoint_directory,
     human_bytes,
+    load,
     peak_memory_bytes,
-    progress_bar,
     run,
     torch_device,
-    torch_dtype,
 )
 from codellama.evaluation import speed
-from codellama.inference.generation import CodeLlama
 from codellama.weights import huggingface
 from codellama.weights.huggingface_config import CONFIG
 from codellama.weights.loading import default_device, open_checkpoint, weight_bytes
@@ -79,18 +77,9 @@ def benchmark(
         raise UsageError(f"--against is {against!r}; expected transformers")
     if against and importlib.util.find_spec("transformers") is None:
         raise UsageError("--against transformers needs it: pip install 'codellama[parity]'")
-    directory = checkpoint_directory(ckpt)
-    place = torch_device(device) or default_device()
+    directory, place = checkpoint_directory(ckpt), torch_device(device) or default_device()
     started = time.perf_counter()
-    with progress_bar("loading", quiet) as progress:
-        llm = CodeLlama.load(
-            directory,
-            place,
-            torch_dtype(dtype),
-            progress,
-            quantize=quantize,
-            kv_dtype=kv_dtype,
-        )
+    llm = load(ckpt, device, dtype, quantize, kv_dtype, quiet)
     load_seconds = time.perf_counter() - started
     kind = llm.model.tok_embeddings.weight.dtype
     work = speed.Workload(prompt_tokens, new_tokens, batch, ragged)
@@ -98,9 +87,9 @@ def benchmark(
     runs[0]()
     peak = peak_memory_bytes(place)  # before anything else is in memory
     if against:
-        load, run_ = _load_transformers(directory, kind, place, work)
-        runs.append(run_)
-        theirs["transformers_load_seconds"] = load
+        seconds, their_run = _load_transformers(directory, kind, place, work)
+        runs.append(their_run)
+        theirs["transformers_load_seconds"] = seconds
     ours, *others = speed.speeds(runs, repeats)
     for other in others:
         theirs |= {

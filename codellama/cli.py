@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from codellama.arguments import UsageError, parse
+from codellama.inference.generation import CodeLlama
 from codellama.inference.requests import RequestError
 from codellama.model.config import ConfigError
 from codellama.text.prompts import PromptError
@@ -148,6 +149,28 @@ def checkpoint_directory(ckpt: str | None) -> Path:
         if directory.is_dir():
             return directory
     raise UsageError("no checkpoint given; name a directory with --ckpt")
+
+
+def load(
+    ckpt: str | None,
+    device: str | None,
+    dtype: str | None,
+    quantize: str | None,
+    kv_dtype: str | None,
+    quiet: bool,
+    mesh: DeviceMesh | None = None,
+) -> CodeLlama:
+    """Loads what the options of that name ask for, behind a progress bar."""
+    with progress_bar("loading", quiet) as progress:
+        return CodeLlama.load(
+            checkpoint_directory(ckpt),
+            torch_device(device),
+            torch_dtype(dtype),
+            progress,
+            mesh,
+            quantize,
+            kv_dtype,
+        )
 
 
 def torch_device(name: str | None) -> torch.device | None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from codellama.arguments import UsageError
-from codellama.cli import checkpoint_directory, progress_bar, run, torch_device, torch_dtype
+from codellama.cli import load, progress_bar, run
 from codellama.evaluation.infilling import exact_matches, gaps
 from codellama.evaluation.perplexity import loss_by_position
 from codellama.evaluation.perplexity import perplexity as measure_perplexity
-from codellama.inference.generation import CodeLlama
 from codellama.training.documents import find_documents, read_document
 
 SHORTEST_LAST_POSITION = 512
@@ -50,7 +49,7 @@ def perplexity(
         quiet: show no progress.
     """
     _check_counts(context=context, files=files)
-    llm = _load(ckpt, device, dtype, quantize, kv_dtype, quiet)
+    llm = load(ckpt, device, dtype, quantize, kv_dtype, quiet)
     texts = _held_out(data, pattern)[:files]
     with progress_bar("reading", quiet, unit="file") as progress:
         result = measure_perplexity(llm.model, llm.tokenizer, texts, context, progress)
@@ -101,7 +100,7 @@ def positions(
     _check_counts(sequences=sequences)
     if length < SHORTEST_LAST_POSITION:
         raise UsageError(f"--length is {length}; expected {SHORTEST_LAST_POSITION} or more")
-    llm = _load(ckpt, device, dtype, quantize, kv_dtype, quiet)
+    llm = load(ckpt, device, dtype, quantize, kv_dtype, quiet)
     edges = [0, 128, 256]
     while edges[-1] < length:
         edges.append(min(2 * edges[-1], length))
@@ -154,7 +153,7 @@ def infilling(
         quiet: show no progress.
     """
     _check_counts(lines=lines, context=context)
-    llm = _load(ckpt, device, dtype, quantize, kv_dtype, quiet)
+    llm = load(ckpt, device, dtype, quantize, kv_dtype, quiet)
     asked = gaps(_held_out(data, pattern), llm.tokenizer, lines, context, seed, inside)
     shares = {}
     for name, suffix_first in (("psm", False), ("spm", True)):
@@ -169,25 +168,6 @@ def _check_counts(**options: int | None) -> None:
         least = 2 if name == "context" else 1
         if value is not None and value < least:
             raise UsageError(f"--{name} is {value}; expected {least} or more")
-
-
-def _load(
-    ckpt: str | None,
-    device: str | None,
-    dtype: str | None,
-    quantize: str | None,
-    kv_dtype: str | None,
-    quiet: bool,
-) -> CodeLlama:
-    with progress_bar("loading", quiet) as progress:
-        return CodeLlama.load(
-            checkpoint_directory(ckpt),
-            torch_device(device),
-            torch_dtype(dtype),
-            progress,
-            quantize=quantize,
-            kv_dtype=kv_dtype,
-        )
 
 
 def _held_out(data: str | None, pattern: str) -> list[str]:

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from codellama.arguments import UsageError
 from codellama.cli import (
-    checkpoint_directory,
     human_bytes,
     launched_mesh,
+    load,
     peak_memory_bytes,
-    progress_bar,
     read_once,
     run,
     torch_device,
-    torch_dtype,
 )
 from codellama.inference.generation import CodeLlama
 from codellama.inference.requests import Completion, RequestError
@@ -115,16 +113,7 @@ def generate(
         "speculate": speculate,
     }
     started = time.perf_counter()
-    with progress_bar("loading", quiet) as progress:
-        llm = CodeLlama.load(
-            checkpoint_directory(ckpt),
-            torch_device(device),
-            torch_dtype(dtype),
-            progress,
-            mesh,
-            quantize,
-            kv_dtype,
-        )
+    llm = load(ckpt, device, dtype, quantize, kv_dtype, quiet, mesh)
     if draft_ckpt is not None:
         llm.load_draft(draft_ckpt)
     if not quiet:

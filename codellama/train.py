@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from codellama.arguments import UsageError
 from codellama.cli import run, torch_device, torch_dtype
-from codellama.training import plotting, runs
+from codellama.training import plotting, run_directory
 from codellama.training.run import Machine, Recipe, Report, Run
 from codellama.training.trainer import Stage, Trainer
 from codellama.weights.loading import default_device
@@ -137,7 +137,7 @@ def train(
     with _Bars(quiet) as report:
         training.train(machine, save_every, shards, report)
     if plot is not None:
-        plotting.draw(runs.read_log(training.directory), Path(plot))
+        plotting.draw(run_directory.read_log(training.directory), Path(plot))
     if not quiet:
         print(f"checkpoints are in {training.directory}", file=sys.stderr)
 

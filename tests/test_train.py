@@ -8,7 +8,7 @@ import torch
 from commands import run
 
 from codellama import CodeLlama, load_model
-from codellama.training import runs
+from codellama.training import run_directory
 from codellama.training.trainer import Trainer
 from codellama.weights import meta
 
@@ -91,7 +91,7 @@ def log(directory):
     """What a run has logged, but for the time that it took."""
     return [
         {key: value for key, value in record.items() if key != "seconds"}
-        for record in runs.read_log(directory)
+        for record in run_directory.read_log(directory)
     ]
 
 

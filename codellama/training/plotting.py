@@ -33,7 +33,7 @@ def draw(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draws training and held-out loss over tokens, a curve for each stage, into a picture file.
 
     Args:
-        log: as `runs.read_log` gives it.
+        log: as `run_directory.read_log` gives it.
         path: its ending decides on the format.
     """
     check()

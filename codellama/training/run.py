@@ -15,7 +15,7 @@ from torch import Tensor
 from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
-from codellama.training import hardware, runs
+from codellama.training import hardware, run_directory
 from codellama.training.contexts import ContextStream
 from codellama.training.documents import DataError, Documents, find_documents, read_document
 from codellama.training.tokenizer import train_tokenizer
@@ -92,7 +92,7 @@ class Machine:
 
 
 class Run:
-    """A directory that a recipe fills with checkpoints (see `runs` for its files).
+    """A directory that a recipe fills with checkpoints (see `run_directory` for its files).
 
     Args:
         directory: made if it does not exist.
@@ -113,8 +113,8 @@ class Run:
             raise DataError(f"{directory} exists; choose a new directory, or resume the run in it")
         else:
             directory.mkdir(parents=True, exist_ok=True)
-            runs.write_beside(directory / TOKENIZER, self._vocabulary())
-            runs.write_beside(directory / RECIPE, _json(asdict(recipe)))
+            run_directory.write_beside(directory / TOKENIZER, self._vocabulary())
+            run_directory.write_beside(directory / RECIPE, _json(asdict(recipe)))
         self.tokenizer = Tokenizer(directory / TOKENIZER)
 
     def train(
@@ -132,7 +132,7 @@ class Run:
             report: told of each step.
         """
         model = self._new_model().to(machine.device)
-        state = runs.load_state(self.directory)
+        state = run_directory.load_state(self.directory)
         for name, stage in self.recipe.stages.items():
             if not stage.tokens or (self.directory / name).exists():
                 continue
@@ -193,8 +193,8 @@ class Run:
     ) -> None:
         stage = trainer.stage
         held_out = self._held_out(stage)
-        runs.cut_log(self.directory, name, trainer.step)
-        with (self.directory / runs.LOG).open("a") as log:
+        run_directory.cut_log(self.directory, name, trainer.step)
+        with (self.directory / run_directory.LOG).open("a") as log:
             while trainer.step < stage.steps:
                 started = time.perf_counter()
                 learning_rate = stage.learning_rate_at(trainer.step)
@@ -215,7 +215,7 @@ class Run:
                     report(trainer, record)
                 if save:
                     state = {"stage": name, "trainer": trainer.state_dict()}
-                    runs.save_state(self.directory, state)
+                    run_directory.save_state(self.directory, state)
 
     def _held_out(self, stage: Stage) -> Tensor:
         """Rows of held-out documents, not cut for infilling."""

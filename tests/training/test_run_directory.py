@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from codellama.training import runs
+from codellama.training import run_directory
 from codellama.training.documents import DataError
 
 RECORDS = [
@@ -17,7 +17,7 @@ RECORDS = [
 
 def write_log(directory, records=RECORDS):
     lines = [json.dumps(record) + "\n" for record in records]
-    (directory / runs.LOG).write_text("".join(lines))
+    (directory / run_directory.LOG).write_text("".join(lines))
 
 
 def names(directory):
@@ -27,25 +27,25 @@ def names(directory):
 def test_a_state_comes_back_as_it_was_saved(tmp_path):
     weight = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     state = {"stage": "stage2", "trainer": {"step": 7, "model": {"norm.weight": weight}}}
-    runs.save_state(tmp_path, state)
-    loaded = runs.load_state(tmp_path)
+    run_directory.save_state(tmp_path, state)
+    loaded = run_directory.load_state(tmp_path)
     assert torch.equal(loaded["trainer"]["model"].pop("norm.weight"), weight)
     assert loaded == {"stage": "stage2", "trainer": {"step": 7, "model": {}}}
 
 
 def test_a_run_without_a_state_has_none(tmp_path):
-    assert runs.load_state(tmp_path) is None
+    assert run_directory.load_state(tmp_path) is None
 
 
 def test_the_newest_state_replaces_the_one_before_and_leaves_nothing_beside(tmp_path):
     for step in range(3):
-        runs.save_state(tmp_path, {"step": step})
-    assert runs.load_state(tmp_path) == {"step": 2}
+        run_directory.save_state(tmp_path, {"step": step})
+    assert run_directory.load_state(tmp_path) == {"step": 2}
     assert names(tmp_path) == ["state.pt"]
 
 
 def test_a_save_that_fails_leaves_the_state_before(tmp_path, monkeypatch):
-    runs.save_state(tmp_path, {"step": 1})
+    run_directory.save_state(tmp_path, {"step": 1})
 
     def fail(state, path):
         path.write_bytes(b"half")
@@ -53,48 +53,48 @@ def test_a_save_that_fails_leaves_the_state_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="No space left"):
-        runs.save_state(tmp_path, {"step": 2})
-    assert runs.load_state(tmp_path) == {"step": 1}
+        run_directory.save_state(tmp_path, {"step": 2})
+    assert run_directory.load_state(tmp_path) == {"step": 1}
 
 
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.99])
 def test_a_state_that_is_cut_short_is_refused_in_one_sentence(tmp_path, kept):
-    runs.save_state(tmp_path, {"weight": torch.ones(1_000)})
-    path = tmp_path / runs.STATE
+    run_directory.save_state(tmp_path, {"weight": torch.ones(1_000)})
+    path = tmp_path / run_directory.STATE
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
     with pytest.raises(DataError, match=r"state\.pt is damaged.*start a new run") as error:
-        runs.load_state(tmp_path)
+        run_directory.load_state(tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_is_replaced_and_nothing_left_beside_it(tmp_path):
     path = tmp_path / "recipe.json"
     for content in (b"one", b"two"):
-        runs.write_beside(path, content)
+        run_directory.write_beside(path, content)
         assert path.read_bytes() == content
         assert names(tmp_path) == ["recipe.json"]
 
 
 def test_the_log_comes_back_record_by_record(tmp_path):
     write_log(tmp_path)
-    assert runs.read_log(tmp_path) == RECORDS
+    assert run_directory.read_log(tmp_path) == RECORDS
 
 
 def test_a_directory_without_a_log_is_no_run(tmp_path):
     with pytest.raises(DataError, match=r"log\.jsonl is missing"):
-        runs.read_log(tmp_path)
+        run_directory.read_log(tmp_path)
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
 @pytest.mark.parametrize("step", [0, 2, 4, 9])
 def test_later_steps_of_the_same_stage_alone_are_dropped(tmp_path, stage, step):
     write_log(tmp_path)
-    runs.cut_log(tmp_path, stage, step)
+    run_directory.cut_log(tmp_path, stage, step)
     kept = [record for record in RECORDS if record["stage"] != stage or record["step"] <= step]
-    assert runs.read_log(tmp_path) == kept
+    assert run_directory.read_log(tmp_path) == kept
     assert names(tmp_path) == ["log.jsonl"]
 
 
 def test_a_run_without_a_log_needs_no_cut(tmp_path):
-    runs.cut_log(tmp_path, "stage1", 0)
+    run_directory.cut_log(tmp_path, "stage1", 0)
     assert names(tmp_path) == []
