@@ -24,29 +24,29 @@ def train(
     data: str | None = None,
     pattern: str = "*.py",
     ckpt: str | None = None,
-    tokens: int = 20_000_000,
-    sequence: int = 1_024,
-    batch_tokens: int = 4_096,
+    tokens: int = 22_000_000,
+    sequence: int = 512,
+    batch_tokens: int = 1_024,
     learning_rate: float = 1.5e-3,
     theta: float = 1e4,
     context: int = 0,
-    long_tokens: int = 1_000_000,
+    long_tokens: int = 800_000,
     long_sequence: int = 8_192,
-    long_batch_tokens: int = 16_384,
+    long_batch_tokens: int = 8_192,
     long_learning_rate: float = 3e-4,
     long_theta: float = 1e6,
     warmup_steps: int = 200,
     infilling_rate: float = 0.9,
-    longest_run: int = 0,
-    dim: int = 256,
+    longest_run: int = 384,
+    dim: int = 192,
     n_layers: int = 6,
-    n_heads: int = 4,
-    n_kv_heads: int = 2,
+    n_heads: int = 3,
+    n_kv_heads: int = 1,
     multiple_of: int = 64,
     vocab_size: int = 4_096,
     shards: int = 1,
     seed: int = 0,
-    save_every: int = 250,
+    save_every: int = 1_000,
     resume: bool = False,
     device: str | None = None,
     dtype: str | None = None,
@@ -56,7 +56,8 @@ def train(
 ) -> None:
     """Train a model as the paper does: short sequences first, then long ones with a larger θ.
 
-    The directory of the run gets `stage1` and `stage2`, checkpoints in Meta's format.
+    The directory of the run gets `stage1` and `stage2`, checkpoints in Meta's format. The defaults
+    are what `checkpoints/tiny` was made with.
 
     Args:
         out: directory of the run; must be new, unless the run is resumed.

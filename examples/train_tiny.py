@@ -25,9 +25,9 @@ MODEL = {"dim": 192, "n_layers": 4, "n_heads": 3, "n_kv_heads": 1, "multiple_of"
 STAGE = Stage(
     tokens=0,
     sequence=256,
-    batch_tokens=4_096,
-    learning_rate=3e-3,
-    warmup_steps=30,
+    batch_tokens=1_024,
+    learning_rate=2e-3,
+    warmup_steps=100,
     rope_theta=1e4,
 )
 PROMPT = "def fibonacci(n):"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -35,7 +35,8 @@ def gaps(
     seed: int = 0,
     inside: bool = False,
 ) -> list[Gap]:
-    """Takes out single lines that are not blank, drawn evenly from all such lines.
+    """Takes out single lines that are not blank, one of each file in turn, so that a large file of
+    data does not outweigh all others.
 
     Args:
         count: number of gaps, or all lines if there are fewer.
@@ -45,13 +46,8 @@ def gaps(
             are inside words, instead of all of it.
     """
     random_numbers = random.Random(seed)
-    files = [text.splitlines(keepends=True) for text in texts]
-    places = [
-        (lines, number) for lines in files for number, line in enumerate(lines) if line.strip()
-    ]
-    random_numbers.shuffle(places)
     found = []
-    for lines, number in places:
+    for lines, number in _places(texts, random_numbers):
         line = lines[number].rstrip("\n")
         start, end = 0, len(line)
         if inside:
@@ -65,6 +61,21 @@ def gaps(
         if len(found) == count:
             break
     return found
+
+
+def _places(texts: Iterable[str], random_numbers: random.Random) -> Iterator[tuple[list[str], int]]:
+    """The lines of a text and the number of one that is not blank, each once; rounds over all texts
+    that have lines left."""
+    left = []
+    for text in texts:
+        lines = text.splitlines(keepends=True)
+        numbers = [number for number, line in enumerate(lines) if line.strip()]
+        random_numbers.shuffle(numbers)
+        left.append((lines, numbers))
+    while left := [(lines, numbers) for lines, numbers in left if numbers]:
+        random_numbers.shuffle(left)
+        for lines, numbers in left:
+            yield lines, numbers.pop()
 
 
 def _closest(lines: Sequence[str], tokenizer: Tokenizer, most: int) -> Sequence[str]:

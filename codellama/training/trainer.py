@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from codellama.model.transformer import Transformer
 from codellama.training.contexts import PADDING, ContextStream, Position
 
-BETAS = (0.9, 0.95)
+BETAS = (0.9, 0.99)
+"""The paper's second is 0.95, for batches of 4 million tokens. The gradients of small batches are
+noisier, and 0.99 learned faster from batches of 1,024."""
 WEIGHT_DECAY = 0.1
 FINAL_RATIO = 1 / 30
 CLIP_NORM = 1.0
@@ -71,15 +73,17 @@ class Stage:
 
 
 def initialise(model: Transformer, generator: torch.Generator) -> None:
-    """Draws the weights anew: normal, and smaller where a block writes to the residual stream, so
-    that the stream does not grow with depth (Radford et al. 2019, section 2.3)."""
+    """Draws the weights anew: normal, near `1 / sqrt(dim)`, and smaller where a block writes to
+    the residual stream, so that the stream does not grow with depth (Radford et al. 2019, section
+    2.3). A model of 256 channels learned faster from 0.05 than from the usual 0.02."""
+    std = 0.8 * model.config.dim**-0.5
     for name, weight in model.named_parameters():
         if weight.dim() == 1:
             nn.init.ones_(weight)
         else:
             adds_to_stream = name.endswith(("wo.weight", "w2.weight"))
             scale = (2 * len(model.layers)) ** -0.5 if adds_to_stream else 1.0
-            nn.init.normal_(weight, std=0.02 * scale, generator=generator)
+            nn.init.normal_(weight, std=std * scale, generator=generator)
 
 
 class Trainer:

@@ -87,13 +87,21 @@ def test_the_gaps_follow_from_the_seed(tokenizer):
     assert gaps(0) != gaps(1)
 
 
-def test_lines_are_drawn_evenly_over_all_files(tokenizer):
+def test_files_take_turns_and_their_lines_are_drawn_evenly(tokenizer):
     texts = ["short\n", "".join(f"long {number}\n" for number in range(9))]
     drawn = Counter(
-        gap.middle for seed in range(500) for gap in line_gaps(texts, tokenizer, 2, seed=seed)
+        gap.middle for seed in range(900) for gap in line_gaps(texts, tokenizer, 2, seed=seed)
     )
-    assert set(drawn) == set(all_lines(texts))
+    assert drawn.pop("short") == 900
+    assert set(drawn) == set(all_lines(texts[1:]))
     assert all(count == pytest.approx(100, abs=4 * 9) for count in drawn.values())
+
+
+def test_files_that_have_no_line_left_leave_the_turns_to_the_others(tokenizer):
+    texts = ["short\n", "a\nb\nc\n", "".join(f"long {number}\n" for number in range(9))]
+    rounds = [[gap.middle[:4] for gap in line_gaps(texts, tokenizer, n)] for n in (3, 5, 7, 8)]
+    assert [found.count("long") for found in rounds] == [1, 2, 3, 4]
+    assert [found.count("shor") for found in rounds] == [1, 1, 1, 1]
 
 
 def test_a_fill_that_equals_the_line_but_for_spaces_around_it_is_a_match():
