@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
@@ -79,8 +80,8 @@ class QuantizedCheckpoint(Checkpoint):
             tensor = self.tensors[name]
         else:
             owner = name.rpartition(".")[0]
-            module = _empty_model(self.config, self.mode).get_submodule(owner)
-            assert isinstance(module, QuantizedLinear)
+            model = _empty_model(self.config, self.mode)
+            module = cast(QuantizedLinear, model.get_submodule(owner))
             module.restore(self._buffers(owner, module, torch.device("cpu")), self.order)
             tensor = module.expanded()
         return [tensor if region is None else tensor[region]], 0
