@@ -24,6 +24,7 @@ from codellama.text.prompts import PromptError
 from codellama.text.tokenizer import TokenizerError
 from codellama.training.documents import DataError
 from codellama.weights.downloads import CheckpointError, Progress
+from codellama.weights.quantize import MODES
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -161,6 +162,8 @@ def load(
     mesh: DeviceMesh | None = None,
 ) -> CodeLlama:
     """Loads what the options of that name ask for, behind a progress bar."""
+    if quantize is not None and quantize not in MODES:
+        raise UsageError(f"--quantize is {quantize!r}; expected {' or '.join(MODES)}")
     with progress_bar("loading", quiet) as progress:
         return CodeLlama.load(
             checkpoint_directory(ckpt),

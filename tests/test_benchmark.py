@@ -67,5 +67,5 @@ def test_for_readers_it_prints_a_line_a_figure(checkpoint):
 def test_options_that_cannot_be_measured_are_refused(checkpoint, option, value):
     result = run("benchmark", "--ckpt", checkpoint, f"--{option}", value)
     assert result.returncode == 2
-    assert f"{option} is" in result.stderr
+    assert f"--{option}" in result.stderr
     assert result.stdout == ""

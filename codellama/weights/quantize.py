@@ -30,8 +30,8 @@ VECTOR = 16
 FEW_ROWS = 16
 """Up to so many rows of activations, reading integers beats expanding them."""
 SLICE = 1024
-"""Rows of a matrix that are expanded together. Expanding into the same megabytes again and again
-took a third of the time of expanding a whole matrix into fresh memory."""
+"""Rows of a matrix that are expanded together. Into the same megabytes again and again that took a
+sixth (4 bits) to a tenth (8 bits) of the time of expanding a whole matrix into fresh memory."""
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
