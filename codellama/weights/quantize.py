@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codellama.model.transformer import Transformer
-from codellama.weights.layout import Layout
+from codellama.weights.layout import FEW_ROWS, Layout, SlicedLinear
 
 MODES = ("int8", "int4")
 GROUP = 32
@@ -27,11 +27,6 @@ BLOCK = 64
 """Rows that the 4-bit kernel takes together; a matrix of other sizes is kept in 8 bits."""
 VECTOR = 16
 """Numbers that the kernels for integers take at a time."""
-FEW_ROWS = 16
-"""Up to so many rows of activations, reading integers beats expanding them."""
-SLICE = 1024
-"""Rows of a matrix that are expanded together. Into the same megabytes again and again that took a
-sixth (4 bits) to a tenth (8 bits) of the time of expanding a whole matrix into fresh memory."""
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +114,7 @@ def _reordered(rows: Tensor, order: Tensor) -> Tensor:
     return rows.unflatten(-1, (-1, len(order)))[..., order].flatten(-2)
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(SlicedLinear):
     """A linear layer without bias whose weight is rounded as it is put in place.
 
     Until then it has an empty parameter `weight`, under the name that files have for it.
@@ -159,19 +154,6 @@ class QuantizedLinear(nn.Module):
     def few_rows(self, x: Tensor) -> Tensor:
         """The product for x (rows, in) of few rows."""
         raise NotImplementedError
-
-    def product(self, x: Tensor, outputs: slice, room: Tensor) -> Tensor:
-        """The outputs of a range for x (rows, in), by way of weights expanded into `room`."""
-        raise NotImplementedError
-
-    def many_rows(self, x: Tensor) -> Tensor:
-        """The product for x (rows, in) of any number of rows."""
-        y = x.new_empty(len(x), self.out_features)
-        room = x.new_empty(min(SLICE, self.out_features) * self.in_features)
-        for start in range(0, self.out_features, SLICE):
-            outputs = slice(start, min(start + SLICE, self.out_features))
-            y[:, outputs] = self.product(x, outputs, room)
-        return y
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features)
@@ -253,7 +235,8 @@ class Int4Linear(QuantizedLinear):
         order = block_order(x.device)
         values = unpack_nibbles(self.packed[outputs], self.in_features, order, room).sub_(8)
         groups = values.unflatten(0, (-1, GROUP))
-        scales, middles = self.scales_and_middles[:, outputs].permute(2, 0, 1).contiguous()
+        both = self.scales_and_middles[:, outputs].to(room.dtype)
+        scales, middles = both.permute(2, 0, 1).contiguous()
         scales, middles = _reordered(scales, order)[:, None], _reordered(middles, order)[:, None]
         weight = torch.addcmul(middles, groups, scales, out=groups).flatten(0, 1)  # (in, outputs)
         return _reordered(x @ weight, order.argsort())

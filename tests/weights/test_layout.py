@@ -15,3 +15,28 @@ def test_one_row_gives_the_product_of_many_on_any_processor(tiles, shape, monkey
     linear = RowLinear(48, 20, bias=False)
     x = torch.randn(shape)
     assert torch.allclose(linear(x), F.linear(x, linear.weight), atol=1e-6)
+
+
+@pytest.fixture
+def widened(monkeypatch):
+    """Any processor takes the way of those that do not multiply numbers of 16 bits."""
+    monkeypatch.setattr(layout, "product_dtype", lambda *_: torch.float32)
+    monkeypatch.setattr(layout, "SLICE", 8)  # 20 outputs are then three slices
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(layout.FEW_ROWS + 1, 48), (3, 9, 48), (2, 48)])
+def test_widened_products_are_as_close_as_products_of_16_bits(widened, dtype, shape):
+    linear = RowLinear(48, 20, bias=False, dtype=dtype)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.no_grad():
+        y = linear(x)
+        exact = F.linear(x.double(), linear.weight.double())
+    assert y.dtype == dtype
+    assert (y - exact).abs().max() <= torch.finfo(dtype).eps * exact.abs().max()
+
+
+def test_a_layer_that_learns_is_not_widened(widened):
+    linear = RowLinear(48, 20, bias=False, dtype=torch.bfloat16)
+    linear(torch.randn(20, 48).bfloat16()).sum().backward()
+    assert linear.weight.grad is not None

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from codellama import CodeLlama, RequestError, load_model
-from codellama.weights import quantize
+from codellama.weights import layout, quantize
 from codellama.weights.quantize import GROUP, Int4Linear, Int8Linear, Quantized
 
 SHAPES = {Int8Linear: (100, 48), Int4Linear: (192, 96)}
@@ -75,10 +75,22 @@ def test_the_product_does_not_depend_on_how_the_matrix_is_sliced(size, monkeypat
     int4, _ = packed(Int4Linear, shape=(192, 64))
     x = torch.randn(20, 64)
     whole = int8(x), int4(x)
-    monkeypatch.setattr(quantize, "SLICE", size)
+    monkeypatch.setattr(layout, "SLICE", size)
     assert torch.allclose(int8(x), whole[0], atol=1e-5)
     if size % quantize.BLOCK == 0:
         assert torch.allclose(int4(x), whole[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_many_rows_may_be_multiplied_in_another_dtype(kind, dtype, monkeypatch):
+    layer = kind(64, 192)
+    layer.pack(torch.randn(192, 64, generator=torch.Generator().manual_seed(0)).bfloat16())
+    x = torch.randn(20, 64).bfloat16()
+    monkeypatch.setattr(layout, "product_dtype", lambda *_: dtype)
+    exact = x.double() @ layer.expanded().double().T
+    assert layer(x).dtype == torch.bfloat16
+    assert torch.allclose(layer(x).double(), exact, rtol=0.02, atol=0.1)
 
 
 def test_a_layout_whose_blocks_are_in_another_order_gives_the_same_product(monkeypatch):
