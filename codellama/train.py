@@ -13,6 +13,7 @@ from tqdm import tqdm
 from codellama.arguments import UsageError
 from codellama.cli import run, torch_device, torch_dtype
 from codellama.training import plotting, run_directory
+from codellama.training.contexts import SHORTEST_RUN
 from codellama.training.run import Machine, Recipe, Report, Run
 from codellama.training.trainer import Stage, Trainer
 from codellama.weights.loading import default_device
@@ -37,6 +38,7 @@ def train(
     long_theta: float = 1e6,
     warmup_steps: int = 200,
     infilling_rate: float = 0.9,
+    shortest_run: int = SHORTEST_RUN,
     longest_run: int = 0,
     dim: int = 192,
     n_layers: int = 6,
@@ -77,8 +79,9 @@ def train(
         long_theta: rotary base of the second stage.
         warmup_steps: steps until the peak, a tenth of the stage at most.
         infilling_rate: share of documents cut for infilling.
-        longest_run: tokens of a document at most; longer files are taken as several. 0: as many as
-            fit in a sequence. Short ones show more gaps.
+        shortest_run: tokens of a document at least; files are taken as several documents.
+        longest_run: tokens of a document at most; 0: as many as fit in a sequence. Short documents
+            show more gaps.
         dim: width of a new model.
         n_layers: blocks of a new model.
         n_heads: query heads of a new model.
@@ -124,6 +127,7 @@ def train(
         ckpt=ckpt,
         infilling_rate=infilling_rate,
         seed=seed,
+        shortest_run=shortest_run,
         longest_run=longest_run,
     )
     machine = Machine.best(torch_device(device) or default_device())

@@ -25,7 +25,7 @@ from codellama.training import infilling
 from codellama.training.documents import DataError, read_document
 
 PADDING = -1
-SHORTEST_RUN = 32
+SHORTEST_RUN = 8
 MARKS = 8
 """Tokens that a run has besides its lines' at most: control tokens, and words cut in two."""
 PART_BYTES = 8_000_000
@@ -51,8 +51,8 @@ class ContextStream:
         length: tokens of a row.
         infilling_rate: share of documents that are transformed for infilling.
         seed: decides on everything random.
-        longest_run: tokens of a run of lines at most; 0: as many as fit in a row. Short runs show
-            more gaps in as many tokens.
+        shortest_run, longest_run: tokens of a run of lines, about, unless its file ends before; 0:
+            as many as fit in a row. Short runs show more gaps in as many tokens.
 
     Raises:
         PromptError: documents are to be transformed, but the vocabulary has no infilling tokens.
@@ -65,6 +65,7 @@ class ContextStream:
         length: int,
         infilling_rate: float = infilling.RATE,
         seed: int = 0,
+        shortest_run: int = SHORTEST_RUN,
         longest_run: int = 0,
     ) -> None:
         if infilling_rate and not tokenizer.can_infill:
@@ -74,6 +75,7 @@ class ContextStream:
         self.length = length
         self.infilling_rate = infilling_rate
         self.seed = seed
+        self.shortest_run = shortest_run
         self.longest_run = longest_run or length
         self.position = Position()
         self._seen_text = False
@@ -116,7 +118,12 @@ class ContextStream:
             random_numbers = random.Random(f"{self.seed} {epoch} {number}")
             texts = map(read_document, self._parts(epoch)[number])
             packer = _Packer(
-                self.tokenizer, self.length, self.infilling_rate, random_numbers, self.longest_run
+                self.tokenizer,
+                self.length,
+                self.infilling_rate,
+                random_numbers,
+                self.shortest_run,
+                self.longest_run,
             )
             rows = [row for text in texts for row in packer.add(text)] + packer.finish()
             random_numbers.shuffle(rows)
@@ -133,12 +140,14 @@ class _Packer:
         length: int,
         infilling_rate: float,
         random_numbers: random.Random,
+        shortest_run: int,
         longest_run: int,
     ) -> None:
         self.tokenizer = tokenizer
         self.length = length
         self.infilling_rate = infilling_rate
         self.random_numbers = random_numbers
+        self.shortest_run = shortest_run
         self.longest_run = longest_run
         self.row: list[int] = []
 
@@ -161,7 +170,7 @@ class _Packer:
                 ids = self.tokenizer.encode(lines[start], bos=True)[:room]
             self.row += ids
             start = end
-            if self.length - len(self.row) < SHORTEST_RUN:
+            if self.length - len(self.row) < self.shortest_run:
                 yield self._full_row()
 
     def finish(self) -> list[list[int]]:
@@ -170,9 +179,10 @@ class _Packer:
 
     def _end_of_run(self, sizes: Sequence[int], start: int, room: int) -> int:
         """Takes lines up to a size drawn evenly on a logarithmic scale; at least one line."""
-        longest = max(min(room, self.longest_run), SHORTEST_RUN)
-        wanted = SHORTEST_RUN * (longest / SHORTEST_RUN) ** self.random_numbers.random()
-        if room - wanted < SHORTEST_RUN:  # too little would be left for another
+        shortest = self.shortest_run
+        longest = max(min(room, self.longest_run), shortest)
+        wanted = shortest * (longest / shortest) ** self.random_numbers.random()
+        if room - wanted < shortest:  # too little would be left for another
             wanted = room
         end, taken = start + 1, sizes[start]
         while end < len(sizes) and taken + sizes[end] <= wanted:

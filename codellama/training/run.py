@@ -16,7 +16,7 @@ from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
 from codellama.training import hardware, run_directory
-from codellama.training.contexts import ContextStream
+from codellama.training.contexts import SHORTEST_RUN, ContextStream
 from codellama.training.documents import DataError, Documents, find_documents, read_document
 from codellama.training.tokenizer import train_tokenizer
 from codellama.training.trainer import Stage, Trainer, initialise
@@ -43,7 +43,7 @@ class Recipe:
         ckpt: checkpoint directory to start from, instead of a new model and vocabulary.
         infilling_rate: share of documents cut for infilling.
         seed: decides on everything random.
-        longest_run: as for `ContextStream`.
+        shortest_run, longest_run: as for `ContextStream`.
 
     Raises:
         DataError, ConfigError: a number is one that no training can follow.
@@ -56,6 +56,7 @@ class Recipe:
     ckpt: str | None = None
     infilling_rate: float = 0.9
     seed: int = 0
+    shortest_run: int = SHORTEST_RUN
     longest_run: int = 0
 
     def __post_init__(self) -> None:
@@ -65,6 +66,11 @@ class Recipe:
                 raise DataError(f"{name}: expected a sequence and a batch of a token or more")
         if not 0 <= self.infilling_rate <= 1:
             raise DataError(f"infilling_rate is {self.infilling_rate}; expected 0 to 1")
+        if self.shortest_run < 1 or self.longest_run < 0:
+            raise DataError(
+                f"shortest_run is {self.shortest_run}, longest_run {self.longest_run}; expected 1 "
+                "or more, and 0 or more"
+            )
 
     def documents(self) -> Documents:
         """The files to train on, and those held out."""
@@ -182,6 +188,7 @@ class Run:
             stage.sequence + 1,
             self.recipe.infilling_rate,
             self.recipe.seed,
+            self.recipe.shortest_run,
             self.recipe.longest_run,
         )
         stage = replace(stage, warmup_steps=min(stage.warmup_steps, -(-stage.steps // 10)))

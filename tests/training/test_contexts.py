@@ -165,6 +165,17 @@ def test_nine_of_ten_runs_are_cut_for_infilling(tokenizer, files):
     assert share == pytest.approx(0.9, abs=0.03)
 
 
+@pytest.mark.parametrize(("shortest", "longest"), [(4, 48), (48, 48), (200, 400)])
+def test_runs_are_as_long_as_asked(tokenizer, files, shortest, longest):
+    files = files[-2:]  # of many lines, none of more than 32 tokens
+    stream = ContextStream(files, tokenizer, 1025, 0.0, shortest_run=shortest, longest_run=longest)
+    sizes = [len(run) for run in runs(stream.take(20).tolist(), tokenizer.bos_id)]
+    within = [shortest - 32 <= size <= longest + contexts.MARKS for size in sizes]
+    assert len(sizes) > 40
+    assert sum(within) > 0.8 * len(sizes)  # others end with their row or their file
+    assert max(sizes) > 0.7 * longest
+
+
 @pytest.mark.parametrize("length", [65, 129, 1025])
 def test_every_gap_is_whole_in_its_row(tokenizer, files, length):
     marks = [tokenizer.prefix_id, tokenizer.suffix_id, tokenizer.middle_id, tokenizer.eot_id]
