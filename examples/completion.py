@@ -1,6 +1,6 @@
 """Complete code: as it comes, in batches, with log-probabilities.
 
-python examples/completion.py DIR
+python examples/completion.py [DIR]    # without DIR: checkpoints/tiny below the current directory
 """
 
 import math
@@ -8,7 +8,7 @@ import sys
 
 from codellama import CodeLlama
 
-llm = CodeLlama.load(sys.argv[1])
+llm = CodeLlama.load(sys.argv[1] if sys.argv[1:] else "checkpoints/tiny")
 
 # Text as it comes. The pieces add up to the completion's text.
 prompt = "def fibonacci(n):"

@@ -1,13 +1,13 @@
 """Fill a gap in code, in both orders that the model was trained with.
 
-python examples/infilling.py DIR
+python examples/infilling.py [DIR]    # without DIR: checkpoints/tiny below the current directory
 """
 
 import sys
 
 from codellama import CodeLlama, prompts
 
-llm = CodeLlama.load(sys.argv[1])
+llm = CodeLlama.load(sys.argv[1] if sys.argv[1:] else "checkpoints/tiny")
 
 code = '''def remove_non_ascii(s: str) -> str:
     """ <FILL_ME>

@@ -25,6 +25,12 @@ def test_an_example_runs_on_a_checkpoint(monkeypatch, capsys, checkpoint, name, 
     assert shows in output_of(monkeypatch, capsys, name, checkpoint)
 
 
+@pytest.mark.parametrize("name", ["completion", "infilling"])
+def test_an_example_runs_on_the_embedded_checkpoint(monkeypatch, capsys, name):
+    monkeypatch.chdir(ROOT)
+    assert output_of(monkeypatch, capsys, name)
+
+
 def test_the_anatomy_of_a_block_agrees_with_the_modules(monkeypatch, capsys):
     last_line = output_of(monkeypatch, capsys, "anatomy").splitlines()[-1]
     assert float(last_line.split()[-1].rstrip(".")) < 1e-5

@@ -1,0 +1,76 @@
+"""The small checkpoint that comes with the package: what it is, and what it can do."""
+
+import ast
+import contextlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import torch
+from commands import ROOT
+
+from codellama import CodeLlama
+from codellama.evaluation.perplexity import perplexity
+from codellama.training.documents import find_documents, read_document
+
+TINY = ROOT / "checkpoints" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return CodeLlama.load(TINY, device="cpu", dtype=torch.float32)
+
+
+def test_it_is_small_and_has_code_llamas_parts():
+    llm = CodeLlama.load(TINY, device="cpu")
+    config = llm.model.config
+    assert sum(file.stat().st_size for file in TINY.iterdir()) <= 24e6
+    assert {weight.dtype for weight in llm.model.parameters()} == {torch.bfloat16}
+    assert config.n_kv_heads < config.n_heads
+    assert config.rope_theta == 1e6
+    assert config.max_seq_len >= 8192
+    assert llm.tokenizer.can_infill
+
+
+def test_it_compresses_python_that_it_was_not_trained_on(tiny):
+    texts = filter(None, map(read_document, find_documents().held_out))
+    small = sorted(texts, key=len)[-60::8]  # of all sizes but the largest
+    found = perplexity(tiny.model, tiny.tokenizer, small)
+    assert found.bits_per_byte < 1.45
+
+
+def begins_with_a_function(code: str) -> bool:
+    """Whether some of the first lines, more than one, are a function that Python accepts."""
+    lines = code.splitlines()
+    for end in range(len(lines), 1, -1):
+        with contextlib.suppress(SyntaxError):
+            return isinstance(ast.parse("\n".join(lines[:end])).body[0], ast.FunctionDef)
+    return False
+
+
+def test_many_of_its_samples_are_functions(tiny):
+    prompt = "def fibonacci(n):"
+    samples = tiny.complete(
+        [prompt], max_new_tokens=64, temperature=0.9, seed=0, num_samples=20, batch_size=20
+    )
+    assert sum(begins_with_a_function(prompt + sample.text) for sample in samples) >= 7
+
+
+def test_the_readme_fills_a_gap_with_python_from_any_directory(tmp_path):
+    [command] = re.findall("^python (-m .*<FILL_ME>.*)$", (ROOT / "README.md").read_text(), re.M)[
+        :1
+    ]
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.quote(sys.executable)} {command}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    [point] = ast.parse(done.stdout).body
+    [method] = point.body
+    assert len(method.body) == 2
