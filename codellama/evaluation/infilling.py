@@ -43,7 +43,7 @@ def gaps(
         context: tokens that the lines around the gap have at most, half of them on each side.
         seed: decides which lines.
         inside: take out what lies between two places of the line drawn at random, which mostly
-            are inside words, instead of all of it.
+            are inside words, instead of all of it; never spaces alone.
     """
     random_numbers = random.Random(seed)
     found = []
@@ -56,8 +56,10 @@ def gaps(
         after = _closest(lines[number + 1 :], tokenizer, context // 2)
         rest = lines[number][end:]
         gap = Gap("".join(before) + line[:start], line[start:end], rest + "".join(after))
-        if not tokenizer.control_ids.intersection(tokenizer.encode(gap.prefix + gap.suffix)):
-            found.append(gap)  # text that spells a control token cannot be asked for
+        # Spaces alone would be matched by nothing; what spells a control token cannot be asked for.
+        spells = tokenizer.control_ids.intersection(tokenizer.encode(gap.prefix + gap.suffix))
+        if gap.middle.strip() and not spells:
+            found.append(gap)
         if len(found) == count:
             break
     return found

@@ -149,3 +149,10 @@ def test_a_model_fills_the_gaps_as_infilling_does(llm, tokenizer, suffix_first):
     assert all(exact_matches(llm, copied, suffix_first, max_new_tokens=4))
     other = [Gap(gap.prefix, gap.middle + "?", gap.suffix) for gap in copied]
     assert not any(exact_matches(llm, other, suffix_first, max_new_tokens=4))
+
+
+def test_no_gap_holds_spaces_alone(tokenizer):
+    text = "".join(f"{' ' * 40}x{number}\n" for number in range(200))
+    found = line_gaps([text], tokenizer, 200, inside=True)
+    assert 0 < len(found) < 200
+    assert all(gap.middle.strip() for gap in found)
