@@ -1,14 +1,15 @@
 """Complete code: as it comes, in batches, with log-probabilities.
 
-python examples/completion.py [DIR]    # without DIR: checkpoints/tiny below the current directory
+python examples/completion.py [DIR]    # without DIR: the checkpoint that comes with the package
 """
 
 import math
 import sys
 
 from codellama import CodeLlama
+from codellama.cli import checkpoint_directory
 
-llm = CodeLlama.load(sys.argv[1] if sys.argv[1:] else "checkpoints/tiny")
+llm = CodeLlama.load(checkpoint_directory(sys.argv[1] if sys.argv[1:] else None))
 
 # Text as it comes. The pieces add up to the completion's text.
 prompt = "def fibonacci(n):"

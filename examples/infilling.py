@@ -1,13 +1,14 @@
 """Fill a gap in code, in both orders that the model was trained with.
 
-python examples/infilling.py [DIR]    # without DIR: checkpoints/tiny below the current directory
+python examples/infilling.py [DIR]    # without DIR: the checkpoint that comes with the package
 """
 
 import sys
 
 from codellama import CodeLlama, prompts
+from codellama.cli import checkpoint_directory
 
-llm = CodeLlama.load(sys.argv[1] if sys.argv[1:] else "checkpoints/tiny")
+llm = CodeLlama.load(checkpoint_directory(sys.argv[1] if sys.argv[1:] else None))
 
 code = '''def remove_non_ascii(s: str) -> str:
     """ <FILL_ME>

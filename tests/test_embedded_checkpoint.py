@@ -60,9 +60,8 @@ def test_many_of_its_samples_are_functions(tiny):
 
 
 def test_the_readme_fills_a_gap_with_python_from_any_directory(tmp_path):
-    [command] = re.findall("^python (-m .*<FILL_ME>.*)$", (ROOT / "README.md").read_text(), re.M)[
-        :1
-    ]
+    readme = (ROOT / "README.md").read_text()
+    command = re.search("^python (-m .*<FILL_ME>.*)$", readme, re.MULTILINE)[1]
     done = subprocess.run(
         ["bash", "-c", f"{shlex.quote(sys.executable)} {command}"],
         cwd=tmp_path,

@@ -26,8 +26,8 @@ def test_an_example_runs_on_a_checkpoint(monkeypatch, capsys, checkpoint, name, 
 
 
 @pytest.mark.parametrize("name", ["completion", "infilling"])
-def test_an_example_runs_on_the_embedded_checkpoint(monkeypatch, capsys, name):
-    monkeypatch.chdir(ROOT)
+def test_an_example_runs_on_the_embedded_checkpoint(monkeypatch, capsys, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
     assert output_of(monkeypatch, capsys, name)
 
 

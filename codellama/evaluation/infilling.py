@@ -56,7 +56,7 @@ def gaps(
         after = _closest(lines[number + 1 :], tokenizer, context // 2)
         rest = lines[number][end:]
         gap = Gap("".join(before) + line[:start], line[start:end], rest + "".join(after))
-        # Spaces alone would be matched by nothing; what spells a control token cannot be asked for.
+        # Writing nothing would match spaces; what spells a control token cannot be asked for.
         spells = tokenizer.control_ids.intersection(tokenizer.encode(gap.prefix + gap.suffix))
         if gap.middle.strip() and not spells:
             found.append(gap)

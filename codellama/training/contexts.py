@@ -51,8 +51,9 @@ class ContextStream:
         length: tokens of a row.
         infilling_rate: share of documents that are transformed for infilling.
         seed: decides on everything random.
-        shortest_run, longest_run: tokens of a run of lines, about, unless its file ends before; 0:
-            as many as fit in a row. Short runs show more gaps in as many tokens.
+        shortest_run: tokens of a run of lines at least, about, unless its row or file ends before.
+        longest_run: tokens of a run of lines at most; 0: as many as fit in a row. Short runs show
+            more gaps in as many tokens.
 
     Raises:
         PromptError: documents are to be transformed, but the vocabulary has no infilling tokens.
