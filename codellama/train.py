@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from codellama.arguments import UsageError
 from codellama.cli import run, torch_device, torch_dtype
-from codellama.training import plotting, run_directory
+from codellama.training import infilling, plotting, run_directory
 from codellama.training.contexts import SHORTEST_RUN
 from codellama.training.run import Machine, Recipe, Report, Run
 from codellama.training.trainer import Stage, Trainer
@@ -37,7 +37,8 @@ def train(
     long_learning_rate: float = 3e-4,
     long_theta: float = 1e6,
     warmup_steps: int = 200,
-    infilling_rate: float = 0.9,
+    infilling_rate: float = infilling.RATE,
+    line_rate: float = infilling.LINE_RATE,
     shortest_run: int = SHORTEST_RUN,
     longest_run: int = 0,
     dim: int = 192,
@@ -79,6 +80,7 @@ def train(
         long_theta: rotary base of the second stage.
         warmup_steps: steps until the peak, a tenth of the stage at most.
         infilling_rate: share of documents cut for infilling.
+        line_rate: share of those whose gap is a line; the paper cuts at any character.
         shortest_run: tokens of a document at least; files are taken as several documents.
         longest_run: tokens of a document at most; 0: as many as fit in a sequence. Short documents
             show more gaps.
@@ -126,6 +128,7 @@ def train(
         pattern=pattern,
         ckpt=ckpt,
         infilling_rate=infilling_rate,
+        line_rate=line_rate,
         seed=seed,
         shortest_run=shortest_run,
         longest_run=longest_run,

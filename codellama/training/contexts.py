@@ -50,6 +50,7 @@ class ContextStream:
         files: documents to read.
         length: tokens of a row.
         infilling_rate: share of documents that are transformed for infilling.
+        line_rate: share of those whose gap is a line.
         seed: decides on everything random.
         shortest_run: tokens of a run of lines at least, about, unless its row or file ends before.
         longest_run: tokens of a run of lines at most; 0: as many as fit in a row. Short runs show
@@ -65,6 +66,7 @@ class ContextStream:
         tokenizer: Tokenizer,
         length: int,
         infilling_rate: float = infilling.RATE,
+        line_rate: float = infilling.LINE_RATE,
         seed: int = 0,
         shortest_run: int = SHORTEST_RUN,
         longest_run: int = 0,
@@ -75,6 +77,7 @@ class ContextStream:
         self.tokenizer = tokenizer
         self.length = length
         self.infilling_rate = infilling_rate
+        self.line_rate = line_rate
         self.seed = seed
         self.shortest_run = shortest_run
         self.longest_run = longest_run or length
@@ -122,6 +125,7 @@ class ContextStream:
                 self.tokenizer,
                 self.length,
                 self.infilling_rate,
+                self.line_rate,
                 random_numbers,
                 self.shortest_run,
                 self.longest_run,
@@ -140,6 +144,7 @@ class _Packer:
         tokenizer: Tokenizer,
         length: int,
         infilling_rate: float,
+        line_rate: float,
         random_numbers: random.Random,
         shortest_run: int,
         longest_run: int,
@@ -147,6 +152,7 @@ class _Packer:
         self.tokenizer = tokenizer
         self.length = length
         self.infilling_rate = infilling_rate
+        self.line_rate = line_rate
         self.random_numbers = random_numbers
         self.shortest_run = shortest_run
         self.longest_run = longest_run
@@ -196,7 +202,9 @@ class _Packer:
         run = "".join(lines[start:end])
         if self.random_numbers.random() < self.infilling_rate:
             try:
-                return infilling.transform(self.tokenizer, run, self.random_numbers)
+                return infilling.transform(
+                    self.tokenizer, run, self.random_numbers, self.line_rate
+                )
             except PromptError:
                 return []
         ids = self.tokenizer.encode(run)

@@ -13,6 +13,7 @@ from codellama.text import prompts
 from codellama.text.tokenizer import Tokenizer
 
 RATE = 0.9
+LINE_RATE = 0.0
 SUFFIX_FIRST_RATE = 0.5
 
 
@@ -21,6 +22,19 @@ def cut(document: str, random_numbers: random.Random) -> tuple[str, str, str]:
     characters. Any of the three may be empty."""
     first, second = sorted(random_numbers.randint(0, len(document)) for _ in range(2))
     return document[:first], document[first:second], document[second:]
+
+
+def cut_line(document: str, random_numbers: random.Random) -> tuple[str, str, str]:
+    """As `cut`, around one whole line that is not blank, without its end: the gap that an editor
+    asks to have filled, and easier to learn, since no word is cut in two."""
+    lines = document.split("\n")
+    written = [number for number, line in enumerate(lines) if line.strip()]
+    if not written:
+        return cut(document, random_numbers)
+    number = random_numbers.choice(written)
+    prefix = "".join(line + "\n" for line in lines[:number])
+    suffix = "".join("\n" + line for line in lines[number + 1 :])
+    return prefix, lines[number], suffix
 
 
 def example(
@@ -46,11 +60,20 @@ def example(
     return [*prompt, *target, tokenizer.eot_id]
 
 
-def transform(tokenizer: Tokenizer, document: str, random_numbers: random.Random) -> list[int]:
+def transform(
+    tokenizer: Tokenizer,
+    document: str,
+    random_numbers: random.Random,
+    line_rate: float = LINE_RATE,
+) -> list[int]:
     """Token ids of a whole document that is cut at random; half of them with the suffix first.
+
+    Args:
+        line_rate: share of documents that are cut around a line; the paper has none.
 
     Raises:
         PromptError: as `example`.
     """
-    parts = cut(document, random_numbers)
+    cut_somewhere = cut_line if random_numbers.random() < line_rate else cut
+    parts = cut_somewhere(document, random_numbers)
     return example(tokenizer, *parts, random_numbers.random() < SUFFIX_FIRST_RATE)

@@ -15,7 +15,7 @@ from torch import Tensor
 from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
-from codellama.training import hardware, run_directory
+from codellama.training import hardware, infilling, run_directory
 from codellama.training.contexts import SHORTEST_RUN, ContextStream
 from codellama.training.documents import DataError, Documents, find_documents, read_document
 from codellama.training.tokenizer import train_tokenizer
@@ -42,6 +42,7 @@ class Recipe:
         pattern: what the documents are called.
         ckpt: checkpoint directory to start from, instead of a new model and vocabulary.
         infilling_rate: share of documents cut for infilling.
+        line_rate: share of those whose gap is a line.
         seed: decides on everything random.
         shortest_run, longest_run: as for `ContextStream`.
 
@@ -54,7 +55,8 @@ class Recipe:
     data: str | None = None
     pattern: str = "*.py"
     ckpt: str | None = None
-    infilling_rate: float = 0.9
+    infilling_rate: float = infilling.RATE
+    line_rate: float = infilling.LINE_RATE
     seed: int = 0
     shortest_run: int = SHORTEST_RUN
     longest_run: int = 0
@@ -64,8 +66,9 @@ class Recipe:
         for name, stage in self.stages.items():
             if stage.tokens < 0 or min(stage.sequence, stage.batch_tokens) < 1:
                 raise DataError(f"{name}: expected a sequence and a batch of a token or more")
-        if not 0 <= self.infilling_rate <= 1:
-            raise DataError(f"infilling_rate is {self.infilling_rate}; expected 0 to 1")
+        for name in ("infilling_rate", "line_rate"):
+            if not 0 <= (rate := getattr(self, name)) <= 1:
+                raise DataError(f"{name} is {rate}; expected 0 to 1")
         if self.shortest_run < 1 or self.longest_run < 0:
             raise DataError(
                 f"shortest_run is {self.shortest_run}, longest_run {self.longest_run}; expected 1 "
@@ -187,6 +190,7 @@ class Run:
             self.tokenizer,
             stage.sequence + 1,
             self.recipe.infilling_rate,
+            self.recipe.line_rate,
             self.recipe.seed,
             self.recipe.shortest_run,
             self.recipe.longest_run,

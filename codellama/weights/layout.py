@@ -57,11 +57,12 @@ class RowLinear(SlicedLinear, nn.Linear):
         return F.linear(x, room[: weight.numel()].view_as(weight).copy_(weight))
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():  # gradients and torch.compile want the plain product
+            return super().forward(x)
         rows = x.numel() // self.in_features
         if rows == 1 and x.device.type == "cpu" and _has_tiles():
             return torch.mv(self.weight, x.view(-1)).view(*x.shape[:-1], -1)
-        widens = rows > FEW_ROWS and product_dtype(x.dtype, x.device) != x.dtype
-        if widens and not torch.is_grad_enabled():
+        if rows > FEW_ROWS and product_dtype(x.dtype, x.device) != x.dtype:
             return self.many_rows(x.reshape(rows, -1)).unflatten(0, x.shape[:-1])
         return super().forward(x)
 

@@ -29,6 +29,35 @@ def test_the_parts_of_any_text_rejoin_to_it(document, seed):
     assert "".join(infilling.cut(document, random.Random(seed))) == document
 
 
+@settings(deadline=None, derandomize=True)
+@given(document=st.text(st.sampled_from("ab \n\f")), seed=seeds)
+def test_a_line_is_taken_out_whole_and_without_its_end(document, seed):
+    prefix, middle, suffix = infilling.cut_line(document, random.Random(seed))
+    assert prefix + middle + suffix == document
+    if document.strip():
+        assert middle.strip() and "\n" not in middle
+        assert prefix.endswith("\n") or not prefix
+        assert suffix.startswith("\n") or not suffix
+
+
+def test_each_line_that_is_not_blank_is_taken_out_as_often():
+    document, draws, random_numbers = "a\n\nb\n  \nc\nd\n", 4_000, random.Random(0)
+    counts = Counter(infilling.cut_line(document, random_numbers)[1] for _ in range(draws))
+    assert set(counts) == set("abcd")
+    chi_squared = sum((count - draws / 4) ** 2 / (draws / 4) for count in counts.values())
+    assert chi_squared < 16.3  # which chance exceeds once in a thousand, with 3 degrees of freedom
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_so_many_gaps_are_lines_as_were_asked_for(tokenizer, monkeypatch, rate):
+    lines = []
+    monkeypatch.setattr(infilling, "cut_line", lambda *_: lines.append(1) or ("a", "b", "c"))
+    count, random_numbers = 1_000, random.Random(0)
+    for _ in range(count):
+        infilling.transform(tokenizer, "def f():\n", random_numbers, rate)
+    assert len(lines) == pytest.approx(rate * count, abs=4 * (rate * (1 - rate) * count) ** 0.5)
+
+
 def test_both_cuts_are_uniform_and_independent():
     document, draws, random_numbers = "012345678", 22_000, random.Random(0)
     places = len(document) + 1
