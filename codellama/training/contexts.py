@@ -202,9 +202,7 @@ class _Packer:
         run = "".join(lines[start:end])
         if self.random_numbers.random() < self.infilling_rate:
             try:
-                return infilling.transform(
-                    self.tokenizer, run, self.random_numbers, self.line_rate
-                )
+                return infilling.transform(self.tokenizer, run, self.random_numbers, self.line_rate)
             except PromptError:
                 return []
         ids = self.tokenizer.encode(run)
