@@ -21,6 +21,7 @@ from codellama.cli import (
     torch_device,
 )
 from codellama.evaluation import speed
+from codellama.evaluation.edit_speed import edit_speed
 from codellama.weights import huggingface
 from codellama.weights.huggingface_config import CONFIG
 from codellama.weights.loading import default_device, open_checkpoint, weight_bytes
@@ -34,6 +35,7 @@ def benchmark(
     batch: int = 1,
     ragged: bool = False,
     context: int | None = None,
+    speculate: int = 0,
     repeats: int = 3,
     quantize: str | None = None,
     kv_dtype: str | None = None,
@@ -55,6 +57,7 @@ def benchmark(
         batch: prompts that run together.
         ragged: let their lengths rise evenly up to prompt_tokens.
         context: also time decoding with so many tokens behind it.
+        speculate: also time an edit, with so many tokens guessed at a time and without.
         repeats: runs that each figure is the median of.
         quantize: int8 or int4: round the matrices.
         kv_dtype: int8: round the keys and values of past tokens.
@@ -68,6 +71,7 @@ def benchmark(
         ("prompt_tokens", prompt_tokens, 1),
         ("new_tokens", new_tokens, 2),
         ("batch", batch, 1),
+        ("speculate", speculate, 0),
         ("repeats", repeats, 1),
         ("context", 1 if context is None else context, 1),
     ):
@@ -117,6 +121,11 @@ def benchmark(
     if context is not None:
         figures["context"] = context
         figures["decode_tokens_per_second_at_context"] = speed.decode_speed_at(llm, context)
+    if speculate:
+        edit = edit_speed(llm, speculate)
+        figures["edit_tokens_per_second"] = edit.plain
+        figures["edit_tokens_per_second_with_drafts"] = edit.speculative
+        figures["drafts_ratio"] = edit.speculative / edit.plain
     figures |= theirs
     if json:
         print(json_.dumps(figures))

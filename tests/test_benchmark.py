@@ -52,6 +52,17 @@ def test_it_compares_with_transformers_in_the_same_run(checkpoint):
     assert figures["decode_ratio"] == pytest.approx(ours / theirs)
 
 
+def test_it_times_an_edit_with_drafts_and_without(checkpoint):
+    result = run(
+        "benchmark", "--ckpt", checkpoint, "--prompt_tokens", 8, "--new_tokens", 2,
+        "--repeats", 1, "--speculate", 4, "--json",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    drafted, plain = (figures[f"edit_tokens_per_second{way}"] for way in ("_with_drafts", ""))
+    assert figures["drafts_ratio"] == pytest.approx(drafted / plain)
+
+
 def test_for_readers_it_prints_a_line_a_figure(checkpoint):
     result = run(
         "benchmark", "--ckpt", checkpoint, "--prompt_tokens", 8, "--new_tokens", 2, "--repeats", 1
