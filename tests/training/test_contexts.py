@@ -232,6 +232,18 @@ def test_files_without_any_text_are_refused(tokenizer, tmp_path, documents):
         stream.take(1)
 
 
+def test_gaps_are_whole_lines_of_the_files_where_that_was_asked_for(tokenizer, texts, files):
+    rows = read_epoch(ContextStream(files, tokenizer, LENGTH, 1.0, line_rate=1.0))
+    lines = {line for text in texts for line in text.splitlines()}
+    gaps = [
+        tokenizer.decode(run[run.index(tokenizer.middle_id) + 1 : -1], continuation=True)
+        for run in runs(rows, tokenizer.bos_id)
+        if tokenizer.middle_id in run and run[2] != tokenizer.suffix_id  # the prefix comes first
+    ]
+    assert len(gaps) > 20
+    assert lines.issuperset(gaps)
+
+
 def test_a_vocabulary_without_infilling_tokens_is_refused_unless_the_rate_is_0(
     tmp_path, files, monkeypatch
 ):
