@@ -121,15 +121,7 @@ class ContextStream:
         if self._built is None or self._built[:2] != (epoch, number):
             random_numbers = random.Random(f"{self.seed} {epoch} {number}")
             texts = map(read_document, self._parts(epoch)[number])
-            packer = _Packer(
-                self.tokenizer,
-                self.length,
-                self.infilling_rate,
-                self.line_rate,
-                random_numbers,
-                self.shortest_run,
-                self.longest_run,
-            )
+            packer = _Packer(self, random_numbers)
             rows = [row for text in texts for row in packer.add(text)] + packer.finish()
             random_numbers.shuffle(rows)
             self._built = epoch, number, torch.tensor(rows, dtype=torch.int32)
@@ -137,25 +129,13 @@ class ContextStream:
 
 
 class _Packer:
-    """Fills rows with runs of documents' lines, each of them whole."""
+    """Fills a stream's rows with runs of documents' lines, each of them whole."""
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        length: int,
-        infilling_rate: float,
-        line_rate: float,
-        random_numbers: random.Random,
-        shortest_run: int,
-        longest_run: int,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.length = length
-        self.infilling_rate = infilling_rate
-        self.line_rate = line_rate
+    def __init__(self, stream: ContextStream, random_numbers: random.Random) -> None:
+        self.stream = stream
+        self.tokenizer = stream.tokenizer
+        self.length = stream.length
         self.random_numbers = random_numbers
-        self.shortest_run = shortest_run
-        self.longest_run = longest_run
         self.row: list[int] = []
 
     def add(self, document: str) -> Iterator[list[int]]:
@@ -177,7 +157,7 @@ class _Packer:
                 ids = self.tokenizer.encode(lines[start], bos=True)[:room]
             self.row += ids
             start = end
-            if self.length - len(self.row) < self.shortest_run:
+            if self.length - len(self.row) < self.stream.shortest_run:
                 yield self._full_row()
 
     def finish(self) -> list[list[int]]:
@@ -186,8 +166,8 @@ class _Packer:
 
     def _end_of_run(self, sizes: Sequence[int], start: int, room: int) -> int:
         """Takes lines up to a size drawn evenly on a logarithmic scale; at least one line."""
-        shortest = self.shortest_run
-        longest = max(min(room, self.longest_run), shortest)
+        shortest = self.stream.shortest_run
+        longest = max(min(room, self.stream.longest_run), shortest)
         wanted = shortest * (longest / shortest) ** self.random_numbers.random()
         if room - wanted < shortest:  # too little would be left for another
             wanted = room
@@ -200,9 +180,11 @@ class _Packer:
     def _encode(self, lines: Sequence[str], start: int, end: int) -> list[int]:
         """Token ids of a run; none if it spells a control token, as few texts do."""
         run = "".join(lines[start:end])
-        if self.random_numbers.random() < self.infilling_rate:
+        if self.random_numbers.random() < self.stream.infilling_rate:
             try:
-                return infilling.transform(self.tokenizer, run, self.random_numbers, self.line_rate)
+                return infilling.transform(
+                    self.tokenizer, run, self.random_numbers, self.stream.line_rate
+                )
             except PromptError:
                 return []
         ids = self.tokenizer.encode(run)
