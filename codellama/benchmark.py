@@ -57,7 +57,7 @@ def benchmark(
         batch: prompts that run together.
         ragged: let their lengths rise evenly up to prompt_tokens.
         context: also time decoding with so many tokens behind it.
-        speculate: also time an edit, with so many tokens guessed at a time and without.
+        speculate: also time an edit, once with so many tokens guessed at a time, once without.
         repeats: runs that each figure is the median of.
         quantize: int8 or int4: round the matrices.
         kv_dtype: int8: round the keys and values of past tokens.

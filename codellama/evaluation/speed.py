@@ -102,7 +102,6 @@ def transformers_run(
     padded = torch.tensor([[0] * (work.prompt_tokens - len(ids)) + ids for ids in prompts])
     mask = torch.tensor([[0] * (work.prompt_tokens - len(ids)) + [1] * len(ids) for ids in prompts])
     given = {"inputs": padded.to(device), "attention_mask": mask.to(device)}
-
     counts = {"min_new_tokens": work.new_tokens, "max_new_tokens": work.new_tokens}
 
     def run() -> Timing:
@@ -124,10 +123,11 @@ class _Stopwatch:
         self.times: list[float] = []
 
     def put(self, _: Tensor) -> None:
+        """Tokens have come; transformers calls it."""
         self.times.append(time.perf_counter())
 
     def end(self) -> None:
-        pass
+        """No more will come; transformers calls it."""
 
 
 @torch.no_grad()

@@ -57,7 +57,7 @@ class RowLinear(SlicedLinear, nn.Linear):
         return F.linear(x, room[: weight.numel()].view_as(weight).copy_(weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():  # gradients and torch.compile want the plain product
+        if torch.is_grad_enabled():  # one graph for torch.compile, and gradients of the weight
             return super().forward(x)
         rows = x.numel() // self.in_features
         if rows == 1 and x.device.type == "cpu" and _has_tiles():

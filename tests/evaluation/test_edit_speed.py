@@ -10,10 +10,11 @@ PROMPT, TEXT = [1, 300, 301, 302, 303], [300, 301, 310, 303, 300, 301, 310]
 
 def write(llm, speculate):
     passes = []
-    llm.model.register_forward_hook(lambda *_: passes.append(1))
+    hook = llm.model.register_forward_hook(lambda *_: passes.append(1))
     sequence = Dictation(PROMPT, TEXT, Options(speculate=speculate), llm.tokenizer)
     for _ in decode(llm.model, [sequence], Timing(), 1, PromptLookup):
         pass
+    hook.remove()
     return sequence.tokens, len(passes)
 
 
