@@ -107,10 +107,11 @@ def _kernel_order() -> Tensor:
     return torch.cat([low[:half], high[:half]]).long()
 
 
-def _reordered(rows: Tensor, order: Tensor) -> Tensor:
-    """Puts each block of the last dimension in another order."""
+def _reordered(rows: Tensor, order: Tensor, back: bool = False) -> Tensor:
+    """Puts each block of the last dimension in another order, or back from it."""
     if torch.equal(order, torch.arange(len(order))):
         return rows
+    order = order.argsort() if back else order
     return rows.unflatten(-1, (-1, len(order)))[..., order].flatten(-2)
 
 
@@ -213,7 +214,7 @@ class Int4Linear(QuantizedLinear):
         if not torch.equal(order, block_order(packed.device)):
             room = packed.new_empty(2 * packed.numel())
             values = unpack_nibbles(packed, self.in_features, order, room)
-            packed = pack_nibbles(_reordered(values, order.argsort()).T.contiguous())
+            packed = pack_nibbles(_reordered(values, order, back=True).T.contiguous())
         super().restore({**buffers, "packed": packed}, order)
 
     def pack(self, weight: Tensor) -> None:
@@ -231,15 +232,16 @@ class Int4Linear(QuantizedLinear):
         )
 
     def product(self, x: Tensor, outputs: slice, room: Tensor) -> Tensor:
-        """With each group's integers scaled, and moved to the group's middle."""
+        """With each group's integers scaled, and added to the group's lowest weight."""
         order = block_order(x.device)
-        values = unpack_nibbles(self.packed[outputs], self.in_features, order, room).sub_(8)
+        values = unpack_nibbles(self.packed[outputs], self.in_features, order, room)
         groups = values.unflatten(0, (-1, GROUP))
         both = self.scales_and_middles[:, outputs].to(room.dtype)
         scales, middles = both.permute(2, 0, 1).contiguous()
-        scales, middles = _reordered(scales, order)[:, None], _reordered(middles, order)[:, None]
-        weight = torch.addcmul(middles, groups, scales, out=groups).flatten(0, 1)  # (in, outputs)
-        return _reordered(x @ weight, order.argsort())
+        lows = torch.sub(middles, scales, alpha=8)
+        scales, lows = _reordered(scales, order)[:, None], _reordered(lows, order)[:, None]
+        weight = torch.addcmul(lows, groups, scales, out=groups).flatten(0, 1)  # (in, outputs)
+        return _reordered(x @ weight, order, back=True)
 
 
 class Quantized(Layout):

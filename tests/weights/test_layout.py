@@ -18,6 +18,23 @@ def test_one_row_gives_the_product_of_many_on_any_processor(tiles, shape, monkey
         assert torch.allclose(linear(x), F.linear(x, linear.weight), atol=1e-6)
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_one_row_leaves_onednn_as_it_was(enabled, monkeypatch):
+    monkeypatch.setattr(layout, "_has_tiles", lambda: False)
+    monkeypatch.setattr(layout, "_has_avx512", lambda: True)
+    seen = []
+    linear = RowLinear(48, 20, bias=False, dtype=torch.bfloat16)
+    monkeypatch.setattr(
+        torch.nn.Linear, "forward", lambda *_: seen.append(torch.backends.mkldnn.enabled)
+    )
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=enabled):
+        linear(torch.randn(1, 48).bfloat16())
+        linear(torch.randn(2, 48).bfloat16())
+        linear(torch.randn(1, 48))
+        assert torch.backends.mkldnn.enabled == enabled
+    assert seen == [False, enabled, enabled]
+
+
 @pytest.fixture
 def widened(monkeypatch):
     """Any processor takes the way of those that do not multiply numbers of 16 bits."""
