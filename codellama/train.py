@@ -102,15 +102,16 @@ def train(
     """
     if plot is not None:
         plotting.check()
+    shape = {
+        "dim": dim,
+        "n_layers": n_layers,
+        "n_heads": n_heads,
+        "n_kv_heads": n_kv_heads,
+        "multiple_of": multiple_of,
+        "vocab_size": vocab_size,
+    }
     recipe = Recipe(
-        model={
-            "dim": dim,
-            "n_layers": n_layers,
-            "n_heads": n_heads,
-            "n_kv_heads": n_kv_heads,
-            "multiple_of": multiple_of,
-            "vocab_size": vocab_size,
-        },
+        model=shape if ckpt is None else {},
         stages={
             "stage1": Stage(
                 tokens, sequence, batch_tokens, learning_rate, warmup_steps, theta, context

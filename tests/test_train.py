@@ -305,6 +305,7 @@ def test_nothing_cannot_be_resumed(train, tmp_path, made):
 def test_a_checkpoint_can_be_trained_on(train, unbroken, tmp_path):
     out, start = tmp_path / "run", unbroken / "stage1"
     assert train(out, ckpt=start, tokens=0).returncode == 0
+    assert json.loads((out / "recipe.json").read_text())["model"] == {}
     assert [path.name for path in out.glob("stage*")] == ["stage2"]
     assert (out / "stage2" / "tokenizer.model").read_bytes() == (
         start / "tokenizer.model"

@@ -36,7 +36,8 @@ class Recipe:
     """What decides on a run's result.
 
     Args:
-        model: fields of `ModelConfig` for a new model, the size of its vocabulary among them.
+        model: fields of `ModelConfig` for a new model, the size of its vocabulary among them; none
+            with `ckpt`, which has its own.
         stages: by name, in order; those of 0 tokens are left out.
         data: directory of documents; None: the running interpreter's standard library.
         pattern: what the documents are called.
@@ -62,7 +63,8 @@ class Recipe:
     longest_run: int = 0
 
     def __post_init__(self) -> None:
-        ModelConfig(**self.model)
+        if self.ckpt is None:
+            ModelConfig(**self.model)
         for name, stage in self.stages.items():
             if stage.tokens < 0 or min(stage.sequence, stage.batch_tokens) < 1:
                 raise DataError(f"{name}: expected a sequence and a batch of a token or more")
