@@ -16,7 +16,8 @@ FEW_ROWS = 16
 """Up to so many rows of activations, reading weights as they are beats expanding them."""
 SLICE = 2048
 """Rows of a matrix that are expanded together. Into the same megabytes again and again that took a
-sixth (4 bits) to a tenth (8 bits) of the time of expanding a whole matrix into fresh memory."""
+sixth (4 bits) to a tenth (8 bits) of the time of expanding a whole matrix into fresh memory. Of
+1,024, 2,048 and 4,096, the second read prompts fastest in 4 bits."""
 
 
 class SlicedLinear(nn.Module):
