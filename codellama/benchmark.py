@@ -39,6 +39,8 @@ def benchmark(
     repeats: int = 3,
     quantize: str | None = None,
     kv_dtype: str | None = None,
+    pack: bool = False,
+    compile: bool = False,
     against: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -61,6 +63,9 @@ def benchmark(
         repeats: runs that each figure is the median of.
         quantize: int8 or int4: round the matrices.
         kv_dtype: int8: round the keys and values of past tokens.
+        pack: lay 16-bit matrices out for processors with AVX2 alone: seconds more to load a billion
+            weights, then faster, above all for several prompts and with guessed tokens.
+        compile: decode by compiled steps.
         against: transformers: also time that library, in the same process (extra `parity`).
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
@@ -83,7 +88,7 @@ def benchmark(
         raise UsageError("--against transformers needs it: pip install 'codellama[parity]'")
     directory, place = checkpoint_directory(ckpt), torch_device(device) or default_device()
     started = time.perf_counter()
-    llm = load(ckpt, device, dtype, quantize, kv_dtype, quiet)
+    llm = load(ckpt, device, dtype, quantize, kv_dtype, quiet, pack=pack, compile=compile)
     load_seconds = time.perf_counter() - started
     kind = llm.model.tok_embeddings.weight.dtype
     work = speed.Workload(prompt_tokens, new_tokens, batch, ragged)

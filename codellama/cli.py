@@ -160,6 +160,8 @@ def load(
     kv_dtype: str | None,
     quiet: bool,
     mesh: DeviceMesh | None = None,
+    pack: bool = False,
+    compile: bool = False,
 ) -> CodeLlama:
     """Loads what the options of that name ask for, behind a progress bar."""
     if quantize is not None and quantize not in MODES:
@@ -173,6 +175,8 @@ def load(
             mesh,
             quantize,
             kv_dtype,
+            pack,
+            compile,
         )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from codellama.inference.compiled import CompiledSteps
 from codellama.inference.requests import RunningSequence
 from codellama.inference.sampling import sample
 from codellama.inference.speculative import Drafter
@@ -17,6 +19,9 @@ from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
 PREFILL_CHUNK = 512
+BURST = 16
+"""Tokens that compiled steps choose for each row before the host looks at them, unless somebody
+reads along: until it looks, the device need not wait."""
 REFILL_SHARE = 4
 """Sequences are admitted once a quarter of the batch is free, so that prompts share a pass."""
 
@@ -51,6 +56,8 @@ def decode(
     batch_size: int = 8,
     new_drafter: Callable[[], Drafter] | None = None,
     past: Past | None = None,
+    compiled: CompiledSteps | None = None,
+    burst: int = 1,
 ) -> Iterator[tuple[RunningSequence, str]]:
     """Runs each sequence to its own end, up to `batch_size` of them together.
 
@@ -60,12 +67,14 @@ def decode(
     Args:
         new_drafter: makes what guesses at a row's next tokens, `options.speculate` of them.
         past: what a single sequence may go on from; holds that sequence when it has ended.
+        compiled: takes the steps without drafts in the model's place.
+        burst: such steps after which tokens are looked at; what follows a row's end is discarded.
 
     Yields:
         A sequence and the text of it that has become certain.
     """
     waiting = deque(sequences)
-    batch = _Batch(model, timing, new_drafter, past)
+    batch = _Batch(model, timing, new_drafter, past, compiled, burst)
     while waiting or batch.rows:
         free = batch_size - len(batch.rows)
         if waiting and (not batch.rows or free * REFILL_SHARE >= batch_size):
@@ -85,8 +94,12 @@ class _Batch:
         timing: Timing,
         new_drafter: Callable[[], Drafter] | None = None,
         past: Past | None = None,
+        compiled: CompiledSteps | None = None,
+        burst: int = 1,
     ) -> None:
         self.model = model
+        self.compiled = compiled
+        self.burst = burst
         self.timing = timing
         self.new_drafter = new_drafter
         self.past = past
@@ -121,9 +134,17 @@ class _Batch:
 
     @torch.no_grad()
     def step(self) -> Iterator[tuple[RunningSequence, str]]:
-        """Feeds each row its newest token, and drafts of what follows it."""
+        """Goes on by a token a row or more."""
         started = time.perf_counter()
         drafts = [self._draft(row, by) for row, by in zip(self.rows, self.drafters, strict=True)]
+        texts = self._check(drafts) if any(drafts) else self._extend()
+        self.timing.decoded_tokens += len(texts)
+        self._drop_finished()
+        self.timing.decode_seconds += time.perf_counter() - started
+        yield from texts
+
+    def _check(self, drafts: Sequence[Sequence[int]]) -> list[tuple[RunningSequence, str]]:
+        """Feeds each row its newest token, and drafts of what follows it."""
         width = 1 + max(map(len, drafts))
         fed = [
             [row.tokens[-1], *draft] + [0] * (width - 1 - len(draft))
@@ -131,14 +152,28 @@ class _Batch:
         ]
         before, counts = self.cache.lengths, [len(row.tokens) for row in self.rows]
         logits = self.model(torch.tensor(fed).to(self.cache.keys[0].device), self.cache)
-        chosen = self._accept(self.rows, logits, drafts)
+        texts = self._accept(self.rows, logits, drafts)
         accepted = [len(row.tokens) - count for row, count in zip(self.rows, counts, strict=True)]
         # The newest token and the drafts that were kept stay; the last one accepted is fed next.
         self.cache.lengths = [old + new for old, new in zip(before, accepted, strict=True)]
-        self.timing.decoded_tokens += len(chosen)
-        self._drop_finished()
-        self.timing.decode_seconds += time.perf_counter() - started
-        yield from chosen
+        return texts
+
+    def _extend(self) -> list[tuple[RunningSequence, str]]:
+        """Feeds each row its newest token, then what is chosen after it, a burst of steps long."""
+        steps = min(self.burst, *(row.budget - len(row.tokens) for row in self.rows))
+        newest = torch.tensor([row.tokens[-1] for row in self.rows]).to(self.cache.keys[0].device)
+        forward = self.compiled or self.model
+        chosen: list[_Chosen] = []
+        with self.compiled.fixed(self.cache, steps) if self.compiled else nullcontext():
+            for _ in range(steps):
+                tokens = chosen[-1].tokens if chosen else newest
+                chosen.append(_choose(self.rows, forward(tokens[:, None], self.cache)[:, 0]))
+        return [
+            (row, row.accept(*choice))
+            for choices in chosen
+            for row, choice in zip(self.rows, choices.pairs(), strict=True)
+            if not row.finish_reason
+        ]
 
     def _accept(
         self,
@@ -154,7 +189,7 @@ class _Batch:
         for place in range(logits.shape[1]):
             if not active:
                 break
-            chosen = _choose([rows[number] for number in active], logits[active, place])
+            chosen = _choose([rows[number] for number in active], logits[active, place]).pairs()
             texts += [
                 (rows[number], rows[number].accept(*choice))
                 for number, choice in zip(active, chosen, strict=True)
@@ -276,17 +311,32 @@ def _prefill_group(model: Transformer, group: Sequence[RunningSequence], cache: 
             if sequence.wants_prompt_logprobs:
                 targets = prompts[row][start + 1 : start + 1 + PREFILL_CHUNK]
                 scores = model.logits(hidden[row, : len(targets)])
-                sequence.prompt_logprobs += _logprobs(scores, targets)
+                asked = torch.tensor(targets, dtype=torch.long, device=scores.device)
+                sequence.prompt_logprobs += _logprobs(scores, asked).tolist()
             if 0 <= (end := len(prompts[row]) - 1 - start) < hidden.shape[1]:
                 last[row] = hidden[row, end]
     cache.lengths = [len(ids) for ids in prompts]  # what padding wrote is overwritten later
     return model.logits(torch.stack(last))
 
 
+@dataclass
+class _Chosen:
+    """The next token of each row (rows), and its log-probability in nats where that is wanted."""
+
+    tokens: Tensor
+    logprobs: Tensor | None
+
+    def pairs(self) -> list[tuple[int, float]]:
+        """Both as numbers, for which the host waits."""
+        tokens = self.tokens.tolist()
+        logprobs = [0.0] * len(tokens) if self.logprobs is None else self.logprobs.tolist()
+        return list(zip(tokens, logprobs, strict=True))
+
+
 @torch.no_grad()
-def _choose(rows: Sequence[RunningSequence], logits: Tensor) -> list[tuple[int, float]]:
-    """The next token of each row, and its log-probability where that is wanted."""
-    chosen = torch.stack(
+def _choose(rows: Sequence[RunningSequence], logits: Tensor) -> _Chosen:
+    """Draws the next token of each row by its logits (rows, vocab_size)."""
+    tokens = torch.stack(
         [
             sample(
                 row.allowed(scores),
@@ -297,14 +347,12 @@ def _choose(rows: Sequence[RunningSequence], logits: Tensor) -> list[tuple[int, 
             )
             for row, scores in zip(rows, logits, strict=True)
         ]
-    ).tolist()
-    logprobs = [0.0] * len(rows)
-    if any(row.options.logprobs for row in rows):
-        logprobs = _logprobs(logits, chosen)
-    return list(zip(chosen, logprobs, strict=True))
+    )
+    wanted = any(row.options.logprobs for row in rows)
+    return _Chosen(tokens, _logprobs(logits, tokens) if wanted else None)
 
 
-def _logprobs(logits: Tensor, tokens: Sequence[int]) -> list[float]:
-    """Log-probability, in nats, of each token under its row of `logits` (rows, vocab_size)."""
-    targets = torch.tensor(tokens, dtype=torch.long, device=logits.device)[:, None]
-    return logits.log_softmax(-1).gather(-1, targets)[:, 0].tolist()
+def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probability, in nats, of each of `tokens` (rows) under its row of `logits` (rows,
+    vocab_size)."""
+    return logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, SupportsInt
 
 import torch
 
-from codellama.inference.decoding import Past, Timing, decode
+from codellama.inference.compiled import CompiledSteps
+from codellama.inference.decoding import BURST, Past, Timing, decode
 from codellama.inference.int8_kv_cache import Int8KVCache
 from codellama.inference.requests import (
     Completion,
@@ -28,7 +29,8 @@ from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import TOKENIZER, Tokenizer, TokenizerError
 from codellama.weights.downloads import CheckpointError, Progress, check_download
 from codellama.weights.layout import Layout
-from codellama.weights.loading import load_model
+from codellama.weights.loading import default_device, load_model
+from codellama.weights.packed import Half, has_fbgemm
 from codellama.weights.quantize import MODES, Quantized
 from codellama.weights.variants import matching
 
@@ -46,6 +48,7 @@ class CodeLlama:
     Attributes:
         draft_model: a smaller model of the same vocabulary that guesses the next tokens where
             `Options.speculate` asks for it; None: they are looked up in the text so far.
+        compiled: compiled steps of the model that decoding uses; None: the model as it is.
         timing: what all calls so far have spent in the model.
     """
 
@@ -56,6 +59,7 @@ class CodeLlama:
         self.tokenizer = tokenizer
         self.mesh = mesh
         self.draft_model: Transformer | None = None
+        self.compiled: CompiledSteps | None = None
         self.timing = Timing()
         self._dialog = Past()
 
@@ -69,6 +73,8 @@ class CodeLlama:
         mesh: DeviceMesh | None = None,
         quantize: str | None = None,
         kv_dtype: str | None = None,
+        pack: bool = False,
+        compile: bool = False,
     ) -> CodeLlama:
         """Loads a checkpoint directory: `params.json`, shards and `tokenizer.model`.
 
@@ -79,20 +85,31 @@ class CodeLlama:
             quantize: "int8" or "int4" rounds the matrices as they are read (see `Quantized`).
             kv_dtype: "int8" rounds keys and values in the cache (see `Int8KVCache`); None keeps
                 them as the model computes them.
+            pack: lay 16-bit matrices out for FBGEMM (see `HalfLinear`): slower to load, faster to
+                use on a processor with AVX2 alone.
+            compile: decode by compiled steps (see `CompiledSteps`).
 
         Raises:
             CheckpointError: as `load_model`; or the tokenizer is missing, damaged, or of another
-                vocabulary than the model.
-            RequestError: the number of processes does not divide the model's heads, or is more than
-                one for a quantized model; or there is no such way to quantize.
+                vocabulary than the model; or matrices to be packed are float32.
+            RequestError: the number of processes does not divide the model's heads; or there is no
+                such way to quantize; or options exclude each other, or the device.
         """
         if kv_dtype not in (None, "int8"):
             raise RequestError(f"kv_dtype is {kv_dtype!r}; expected int8")
         if quantize is not None and quantize not in MODES:
             raise RequestError(f"quantize is {quantize!r}; expected {' or '.join(MODES)}")
-        if quantize is not None and mesh is not None:
-            raise RequestError("a quantized model runs in one process; leave out quantize or mesh")
-        layout: Layout | None = Quantized(quantize) if quantize else None
+        if mesh is not None and (quantize or pack or compile):
+            raise RequestError("quantize, pack and compile are for one process; leave out the mesh")
+        if pack and (quantize or compile):
+            raise RequestError("packed matrices are not quantized or compiled; leave out pack")
+        if pack and not has_fbgemm(torch.device(device or default_device())):
+            raise RequestError("pack is for x86 processors, with a PyTorch that has FBGEMM")
+        layout: Layout | None = None
+        if quantize is not None:
+            layout = Quantized(quantize)
+        elif pack:
+            layout = Half()
         if mesh is not None:
             from codellama.inference.parallel import TensorParallel
 
@@ -100,7 +117,10 @@ class CodeLlama:
         model = load_model(directory, device, dtype, progress, layout)
         if kv_dtype is not None:
             model.cache_type = Int8KVCache
-        return cls(model, load_tokenizer(directory, model.config.vocab_size), mesh)
+        llm = cls(model, load_tokenizer(directory, model.config.vocab_size), mesh)
+        if compile:
+            llm.compiled = CompiledSteps(model)
+        return llm
 
     def load_draft(self, directory: str | Path) -> None:
         """Loads a smaller model that guesses next tokens, to the same device.
@@ -237,14 +257,22 @@ class CodeLlama:
         if options.num_samples > 1:
             raise RequestError(f"a stream is one text; num_samples is {options.num_samples}")
         sequence = self._sequence(prompt, options)
-        pieces = (text for _, text in self._decode([sequence], past) if text)
+        pieces = (text for _, text in self._decode([sequence], past, burst=1) if text)
         return CompletionStream(sequence, pieces)
 
     def _decode(
-        self, sequences: Sequence[RunningSequence], past: Past | None = None
+        self, sequences: Sequence[RunningSequence], past: Past | None = None, burst: int = BURST
     ) -> Iterator[tuple[RunningSequence, str]]:
-        size = max((sequence.options.batch_size for sequence in sequences), default=1)
-        return decode(self.model, sequences, self.timing, size, self._new_drafter, past)
+        return decode(
+            self.model,
+            sequences,
+            self.timing,
+            max((sequence.options.batch_size for sequence in sequences), default=1),
+            self._new_drafter,
+            past,
+            self.compiled,
+            burst if self.compiled else 1,
+        )
 
     def _new_drafter(self) -> Drafter:
         return PromptLookup() if self.draft_model is None else DraftModel(self.draft_model)

@@ -39,6 +39,18 @@ class Int8KVCache(KVCache):
         self.key_scales, self.value_scales = scales.keys, scales.values
         self._rooms = [torch.empty(0, dtype=dtype, device=device) for _ in range(2)]
 
+    def tensors(self) -> list[Tensor]:
+        """All that a pass writes to."""
+        return super().tensors() + self._rooms
+
+    def fix(self) -> None:
+        """As `KVCache.fix`; makes the memory for expanded layers as large as the cache."""
+        super().fix()
+        numbers = self.keys[0].numel()
+        self._rooms = [
+            room if room.numel() >= numbers else room.new_empty(numbers) for room in self._rooms
+        ]
+
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """As `KVCache.write`; what is returned holds until the next call."""
         keys, key_scales = _rounded(keys)

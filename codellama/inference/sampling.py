@@ -49,10 +49,15 @@ def sample(
 ) -> Tensor:
     """Draws one token from `token_probabilities`; the most likely one where temperature is 0.
 
+    Draws as `torch.multinomial` does, by a race of exponential variables (the smallest
+    `E_i / p_i` is `i` with probability `p_i`), but for its check of the probabilities, which would
+    make the host wait for the device.
+
     Shape:
         (vocab_size) -> ()
     """
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = token_probabilities(logits, temperature, top_k, top_p)
-    return torch.multinomial(probabilities, 1, generator=generator)[0]
+    race = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / race).argmax(-1)

@@ -28,6 +28,8 @@ class KVCache:
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("keys", "values")
+    starts: Tensor | None = None
+    """While the cache is fixed: the lengths (batch, 1), on its device."""
 
     def __init__(
         self,
@@ -50,6 +52,11 @@ class KVCache:
         stores = [store for kind in self.kinds for store in getattr(self, kind)]
         return sum(store.shape[1] * store.shape[3] * store.itemsize for store in stores)
 
+    def tensors(self) -> list[Tensor]:
+        """All that a pass writes to."""
+        lengths = [] if self.starts is None else [self.starts]
+        return lengths + [store for kind in self.kinds for store in getattr(self, kind)]
+
     @property
     def capacity(self) -> int:
         """Tokens that fit in a row before the cache has to grow."""
@@ -65,8 +72,29 @@ class KVCache:
         """Whether all rows have the same length, so that one slice serves them all."""
         return min(self.lengths, default=0) == self.longest
 
+    def fix(self) -> None:
+        """Gives passes the same shapes, whatever the lengths, until `release`: they see all of the
+        room, behind a mask, and how far it is filled is known to the device alone. A pass can then
+        be compiled once, or recorded and played again. It has to fit: the cache does not grow."""
+        self.starts = torch.tensor(self.lengths, device=self.keys[0].device)[:, None]
+
+    def release(self, lengths: Sequence[int]) -> None:
+        """Ends `fix`, with the lengths that the rows are to have."""
+        self.starts = None
+        self.lengths = list(lengths)
+
+    def key_count(self, seq: int) -> int:
+        """Keys that a pass over the next `seq` tokens sees, masked ones included."""
+        return self.longest + seq if self.starts is None else self.capacity
+
+    def needs_mask(self, seq: int) -> bool:
+        """Whether the next `seq` tokens are neither the first ones nor one that sees all."""
+        return self.starts is not None or not self.uniform or (seq > 1 and self.longest > 0)
+
     def next_positions(self, seq: int) -> Tensor:
         """Where the next `seq` tokens of each row go: (batch, seq), or (1, seq) if `uniform`."""
+        if self.starts is not None:
+            return self.starts + torch.arange(seq, device=self.starts.device)
         starts = torch.tensor(self.lengths[:1] if self.uniform else self.lengths, dtype=torch.long)
         return (starts[:, None] + torch.arange(seq)).to(self.keys[0].device)
 
@@ -78,7 +106,7 @@ class KVCache:
                 `next_positions`.
 
         Returns:
-            Keys and values of all tokens so far, (batch, kv_heads, longest + seq, head_dim), not
+            Keys and values of all tokens so far, (batch, kv_heads, key_count, head_dim), not
             copied.
         """
         end = self._store(layer, keys=keys, values=values)
@@ -87,9 +115,10 @@ class KVCache:
     def _store(self, layer: int, **news: Tensor) -> int:
         """Puts what is new of each kind in its place; returns where it ends in the longest row."""
         seq = news["keys"].shape[1]
-        end = self.longest + seq
+        end = self.key_count(seq)
         self.reserve(end, spare=end // 2)
-        positions = None if self.uniform else self.next_positions(seq)
+        in_line = self.starts is None and self.uniform
+        positions = None if in_line else self.next_positions(seq)
         for kind, new in news.items():
             store = getattr(self, kind)[layer]
             if positions is None:
@@ -101,6 +130,9 @@ class KVCache:
 
     def advance(self, seq: int) -> None:
         """Counts `seq` tokens that every layer has written as part of each row."""
+        if self.starts is not None:
+            self.starts += seq
+            return
         self.lengths = [length + seq for length in self.lengths]
 
     def reserve(self, tokens: int, spare: int = 0) -> None:

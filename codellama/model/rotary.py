@@ -40,6 +40,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Shape:
         x (batch, seq, heads, head_dim), cos and sin (batch, seq, 1, head_dim / 2) -> as x
     """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    turned = pairs * torch.complex(cos, sin)
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # the product written out: only real numbers are fused
+        real, imaginary = pairs.unbind(-1)
+        parts = real * cos - imaginary * sin, real * sin + imaginary * cos
+        turned = torch.stack(parts, -1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+    return turned.flatten(-2).to(x.dtype)

@@ -98,8 +98,8 @@ class Transformer(nn.Module):
             positions = torch.arange(seq, device=tokens.device)[None]
         else:
             positions = cache.next_positions(seq)
-            if not cache.uniform or (seq > 1 and cache.longest > 0):
-                mask = causal_mask(positions, cache.longest + seq)
+            if cache.needs_mask(seq):
+                mask = causal_mask(positions, cache.key_count(seq))
         cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
         x = self.tok_embeddings(tokens)
         for layer, block in enumerate(self.layers):

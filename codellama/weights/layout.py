@@ -59,7 +59,8 @@ class RowLinear(SlicedLinear, nn.Linear):
         return F.linear(x, room[: weight.numel()].view_as(weight).copy_(weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():  # one graph for torch.compile, and gradients of the weight
+        # One graph for torch.compile, and gradients of the weight.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(x)
         rows = x.numel() // self.in_features
         if rows == 1 and x.device.type == "cpu":
@@ -115,3 +116,53 @@ class Layout:
     def place(self, owner: nn.Module, leaf: str, share: Tensor) -> None:
         """Puts what has been read of the parameter `owner.leaf` in its place."""
         setattr(owner, leaf, nn.Parameter(share))
+
+    def finish(self) -> None:
+        """Comes after the last parameter."""
+
+
+class PackedLinear(nn.Module):
+    """A linear layer without bias that keeps its weight in a form of its own.
+
+    Until it is packed it has an empty parameter `weight`, under the name that files have for it.
+
+    Shape:
+        (..., in) -> (..., out)
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight: nn.Parameter | None = nn.Parameter(
+            torch.empty(out_features, in_features, device="meta"), requires_grad=False
+        )
+
+    def pack(self, weight: Tensor) -> None:
+        """Takes a weight (out, in) of floating-point numbers and keeps its packed form."""
+        raise NotImplementedError
+
+
+class Packed(Layout):
+    """Holds the matrices of a model as layers of another kind do; embedding and norms as they are.
+
+    Each is packed as soon as it is read, so that memory never holds all of them in both forms.
+    """
+
+    def layer(self, name: str, linear: nn.Linear) -> PackedLinear:
+        """The layer to swap in for one of the model."""
+        raise NotImplementedError
+
+    def prepare(self, model: Transformer) -> None:
+        """Swaps the linear layers of a model on the meta device."""
+        for name, module in list(model.named_modules()):
+            if isinstance(module, nn.Linear):
+                owner, _, leaf = name.rpartition(".")
+                setattr(model.get_submodule(owner), leaf, self.layer(name, module))
+
+    def place(self, owner: nn.Module, leaf: str, share: Tensor) -> None:
+        """Packs matrices; leaves other parameters alone."""
+        if isinstance(owner, PackedLinear):
+            owner.pack(share)
+        else:
+            super().place(owner, leaf, share)

@@ -13,6 +13,7 @@ from codellama.weights.huggingface import HuggingFaceCheckpoint
 from codellama.weights.huggingface_config import CONFIG
 from codellama.weights.layout import Layout
 from codellama.weights.meta import PARAMS, MetaCheckpoint
+from codellama.weights.packed import HalfLinear
 from codellama.weights.quantized_checkpoint import FILE, QuantizedCheckpoint
 
 
@@ -84,13 +85,15 @@ def load_model(
         done += parameter.numel() * checkpoint.dtype.itemsize
         if progress:
             progress(done, total)
+    layout.finish()
     return model.eval()
 
 
 def weight_bytes(model: Transformer) -> int:
-    """Memory that a model's parameters take, rounded ones included."""
+    """Memory that a model's parameters take, rounded and packed ones included."""
     tensors = [*model.parameters(), *model.buffers()]
-    return sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+    packed = (module.packed_bytes for module in model.modules() if isinstance(module, HalfLinear))
+    return sum(tensor.numel() * tensor.itemsize for tensor in tensors) + sum(packed)
 
 
 def default_device() -> torch.device:

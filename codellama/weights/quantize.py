@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codellama.model.transformer import Transformer
-from codellama.weights.layout import FEW_ROWS, Layout, SlicedLinear
+from codellama.weights.layout import FEW_ROWS, Packed, PackedLinear, SlicedLinear
 
 MODES = ("int8", "int4")
 GROUP = 32
@@ -115,26 +114,8 @@ def _reordered(rows: Tensor, order: Tensor, back: bool = False) -> Tensor:
     return rows.unflatten(-1, (-1, len(order)))[..., order].flatten(-2)
 
 
-class QuantizedLinear(SlicedLinear):
-    """A linear layer without bias whose weight is rounded as it is put in place.
-
-    Until then it has an empty parameter `weight`, under the name that files have for it.
-
-    Shape:
-        (..., in) -> (..., out)
-    """
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
-        self.weight: nn.Parameter | None = nn.Parameter(
-            torch.empty(out_features, in_features, device="meta"), requires_grad=False
-        )
-
-    def pack(self, weight: Tensor) -> None:
-        """Takes a weight (out, in) of floating-point numbers and keeps its rounded form."""
-        raise NotImplementedError
+class QuantizedLinear(PackedLinear, SlicedLinear):
+    """A linear layer whose weight is rounded as it is put in place."""
 
     @property
     def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -148,15 +129,16 @@ class QuantizedLinear(SlicedLinear):
             self.register_buffer(name, buffer)
 
     def expanded(self) -> Tensor:
-        """The weight that the integers stand for, (out, in)."""
-        scales = next(buffer for buffer in self.buffers() if buffer.is_floating_point())
-        return self.many_rows(torch.eye(self.in_features).to(scales)).T
+        """The weight that the integers stand for, float32 (out, in)."""
+        raise NotImplementedError
 
     def few_rows(self, x: Tensor) -> Tensor:
         """The product for x (rows, in) of few rows."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() and x.device.type != "cpu":
+            return F.linear(x, self.expanded().to(x.dtype))  # torch.compile fuses the two
         rows = x.reshape(-1, self.in_features)
         # The kernels read past the end of rows that do not fill their vectors.
         many = len(rows) > FEW_ROWS or x.device.type != "cpu" or self.in_features % VECTOR
@@ -181,6 +163,10 @@ class Int8Linear(QuantizedLinear):
         self.weight = None
         self.register_buffer("values", values)
         self.register_buffer("scales", scales)
+
+    def expanded(self) -> Tensor:
+        """Each row, scaled."""
+        return self.values * self.scales.float()[:, None]
 
     def few_rows(self, x: Tensor) -> Tensor:
         """By the kernel that reads bytes."""
@@ -225,6 +211,17 @@ class Int4Linear(QuantizedLinear):
         both = torch.stack([scales.T, middles.T], -1).contiguous()
         self.register_buffer("scales_and_middles", both)  # (in / GROUP, out, 2)
 
+    def expanded(self) -> Tensor:
+        """Each group, scaled about its middle."""
+        order = block_order(self.packed.device)
+        blocks = self.packed.view(-1, self.in_features, len(order) // 2)
+        values = torch.cat([blocks & 15, blocks >> 4], -1)  # (blocks, in, rows of a block)
+        if _kernel_layout(self.packed.device):
+            values = values[..., order.argsort()]
+        groups = values.transpose(1, 2).reshape(self.out_features, -1, GROUP)
+        scales, middles = self.scales_and_middles.float().permute(2, 1, 0)[..., None]
+        return ((groups.float() - 8) * scales + middles).flatten(1)
+
     def few_rows(self, x: Tensor) -> Tensor:
         """By the kernel that reads half bytes."""
         return torch.ops.aten._weight_int4pack_mm_for_cpu(
@@ -244,31 +241,15 @@ class Int4Linear(QuantizedLinear):
         return _reordered(x @ weight, order, back=True)
 
 
-class Quantized(Layout):
-    """Holds the matrices of a model in 8 or 4 bits; embedding and norms as they are.
-
-    Each is rounded as soon as it is read, so that memory never holds more than one unrounded.
-    In 4 bits the output matrix has 8, as in other runners: it matters most.
-    """
+class Quantized(Packed):
+    """Holds the matrices in 8 or 4 bits. In 4 bits the output matrix has 8, as in other runners: it
+    matters most."""
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
 
-    def prepare(self, model: Transformer) -> None:
-        """Swaps the linear layers of a model on the meta device."""
-        for name, module in list(model.named_modules()):
-            if isinstance(module, nn.Linear):
-                owner, _, leaf = name.rpartition(".")
-                setattr(model.get_submodule(owner), leaf, self._layer(name, module))
-
-    def place(self, owner: nn.Module, leaf: str, share: Tensor) -> None:
-        """Rounds matrices; leaves other parameters alone."""
-        if isinstance(owner, QuantizedLinear):
-            owner.pack(share)
-        else:
-            super().place(owner, leaf, share)
-
-    def _layer(self, name: str, linear: nn.Linear) -> QuantizedLinear:
+    def layer(self, name: str, linear: nn.Linear) -> QuantizedLinear:
+        """In the bits asked for where the kernel takes such a matrix, else in 8."""
         sizes = linear.in_features, linear.out_features
         fits = linear.in_features % GROUP == 0 and linear.out_features % BLOCK == 0
         if self.mode == "int4" and fits and name != "output":

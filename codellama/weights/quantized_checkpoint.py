@@ -83,7 +83,7 @@ class QuantizedCheckpoint(Checkpoint):
             model = _empty_model(self.config, self.mode)
             module = cast(QuantizedLinear, model.get_submodule(owner))
             module.restore(self._buffers(owner, module, torch.device("cpu")), self.order)
-            tensor = module.expanded()
+            tensor = module.expanded().to(self.dtype)
         return [tensor if region is None else tensor[region]], 0
 
     def _buffers(

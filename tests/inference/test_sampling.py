@@ -121,3 +121,12 @@ def test_drawn_frequencies_are_the_probabilities(options, expected):
     found = torch.bincount(torch.tensor(draws(count, seed=0, **options)), minlength=4) / count
     standard_deviations = (expected * (1 - expected) / count).sqrt()
     assert ((found - expected).abs() <= 4 * standard_deviations).all()
+
+
+@pytest.mark.parametrize("size", [2, 300])
+def test_draws_are_those_of_multinomial(size):
+    logits = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (torch.Generator().manual_seed(1) for _ in range(2))
+    for _ in range(50):
+        expected = torch.multinomial(logits.softmax(-1), 1, generator=theirs)
+        assert int(sample(logits, 1.0, 0, 1.0, ours)) == int(expected)

@@ -1,0 +1,112 @@
+"""Compiled steps: what they choose is what the model chooses, and they are compiled once."""
+
+import pytest
+import torch
+from random_models import random_model
+from torch._dynamo.testing import CompileCounter
+
+from codellama import CodeLlama, RequestError
+from codellama.inference import decoding
+from codellama.inference.compiled import CompiledSteps
+from codellama.inference.int8_kv_cache import Int8KVCache
+
+PROMPTS = [[1, 300, 7, 9], [1], [1, *range(40, 51)], [1, 5, 6]]
+GREEDY = {"max_new_tokens": 40, "stop_ids": []}
+SAMPLED = {"temperature": 1.0, "top_p": 0.9, "top_k": 50, "seed": 3, **GREEDY}
+
+
+@pytest.fixture(autouse=True)
+def _forget_compiled():
+    yield
+    torch._dynamo.reset()
+
+
+def pair(tokenizer, backend="eager", cache_type=None, **changes):
+    """A model as it is, and the same one compiled."""
+    plain, other = (CodeLlama(random_model(**changes), tokenizer) for _ in range(2))
+    for llm in (plain, other):
+        llm.model.cache_type = cache_type or llm.model.cache_type
+    other.compiled = CompiledSteps(other.model, backend)
+    return plain, other
+
+
+@pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("cache_type", [None, Int8KVCache], ids=["exact", "int8"])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_each_prompt_gets_what_the_model_gives_it(tokenizer, options, cache_type, batch_size):
+    plain, compiled = pair(tokenizer, cache_type=cache_type)
+    expected = plain.generate(PROMPTS, batch_size=batch_size, logprobs=True, **options)
+    found = compiled.generate(PROMPTS, batch_size=batch_size, logprobs=True, **options)
+    for one, other in zip(found, expected, strict=True):
+        assert one.tokens == other.tokens
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_the_compiler_that_users_get_gives_the_same_tokens(tokenizer):
+    plain, compiled = pair(tokenizer, backend="inductor")
+    assert compiled.generate(PROMPTS[:2], **GREEDY) == plain.generate(PROMPTS[:2], **GREEDY)
+
+
+def test_a_row_that_ends_within_a_burst_ends_there(tokenizer):
+    plain, compiled = pair(tokenizer)
+    stop_id = plain.generate(PROMPTS[:1], **GREEDY)[0].tokens[5]
+    options = {"max_new_tokens": 40, "stop_ids": [stop_id]}
+    expected = plain.generate(PROMPTS, **options)
+    assert {one.finish_reason for one in expected} >= {"stop"}
+    assert compiled.generate(PROMPTS, **options) == expected
+
+
+def test_any_number_of_steps_and_requests_compile_once(tokenizer):
+    counter = CompileCounter()
+    _, compiled = pair(tokenizer, backend=counter)
+    for prompt in PROMPTS:
+        compiled.generate([prompt], **GREEDY)
+    assert counter.frame_count == 1
+
+
+def test_tokens_are_looked_at_once_a_burst_unless_they_are_streamed(tokenizer, monkeypatch):
+    lengths = []
+    _, compiled = pair(tokenizer)
+    extend = decoding._Batch._extend
+    monkeypatch.setattr(
+        decoding._Batch, "_extend", lambda self: lengths.append(len(t := extend(self))) or t
+    )
+    compiled.generate(PROMPTS[:1], stop_ids=[], max_new_tokens=2 * decoding.BURST + 4)
+    assert lengths == [decoding.BURST, decoding.BURST, 3]  # one token came out of the prompt's pass
+    lengths.clear()
+    "".join(compiled.stream("def f():", max_new_tokens=5))
+    assert set(lengths) == {1}
+
+
+def test_a_conversation_goes_on_from_a_cache_that_was_fixed(tokenizer):
+    plain, compiled = pair(tokenizer, max_seq_len=2048)
+    answers = []
+    for llm in (plain, compiled):
+        messages = [{"role": "user", "content": "x"}]
+        first = "".join(llm.stream_chat(messages, max_new_tokens=20))
+        messages += [
+            {"role": "assistant", "content": first.strip() or "y"},
+            {"role": "user", "content": "z"},
+        ]
+        answers.append((first, "".join(llm.stream_chat(messages, max_new_tokens=20))))
+    assert answers[0] == answers[1]
+
+
+def test_drafts_are_checked_by_the_model_as_it_is(tokenizer):
+    plain, compiled = pair(tokenizer)
+    expected = plain.generate(PROMPTS, **GREEDY)
+    assert compiled.generate(PROMPTS, speculate=3, **GREEDY) == expected
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_a_checkpoint_loads_to_be_compiled(checkpoint, quantize):
+    plain = CodeLlama.load(checkpoint, "cpu", quantize=quantize)
+    compiled = CodeLlama.load(checkpoint, "cpu", quantize=quantize, compile=True)
+    compiled.compiled = CompiledSteps(compiled.model, "eager")
+    options = {"max_new_tokens": 20}
+    assert compiled.complete(["def f("], **options) == plain.complete(["def f("], **options)
+
+
+def test_processes_that_share_a_model_do_not_compile_it(checkpoint):
+    with pytest.raises(RequestError, match="leave out the mesh"):
+        CodeLlama.load(checkpoint, mesh=object(), compile=True)
