@@ -25,6 +25,7 @@ def train(
     data: str | None = None,
     pattern: str = "*.py",
     ckpt: str | None = None,
+    new_blocks: int = 0,
     tokens: int = 22_000_000,
     sequence: int = 512,
     batch_tokens: int = 1_024,
@@ -67,6 +68,7 @@ def train(
         data: directory of documents; without it, the standard library of this Python.
         pattern: what the documents are called.
         ckpt: checkpoint to start from; without it, a new model and vocabulary.
+        new_blocks: to insert into the checkpoint's model, where they change nothing at first.
         tokens: to train on in the first stage; 0 leaves it out.
         sequence: tokens in a sequence of the first stage.
         batch_tokens: tokens in a step of the optimiser.
@@ -128,6 +130,7 @@ def train(
         data=data,
         pattern=pattern,
         ckpt=ckpt,
+        new_blocks=new_blocks,
         infilling_rate=infilling_rate,
         line_rate=line_rate,
         seed=seed,

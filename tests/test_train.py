@@ -324,6 +324,17 @@ def test_training_on_begins_with_the_checkpoints_weights(train, unbroken, tmp_pa
         assert torch.equal(model.state_dict()[name], weight), name
 
 
+def test_a_checkpoint_can_get_more_blocks(train, unbroken, tmp_path):
+    out, start = tmp_path / "run", unbroken / "stage1"
+    changes = {"tokens": 0, "long_learning_rate": 0, "new_blocks": 1}
+    assert train(out, ckpt=start, **changes).returncode == 0
+    old, new = load_model(start, device="cpu"), load_model(out / "stage2", device="cpu")
+    assert len(new.layers) == len(old.layers) + 1
+    old.config = new.config  # whose rotary base is another
+    tokens = torch.arange(20)[None]
+    assert torch.equal(old(tokens), new(tokens))
+
+
 def test_the_recipe_says_what_was_asked_for(unbroken, data):
     recipe = json.loads((unbroken / "recipe.json").read_text())
     assert (recipe["data"], recipe["seed"]) == (str(data), 0)
@@ -344,6 +355,7 @@ def test_the_recipe_says_what_was_asked_for(unbroken, data):
         ({"dim": 33}, "dim 33"),
         ({"dtype": "int3"}, "--dtype is 'int3'"),
         ({"device": "abacus"}, "--device abacus"),
+        ({"new_blocks": 1}, "a checkpoint to insert them into"),
         ({"infilling_rate": -0.5}, "infilling_rate is -0.5; expected 0 to 1"),
         ({"line_rate": 1.5}, "line_rate is 1.5; expected 0 to 1"),
     ],

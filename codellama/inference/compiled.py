@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
 LEAST_ROOM = 256
-"""Tokens. Room is rounded up to this doubled so often, for few shapes to compile for."""
+"""Tokens. Room is this, doubled as often as it takes: few shapes to compile for."""
 
 
 class CompiledSteps:
@@ -21,7 +22,8 @@ class CompiledSteps:
 
     A pass of small matrices waits for Python, and on a GPU for the launches of some thousand
     kernels; what is compiled has fewer, and a CUDA graph launches them all at once. For that every
-    tensor must stay where it is: the cache is fixed while it is stepped (see `KVCache.fix`).
+    tensor must stay where it is. So the cache that is being stepped lives in memory which the steps
+    keep for one request after the other, and is fixed meanwhile (see `KVCache.fix`).
 
     Args:
         model: on one device.
@@ -37,18 +39,17 @@ class CompiledSteps:
         self._compiled: Any = torch.compile(
             model, backend=backend, fullgraph=True, options=options if on_cuda else None
         )
+        self._room: KVCache | None = None
+        self._starts = torch.empty(0, 1, dtype=torch.long)
+        self._tenant: weakref.ref[KVCache] | None = None  # which cache lives in the room
 
     @contextmanager
     def fixed(self, cache: KVCache, count: int) -> Iterator[None]:
         """Makes `cache` ready for `count` steps, and ends with their tokens counted."""
         lengths = cache.lengths
-        needed, room = cache.longest + count, LEAST_ROOM
-        while room < needed:
-            room *= 2
-        cache.reserve(room)
-        cache.fix()
-        for tensor in cache.tensors():
-            torch._dynamo.mark_static_address(tensor, guard=False)
+        if not self._is_home(cache) or cache.longest + count > cache.capacity:
+            self._move_in(cache, cache.longest + count)
+        cache.fix(self._starts)
         try:
             yield
         finally:
@@ -60,3 +61,23 @@ class CompiledSteps:
         torch.compiler.cudagraph_mark_step_begin()
         logits: Tensor = self._compiled(tokens, cache)
         return logits
+
+    def _is_home(self, cache: KVCache) -> bool:
+        return self._room is not None and cache.keys[0] is self._room.keys[0]
+
+    def _move_in(self, cache: KVCache, tokens: int) -> None:
+        """Gives the room to a cache; the one that lives there goes on elsewhere."""
+        rows, capacity = len(cache.lengths), LEAST_ROOM
+        while capacity < tokens:
+            capacity *= 2
+        tenant = self._tenant() if self._tenant else None
+        if tenant is not None and tenant is not cache and self._is_home(tenant):
+            tenant.move(self._model.new_cache(len(tenant.lengths), tenant.capacity))
+        if self._room is None or (len(self._room.lengths), self._room.capacity) != (rows, capacity):
+            self._room = self._model.new_cache(rows, capacity)
+            self._starts = torch.zeros(rows, 1, dtype=torch.long, device=cache.keys[0].device)
+            self._room.fix(self._starts)
+            for tensor in self._room.tensors():
+                torch._dynamo.mark_static_address(tensor, guard=False)
+        cache.move(self._room)
+        self._tenant = weakref.ref(cache)

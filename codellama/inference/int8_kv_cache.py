@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -43,13 +43,18 @@ class Int8KVCache(KVCache):
         """All that a pass writes to."""
         return super().tensors() + self._rooms
 
-    def fix(self) -> None:
-        """As `KVCache.fix`; makes the memory for expanded layers as large as the cache."""
-        super().fix()
+    def fix(self, starts: Tensor) -> None:
+        """As `KVCache.fix`; makes the memory for expanded layers as large as a layer."""
+        super().fix(starts)
         numbers = self.keys[0].numel()
         self._rooms = [
             room if room.numel() >= numbers else room.new_empty(numbers) for room in self._rooms
         ]
+
+    def move(self, room: KVCache) -> None:
+        """As `KVCache.move`."""
+        super().move(room)
+        self._rooms = cast(Int8KVCache, room)._rooms
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """As `KVCache.write`; what is returned holds until the next call."""

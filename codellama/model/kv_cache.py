@@ -72,11 +72,12 @@ class KVCache:
         """Whether all rows have the same length, so that one slice serves them all."""
         return min(self.lengths, default=0) == self.longest
 
-    def fix(self) -> None:
+    def fix(self, starts: Tensor) -> None:
         """Gives passes the same shapes, whatever the lengths, until `release`: they see all of the
-        room, behind a mask, and how far it is filled is known to the device alone. A pass can then
-        be compiled once, or recorded and played again. It has to fit: the cache does not grow."""
-        self.starts = torch.tensor(self.lengths, device=self.keys[0].device)[:, None]
+        room, behind a mask, and how far it is filled is known to the device alone, in `starts`
+        (batch, 1). A pass can then be compiled once, or recorded and played again. It has to fit:
+        the cache does not grow."""
+        self.starts = starts.copy_(torch.tensor(self.lengths)[:, None])
 
     def release(self, lengths: Sequence[int]) -> None:
         """Ends `fix`, with the lengths that the rows are to have."""
@@ -149,6 +150,17 @@ class KVCache:
         in each row or for the longest one."""
         rows = [(cache, row) for cache in (self, *others) for row in range(len(cache.lengths))]
         self._rebuild(rows, max(capacity, *(cache.longest for cache, _ in rows)))
+
+    @torch.no_grad()
+    def move(self, room: KVCache) -> None:
+        """Copies what it holds to the memory of `room`, which has as many rows and as much space,
+        and lives there from then on."""
+        for kind in self.kinds:
+            for layer, (old, new) in enumerate(
+                zip(getattr(self, kind), getattr(room, kind), strict=True)
+            ):
+                new[:, :, : self.longest] = old[:, :, : self.longest]
+                getattr(self, kind)[layer] = new
 
     @torch.no_grad()
     def _rebuild(self, rows: Sequence[tuple[KVCache, int]], capacity: int) -> None:

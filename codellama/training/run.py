@@ -18,6 +18,7 @@ from codellama.text.tokenizer import TOKENIZER, Tokenizer
 from codellama.training import hardware, infilling, run_directory
 from codellama.training.contexts import SHORTEST_RUN, ContextStream
 from codellama.training.documents import DataError, Documents, find_documents, read_document
+from codellama.training.expansion import insert_blocks
 from codellama.training.tokenizer import train_tokenizer
 from codellama.training.trainer import Stage, Trainer, initialise
 from codellama.weights import meta
@@ -42,6 +43,7 @@ class Recipe:
         data: directory of documents; None: the running interpreter's standard library.
         pattern: what the documents are called.
         ckpt: checkpoint directory to start from, instead of a new model and vocabulary.
+        new_blocks: how many to insert into its model (see `insert_blocks`).
         infilling_rate: share of documents cut for infilling.
         line_rate: share of those whose gap is a line.
         seed: decides on everything random.
@@ -56,6 +58,7 @@ class Recipe:
     data: str | None = None
     pattern: str = "*.py"
     ckpt: str | None = None
+    new_blocks: int = 0
     infilling_rate: float = infilling.RATE
     line_rate: float = infilling.LINE_RATE
     seed: int = 0
@@ -65,6 +68,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.ckpt is None:
             ModelConfig(**self.model)
+        if self.new_blocks < 0 or (self.new_blocks and self.ckpt is None):
+            raise DataError(
+                f"new_blocks is {self.new_blocks}; expected 0 or more, and a checkpoint to insert "
+                "them into"
+            )
         for name, stage in self.stages.items():
             if stage.tokens < 0 or min(stage.sequence, stage.batch_tokens) < 1:
                 raise DataError(f"{name}: expected a sequence and a batch of a token or more")
@@ -184,6 +192,9 @@ class Run:
                 f"{self.recipe.ckpt}: the model has {model.config.vocab_size} ids, its tokenizer "
                 f"{self.tokenizer.vocab_size}; expected those of one checkpoint"
             )
+        if self.recipe.new_blocks:
+            generator = torch.Generator().manual_seed(self.recipe.seed)
+            insert_blocks(model, self.recipe.new_blocks, generator)
         return model
 
     def _trainer(self, model: Transformer, stage: Stage, machine: Machine) -> Trainer:

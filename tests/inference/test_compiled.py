@@ -64,6 +64,31 @@ def test_any_number_of_steps_and_requests_compile_once(tokenizer):
     assert counter.frame_count == 1
 
 
+def test_requests_are_stepped_in_the_same_memory(tokenizer):
+    _, compiled = pair(tokenizer)
+    compiled.generate(PROMPTS[:1], **GREEDY)
+    room = compiled.compiled._room
+    for prompt in PROMPTS[1:]:
+        compiled.generate([prompt], **GREEDY)
+        assert compiled.compiled._room is room
+
+
+def test_a_cache_that_is_put_aside_keeps_what_it_held(tokenizer):
+    _, compiled = pair(tokenizer)
+    steps, model = compiled.compiled, compiled.model
+    caches = [model.new_cache() for _ in range(2)]
+    with torch.no_grad():
+        for number, cache in enumerate(caches):
+            model(torch.tensor([PROMPTS[number]]), cache)
+            with steps.fixed(cache, 1):
+                steps(torch.tensor([[5]]), cache)
+        assert caches[0].keys[0] is not caches[1].keys[0]
+        for number, cache in enumerate(caches):
+            found = model(torch.tensor([[6]]), cache)[0, -1]
+            expected = model(torch.tensor([[*PROMPTS[number], 5, 6]]))[0, -1]
+            assert torch.allclose(found, expected, atol=1e-4)
+
+
 def test_tokens_are_looked_at_once_a_burst_unless_they_are_streamed(tokenizer, monkeypatch):
     lengths = []
     _, compiled = pair(tokenizer)

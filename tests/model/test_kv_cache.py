@@ -211,7 +211,7 @@ def test_a_fixed_cache_shows_all_its_room_and_counts_on_the_device(lengths):
     append(cache, new_tokens(2, 5))
     cache.lengths = list(lengths)
     before = contents(cache)
-    cache.fix()
+    cache.fix(torch.zeros(2, 1, dtype=torch.long))
     tokens = new_tokens(2, 2, seed=1)
     for step in tokens.split(1, dim=3):
         assert cache.needs_mask(1)
@@ -222,3 +222,14 @@ def test_a_fixed_cache_shows_all_its_room_and_counts_on_the_device(lengths):
     assert cache.starts is None
     expected = [torch.cat([old, new], 2) for old, new in zip(before, tokens.unbind(2), strict=True)]
     assert_rows(cache, expected)
+
+
+def test_a_cache_that_moves_holds_what_it_held_in_the_memory_it_moved_to():
+    cache, room = empty_cache(2, capacity=6), empty_cache(2, capacity=20)
+    append(cache, new_tokens(2, 5))
+    cache.lengths = [5, 2]
+    before = contents(cache)
+    cache.move(room)
+    assert_rows(cache, before)
+    assert cache.capacity == 20
+    assert all(one is other for one, other in zip(cache.tensors(), room.tensors(), strict=True))
