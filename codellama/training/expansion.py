@@ -1,5 +1,7 @@
-"""More blocks for a trained model, which change nothing until they have learned something (LLaMA Pro:
-Wu et al. 2024, arXiv 2401.02415, section 3.2)."""
+"""More blocks for a trained model, which change nothing until they have learned something.
+
+After LLaMA Pro (Wu et al. 2024, arXiv 2401.02415, section 3.2).
+"""
 
 from __future__ import annotations
 
