@@ -27,7 +27,13 @@ def small_probes(monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--quantize", "int8"), ("--quantize", "int4", "--kv_dtype", "int8"), ("--ragged",)],
+    [
+        (),
+        ("--quantize", "int8"),
+        ("--quantize", "int4", "--kv_dtype", "int8"),
+        ("--ragged",),
+        ("--compile",),
+    ],
 )
 def test_it_prints_one_object_of_positive_figures(checkpoint, options):
     result = run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -145,11 +146,13 @@ def decode_speed_at(llm: CodeLlama, context: int, new_tokens: int = 16, repeats:
         shape = (2, 1, context, config.n_kv_heads, config.head_dim)
         cache.write(layer, *torch.randn(shape, dtype=weight.dtype, device=weight.device))
     token = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
+    forward = llm.compiled or model
 
     def decode() -> None:
         cache.lengths = [context]
-        for _ in range(new_tokens):
-            model(token, cache)
+        with llm.compiled.fixed(cache, new_tokens) if llm.compiled else nullcontext():
+            for _ in range(new_tokens):
+                forward(token, cache)
 
     decode()
     return new_tokens / statistics.median(_seconds(decode, token.device) for _ in range(repeats))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,13 @@ from codellama.model.transformer import Transformer
 
 LEAST_ROOM = 256
 """Tokens. Room is this, doubled as often as it takes: few shapes to compile for."""
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile finds what it generates code with."""
+    if device.type == "cpu":
+        return any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 class CompiledSteps:

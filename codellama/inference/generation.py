@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsInt
 
 import torch
 
-from codellama.inference.compiled import CompiledSteps
+from codellama.inference.compiled import CompiledSteps, can_compile
 from codellama.inference.decoding import BURST, Past, Timing, decode
 from codellama.inference.int8_kv_cache import Int8KVCache
 from codellama.inference.requests import (
@@ -103,7 +103,13 @@ class CodeLlama:
             raise RequestError("quantize, pack and compile are for one process; leave out the mesh")
         if pack and (quantize or compile):
             raise RequestError("packed matrices are not quantized or compiled; leave out pack")
-        if pack and not has_fbgemm(torch.device(device or default_device())):
+        place = torch.device(device or default_device())
+        if compile and not can_compile(place):
+            raise RequestError(
+                "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install "
+                "one, or leave out compile"
+            )
+        if pack and not has_fbgemm(place):
             raise RequestError("pack is for x86 processors, with a PyTorch that has FBGEMM")
         layout: Layout | None = None
         if quantize is not None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import torch
 
 GROUP_TOKENS = {"cpu": 2_048, "cuda": 16_384, "mps": 8_192}
@@ -21,13 +18,6 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
     else:
         fast = False
     return torch.bfloat16 if fast else None
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile finds what it generates code with."""
-    if device.type == "cpu":
-        return any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def rows_at_once(device: torch.device, sequence: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codellama.inference.compiled import can_compile
 from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
@@ -107,7 +108,7 @@ class Machine:
     @classmethod
     def best(cls, device: torch.device) -> Machine:
         """What is fastest on a device."""
-        return cls(device, hardware.fast_dtype(device), hardware.can_compile(device))
+        return cls(device, hardware.fast_dtype(device), can_compile(device))
 
 
 class Run:

@@ -135,3 +135,10 @@ def test_a_checkpoint_loads_to_be_compiled(checkpoint, quantize):
 def test_processes_that_share_a_model_do_not_compile_it(checkpoint):
     with pytest.raises(RequestError, match="leave out the mesh"):
         CodeLlama.load(checkpoint, mesh=object(), compile=True)
+
+
+def test_without_a_compiler_the_need_for_one_is_told(checkpoint, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(RequestError, match=r"needs a C\+\+ compiler"):
+        CodeLlama.load(checkpoint, "cpu", compile=True)
