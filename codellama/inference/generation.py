@@ -28,9 +28,9 @@ from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import TOKENIZER, Tokenizer, TokenizerError
 from codellama.weights.downloads import CheckpointError, Progress, check_download
+from codellama.weights.fbgemm import Fbgemm, has_fbgemm
 from codellama.weights.layout import Layout
 from codellama.weights.loading import default_device, load_model
-from codellama.weights.packed import Half, has_fbgemm
 from codellama.weights.quantize import MODES, Quantized
 from codellama.weights.variants import matching
 
@@ -85,7 +85,7 @@ class CodeLlama:
             quantize: "int8" or "int4" rounds the matrices as they are read (see `Quantized`).
             kv_dtype: "int8" rounds keys and values in the cache (see `Int8KVCache`); None keeps
                 them as the model computes them.
-            pack: lay 16-bit matrices out for FBGEMM (see `HalfLinear`): slower to load, faster to
+            pack: lay 16-bit matrices out for FBGEMM (see `FbgemmLinear`): slower to load, faster to
                 use on a processor with AVX2 alone.
             compile: decode by compiled steps (see `CompiledSteps`).
 
@@ -115,7 +115,7 @@ class CodeLlama:
         if quantize is not None:
             layout = Quantized(quantize)
         elif pack:
-            layout = Half()
+            layout = Fbgemm()
         if mesh is not None:
             from codellama.inference.parallel import TensorParallel
 

@@ -3,7 +3,7 @@
 Processors with AVX2 alone multiply no numbers of 16 bits: PyTorch's own products read such weights
 at half the memory's speed, and for many rows of activations widened copies are needed. FBGEMM
 widens in registers. On two such cores it took 0.6 of the time for one row, a quarter for 8, and 0.7
-for 512. Laying out takes time: 15 seconds for a billion weights on one core.
+for 512. Laying out takes time: there, 14 seconds for a billion weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def has_fbgemm(device: torch.device) -> bool:
     return device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
 
 
-class HalfLinear(PackedLinear):
+class FbgemmLinear(PackedLinear):
     """A linear layer whose weight is float16 in FBGEMM's order (Khudia et al. 2021, arXiv
     2101.05615). Products are float32 inside.
 
@@ -52,16 +52,16 @@ class HalfLinear(PackedLinear):
         return product.to(x.dtype)
 
 
-class Half(Packed):
+class Fbgemm(Packed):
     """Holds the matrices in FBGEMM's order; as many are laid out at once as there are threads."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(torch.get_num_threads())
         self._running: deque[Future[None]] = deque()
 
-    def layer(self, name: str, linear: nn.Linear) -> HalfLinear:
+    def layer(self, name: str, linear: nn.Linear) -> FbgemmLinear:
         """One for each matrix."""
-        return HalfLinear(linear.in_features, linear.out_features)
+        return FbgemmLinear(linear.in_features, linear.out_features)
 
     def place(self, owner: nn.Module, leaf: str, share: Tensor) -> None:
         """Starts to pack a matrix; waits if enough are on their way."""

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from codellama import CheckpointError, CodeLlama, RequestError, load_model
+from codellama.weights.fbgemm import Fbgemm, FbgemmLinear, has_fbgemm
 from codellama.weights.loading import weight_bytes
-from codellama.weights.packed import Half, HalfLinear, has_fbgemm
 
 pytestmark = pytest.mark.skipif(
     not has_fbgemm(torch.device("cpu")), reason="this PyTorch has no FBGEMM for this processor"
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def packed(weight):
-    layer = HalfLinear(*reversed(weight.shape))
+    layer = FbgemmLinear(*reversed(weight.shape))
     layer.pack(weight)
     return layer
 
@@ -57,7 +57,7 @@ def test_weights_that_float16_does_not_hold_are_refused(weight, found):
 
 def test_a_model_loads_packed_and_predicts_nearly_the_same(checkpoint):
     plain = load_model(checkpoint, "cpu", torch.bfloat16)
-    other = load_model(checkpoint, "cpu", torch.bfloat16, layout=Half())
+    other = load_model(checkpoint, "cpu", torch.bfloat16, layout=Fbgemm())
     assert not any("weight" in name for name, _ in other.layers[0].attention.named_parameters())
     assert weight_bytes(other) == weight_bytes(plain)
     tokens = torch.tensor([[1, 300, 7, 9, 40, 41]])
