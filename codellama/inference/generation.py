@@ -95,28 +95,14 @@ class CodeLlama:
             RequestError: the number of processes does not divide the model's heads; or there is no
                 such way to quantize; or options exclude each other, or the device.
         """
-        if kv_dtype not in (None, "int8"):
-            raise RequestError(f"kv_dtype is {kv_dtype!r}; expected int8")
-        if quantize is not None and quantize not in MODES:
-            raise RequestError(f"quantize is {quantize!r}; expected {' or '.join(MODES)}")
-        if mesh is not None and (quantize or pack or compile):
-            raise RequestError("quantize, pack and compile are for one process; leave out the mesh")
-        if pack and (quantize or compile):
-            raise RequestError("packed matrices are not quantized or compiled; leave out pack")
         place = torch.device(device or default_device())
-        if compile and not can_compile(place):
-            raise RequestError(
-                "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install "
-                "one, or leave out compile"
-            )
-        if pack and not has_fbgemm(place):
-            raise RequestError("pack is for x86 processors, with a PyTorch that has FBGEMM")
+        _refuse_ways(place, mesh, quantize, kv_dtype, pack, compile)
         layout: Layout | None = None
         if quantize is not None:
             layout = Quantized(quantize)
         elif pack:
             layout = Fbgemm()
-        if mesh is not None:
+        elif mesh is not None:
             from codellama.inference.parallel import TensorParallel
 
             layout, device = TensorParallel(mesh), mesh.device_type
@@ -308,6 +294,32 @@ class CodeLlama:
         budget = min(options.max_new_tokens, config.max_seq_len - len(ids))
         device = self.model.tok_embeddings.weight.device
         return RunningSequence(prompt, options, self.tokenizer, budget, device)
+
+
+def _refuse_ways(
+    device: torch.device,
+    mesh: DeviceMesh | None,
+    quantize: str | None,
+    kv_dtype: str | None,
+    pack: bool,
+    compile: bool,
+) -> None:
+    """Catches ways to hold and run a model that do not exist, here or together."""
+    if kv_dtype not in (None, "int8"):
+        raise RequestError(f"kv_dtype is {kv_dtype!r}; expected int8")
+    if quantize is not None and quantize not in MODES:
+        raise RequestError(f"quantize is {quantize!r}; expected {' or '.join(MODES)}")
+    if mesh is not None and (quantize or pack or compile):
+        raise RequestError("quantize, pack and compile are for one process; leave out the mesh")
+    if pack and (quantize or compile):
+        raise RequestError("packed matrices are not quantized or compiled; leave out pack")
+    if pack and not has_fbgemm(device):
+        raise RequestError("pack is for x86 processors, with a PyTorch that has FBGEMM")
+    if compile and not can_compile(device):
+        raise RequestError(
+            "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install one, "
+            "or leave out compile"
+        )
 
 
 def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
