@@ -317,8 +317,8 @@ def _refuse_ways(
         raise RequestError("pack is for x86 processors, with a PyTorch that has FBGEMM")
     if compile and not can_compile(device):
         raise RequestError(
-            "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install one, "
-            "or leave out compile"
+            "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install "
+            "one, or leave out compile"
         )
 
 
