@@ -26,6 +26,8 @@ def train(
     pattern: str = "*.py",
     ckpt: str | None = None,
     new_blocks: int = 0,
+    mix_ckpt: str | None = None,
+    mix_share: float = 0.5,
     tokens: int = 22_000_000,
     sequence: int = 512,
     batch_tokens: int = 1_024,
@@ -69,6 +71,8 @@ def train(
         pattern: what the documents are called.
         ckpt: checkpoint to start from; without it, a new model and vocabulary.
         new_blocks: to insert into the checkpoint's model, where they change nothing at first.
+        mix_ckpt: another checkpoint of the same shape, to start from weights between the two.
+        mix_share: how far between: 0 for ckpt, 1 for mix_ckpt.
         tokens: to train on in the first stage; 0 leaves it out.
         sequence: tokens in a sequence of the first stage.
         batch_tokens: tokens in a step of the optimiser.
@@ -131,6 +135,8 @@ def train(
         pattern=pattern,
         ckpt=ckpt,
         new_blocks=new_blocks,
+        mix_ckpt=mix_ckpt,
+        mix_share=mix_share,
         infilling_rate=infilling_rate,
         line_rate=line_rate,
         seed=seed,

@@ -335,6 +335,19 @@ def test_a_checkpoint_can_get_more_blocks(train, unbroken, tmp_path):
     assert torch.equal(old(tokens), new(tokens))
 
 
+def test_training_may_start_between_two_checkpoints(train, unbroken, tmp_path):
+    out, ends = tmp_path / "run", [unbroken / "stage1", unbroken / "stage2"]
+    changes = {"tokens": 0, "long_learning_rate": 0, "mix_ckpt": ends[1], "mix_share": 0.25}
+    assert train(out, ckpt=ends[0], **changes).returncode == 0
+    first, second, found = (
+        load_model(path, device="cpu", dtype=torch.float32) for path in (*ends, out / "stage2")
+    )
+    for (name, one), other, mixed in zip(
+        first.named_parameters(), second.parameters(), found.parameters(), strict=True
+    ):
+        assert torch.equal(mixed, one.lerp(other, 0.25).bfloat16().float()), name
+
+
 def test_the_recipe_says_what_was_asked_for(unbroken, data):
     recipe = json.loads((unbroken / "recipe.json").read_text())
     assert (recipe["data"], recipe["seed"]) == (str(data), 0)
@@ -356,6 +369,7 @@ def test_the_recipe_says_what_was_asked_for(unbroken, data):
         ({"dtype": "int3"}, "--dtype is 'int3'"),
         ({"device": "abacus"}, "--device abacus"),
         ({"new_blocks": 1}, "a checkpoint to insert them into"),
+        ({"mix_ckpt": "/absent"}, "give ckpt as well"),
         ({"infilling_rate": -0.5}, "infilling_rate is -0.5; expected 0 to 1"),
         ({"line_rate": 1.5}, "line_rate is 1.5; expected 0 to 1"),
     ],

@@ -17,6 +17,7 @@ from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
 from codellama.training import hardware, infilling, run_directory
+from codellama.training.averaging import mix
 from codellama.training.contexts import SHORTEST_RUN, ContextStream
 from codellama.training.documents import DataError, Documents, find_documents, read_document
 from codellama.training.expansion import insert_blocks
@@ -45,6 +46,8 @@ class Recipe:
         pattern: what the documents are called.
         ckpt: checkpoint directory to start from, instead of a new model and vocabulary.
         new_blocks: how many to insert into its model (see `insert_blocks`).
+        mix_ckpt, mix_share: another checkpoint, and how far to move towards its weights before
+            training (see `mix`).
         infilling_rate: share of documents cut for infilling.
         line_rate: share of those whose gap is a line.
         seed: decides on everything random.
@@ -60,6 +63,8 @@ class Recipe:
     pattern: str = "*.py"
     ckpt: str | None = None
     new_blocks: int = 0
+    mix_ckpt: str | None = None
+    mix_share: float = 0.5
     infilling_rate: float = infilling.RATE
     line_rate: float = infilling.LINE_RATE
     seed: int = 0
@@ -77,7 +82,9 @@ class Recipe:
         for name, stage in self.stages.items():
             if stage.tokens < 0 or min(stage.sequence, stage.batch_tokens) < 1:
                 raise DataError(f"{name}: expected a sequence and a batch of a token or more")
-        for name in ("infilling_rate", "line_rate"):
+        if self.mix_ckpt is not None and self.ckpt is None:
+            raise DataError("mix_ckpt is mixed with a checkpoint; give ckpt as well")
+        for name in ("infilling_rate", "line_rate", "mix_share"):
             if not 0 <= (rate := getattr(self, name)) <= 1:
                 raise DataError(f"{name} is {rate}; expected 0 to 1")
         if self.shortest_run < 1 or self.longest_run < 0:
@@ -196,6 +203,9 @@ class Run:
         if self.recipe.new_blocks:
             generator = torch.Generator().manual_seed(self.recipe.seed)
             insert_blocks(model, self.recipe.new_blocks, generator)
+        if self.recipe.mix_ckpt is not None:
+            other = load_model(Path(self.recipe.mix_ckpt).expanduser(), "cpu", torch.float32)
+            mix(model, other, self.recipe.mix_share)
         return model
 
     def _trainer(self, model: Transformer, stage: Stage, machine: Machine) -> Trainer:
