@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from codellama.inference.decoding import PREFILL_CHUNK
+from codellama.inference.prefill import PREFILL_CHUNK
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import Tokenizer
 from codellama.weights.downloads import Progress

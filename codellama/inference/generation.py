@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, SupportsInt
 import torch
 
 from codellama.inference.compiled import CompiledSteps, can_compile
-from codellama.inference.decoding import BURST, Past, Timing, decode
+from codellama.inference.decoding import BURST, Timing, decode
 from codellama.inference.int8_kv_cache import Int8KVCache
+from codellama.inference.prefill import Past
 from codellama.inference.requests import (
     Completion,
     CompletionStream,

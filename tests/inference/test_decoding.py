@@ -6,7 +6,7 @@ from random_models import random_model
 from shared_data import shared
 
 from codellama import CodeLlama
-from codellama.inference import decoding
+from codellama.inference import decoding, prefill
 from codellama.inference.requests import Options, Prompt
 
 # Sorting by length, sharing chunks of prefill and going through several all happen to these.
@@ -39,7 +39,7 @@ def llm(request, tokenizer):
 
 @pytest.fixture(params=[4, 512])
 def chunk(request, monkeypatch):
-    monkeypatch.setattr(decoding, "PREFILL_CHUNK", request.param)
+    monkeypatch.setattr(prefill, "PREFILL_CHUNK", request.param)
 
 
 def watch(model):
@@ -171,7 +171,7 @@ def test_no_pass_holds_more_prompts_than_batch_size(tokenizer):
 
 
 def test_prefill_reads_no_more_than_a_chunk_at_a_time(tokenizer, monkeypatch):
-    monkeypatch.setattr(decoding, "PREFILL_CHUNK", 6)
+    monkeypatch.setattr(prefill, "PREFILL_CHUNK", 6)
     model = random_model()
     passes = watch(model)
     CodeLlama(model, tokenizer).generate(PROMPTS, [], max_new_tokens=1)
