@@ -92,8 +92,8 @@ def generate(
         kv_dtype: int8: round the keys and values of past tokens, for half the memory.
         pack: lay 16-bit matrices out for processors with AVX2 alone: seconds more to load a billion
             weights, then faster, above all for several prompts and with guessed tokens.
-        compile: fuse the steps of decoding with torch.compile, and on CUDA replay them as a graph;
-            takes a minute at first, so for long texts.
+        compile: fuse the steps of decoding with torch.compile, on CUDA into a graph; takes half a
+            minute or more at first, so for long texts.
         json: print one JSON object for each completion instead.
         quiet: print nothing to stderr but errors.
     """

@@ -27,7 +27,7 @@ def can_compile(device: torch.device) -> bool:
 
 
 class CompiledSteps:
-    """A model's passes over one token a row, compiled at the first one (which takes a minute).
+    """A model's passes over one token a row, compiled at the first one.
 
     A pass of small matrices waits for Python, and on a GPU for the launches of some thousand
     kernels; what is compiled has fewer, and a CUDA graph launches them all at once. For that every
@@ -41,8 +41,8 @@ class CompiledSteps:
 
     def __init__(self, model: Transformer, backend: str = "inductor") -> None:
         on_cuda = model.tok_embeddings.weight.is_cuda
-        # Tuned, a product with one row is fused with what makes its weights: here, with expanding
-        # integers.
+        # With tuning, inductor writes a product with one row as a sum, which can be fused with what
+        # makes its weights: with expanding integers.
         options: dict[str, Any] = {"triton.cudagraphs": True, "coordinate_descent_tuning": True}
         self._model = model
         self._compiled: Any = torch.compile(

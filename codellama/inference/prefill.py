@@ -13,6 +13,7 @@ from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
 PREFILL_CHUNK = 512
+"""Tokens of a pass, those of all rows counted."""
 
 
 @dataclass

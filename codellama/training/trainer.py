@@ -24,8 +24,8 @@ noisier, and 0.99 learned faster from batches of 1,024."""
 WEIGHT_DECAY = 0.1
 FINAL_RATIO = 1 / 30
 CLIP_NORM = 1.0
-USUAL = 0.8
-"""What new weights spread by, times the square root of the width."""
+SPREAD = 0.8
+"""Of new weights: their standard deviation times the square root of the width."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
     2.3). A model of 256 channels learned faster from 0.05 than from 0.02, which is common."""
     draw(model, model.config.dim, generator, stream_scale=(2 * len(model.layers)) ** -0.5)
     with torch.no_grad():  # at first, all tokens are as likely
-        model.output.weight *= 0.02 / USUAL / model.config.dim**-0.5
+        model.output.weight *= 0.02 / SPREAD / model.config.dim**-0.5
 
 
 def draw(module: nn.Module, dim: int, generator: torch.Generator, stream_scale: float) -> None:
@@ -93,7 +93,7 @@ def draw(module: nn.Module, dim: int, generator: torch.Generator, stream_scale: 
         elif scale == 0:
             nn.init.zeros_(weight)
         else:
-            nn.init.normal_(weight, std=USUAL * dim**-0.5 * scale, generator=generator)
+            nn.init.normal_(weight, std=SPREAD * dim**-0.5 * scale, generator=generator)
 
 
 class Trainer:

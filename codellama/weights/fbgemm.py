@@ -33,7 +33,6 @@ class FbgemmLinear(PackedLinear):
     """
 
     _packed: Any
-    packed_bytes = 0
 
     def pack(self, weight: Tensor) -> None:
         """Takes a weight of 16 bits; a CheckpointError where float16 cannot hold it."""
@@ -44,7 +43,7 @@ class FbgemmLinear(PackedLinear):
                 "must have 16 bits, and none above 65504: load it unpacked"
             )
         self._packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
-        self.packed_bytes = 2 * weight.numel()
+        self.opaque_bytes = 2 * weight.numel()
         self.weight = None
 
     def forward(self, x: Tensor) -> Tensor:

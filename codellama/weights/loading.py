@@ -9,10 +9,9 @@ import torch
 from codellama.model.transformer import Transformer
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import CheckpointError, Progress
-from codellama.weights.fbgemm import FbgemmLinear
 from codellama.weights.huggingface import HuggingFaceCheckpoint
 from codellama.weights.huggingface_config import CONFIG
-from codellama.weights.layout import Layout
+from codellama.weights.layout import Layout, PackedLinear
 from codellama.weights.meta import PARAMS, MetaCheckpoint
 from codellama.weights.quantized_checkpoint import FILE, QuantizedCheckpoint
 
@@ -92,8 +91,8 @@ def load_model(
 def weight_bytes(model: Transformer) -> int:
     """Memory that a model's parameters take, rounded and packed ones included."""
     tensors = [*model.parameters(), *model.buffers()]
-    packed = (module.packed_bytes for module in model.modules() if isinstance(module, FbgemmLinear))
-    return sum(tensor.numel() * tensor.itemsize for tensor in tensors) + sum(packed)
+    opaque = (module.opaque_bytes for module in model.modules() if isinstance(module, PackedLinear))
+    return sum(tensor.numel() * tensor.itemsize for tensor in tensors) + sum(opaque)
 
 
 def default_device() -> torch.device:

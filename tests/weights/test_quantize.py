@@ -49,6 +49,16 @@ def test_rows_that_do_not_fill_the_kernels_vectors_are_right_too(width):
     assert torch.allclose(layer(x), F.linear(x, layer.expanded()), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", SHAPES)
+def test_the_layout_of_devices_without_a_kernel_expands_alike_in_one_graph(kind, monkeypatch):
+    expected = packed(kind)[0].expanded()
+    monkeypatch.setattr(quantize, "_kernel_layout", lambda _: False)
+    layer, _ = packed(kind)
+    assert torch.equal(layer.expanded(), expected)
+    compiled = torch.compile(layer.expanded, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(), expected)
+
+
 def test_leading_dimensions_are_kept():
     layer, _ = packed(Int4Linear)
     assert layer(torch.randn(2, 3, layer.in_features)).shape == (2, 3, layer.out_features)
