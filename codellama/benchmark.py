@@ -63,8 +63,9 @@ def benchmark(
         repeats: runs that each figure is the median of.
         quantize: int8 or int4: round the matrices.
         kv_dtype: int8: round the keys and values of past tokens.
-        pack: lay 16-bit matrices out for processors with AVX2 alone: seconds more to load a billion
-            weights, then faster, above all for several prompts and with guessed tokens.
+        pack: put 16-bit matrices into the order that the processor's matrix library reads fastest:
+            seconds more to load a billion weights, then faster, above all where there is no AVX-512,
+            for several prompts and with guessed tokens.
         compile: decode by compiled steps.
         against: transformers: also time that library, in the same process (extra `parity`).
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
@@ -104,8 +105,10 @@ def benchmark(
         theirs |= {
             "transformers_prefill_tokens_per_second": other.prefill,
             "transformers_decode_tokens_per_second": other.decode,
+            "transformers_seconds": other.seconds,
             "prefill_ratio": ours.prefill / other.prefill,
             "decode_ratio": ours.decode / other.decode,
+            "whole_ratio": other.seconds / ours.seconds,
         }
     bandwidth, rate = speed.read_bandwidth(place), speed.matrix_rate(place, kind)
     weights, embedding = weight_bytes(llm.model), llm.model.tok_embeddings.weight
@@ -114,6 +117,7 @@ def benchmark(
         "load_seconds": load_seconds,
         "prefill_tokens_per_second": ours.prefill,
         "decode_tokens_per_second": ours.decode,
+        "seconds": ours.seconds,
         "peak_memory_bytes": peak,
         "weights_bytes": weights,
         "kv_cache_bytes_per_token": llm.model.new_cache().bytes_per_token,

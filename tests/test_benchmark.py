@@ -56,6 +56,9 @@ def test_it_compares_with_transformers_in_the_same_run(checkpoint):
     figures = json.loads(result.stdout)
     ours, theirs = (figures[f"{whose}decode_tokens_per_second"] for whose in ("", "transformers_"))
     assert figures["decode_ratio"] == pytest.approx(ours / theirs)
+    assert figures["whole_ratio"] == pytest.approx(
+        figures["transformers_seconds"] / figures["seconds"]
+    )
 
 
 def test_it_times_an_edit_with_drafts_and_without(checkpoint):

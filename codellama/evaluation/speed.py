@@ -50,15 +50,17 @@ class Workload:
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second, each the median of several runs.
+    """How fast a workload is done, each figure the median of several runs.
 
     Attributes:
         prefill: tokens of prompts read a second.
         decode: tokens written a second, by all rows together.
+        seconds: for all of it.
     """
 
     prefill: float
     decode: float
+    seconds: float
 
 
 def speeds(runs: Sequence[Run], repeats: int) -> list[Speed]:
@@ -69,6 +71,7 @@ def speeds(runs: Sequence[Run], repeats: int) -> list[Speed]:
         Speed(
             statistics.median(timing.prompt_tokens / timing.prefill_seconds for timing in timings),
             statistics.median(timing.decoded_tokens / timing.decode_seconds for timing in timings),
+            statistics.median(timing.prefill_seconds + timing.decode_seconds for timing in timings),
         )
         for timings in zip(*rounds, strict=True)
     ]

@@ -29,9 +29,9 @@ from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import TOKENIZER, Tokenizer, TokenizerError
 from codellama.weights.downloads import CheckpointError, Progress, check_download
-from codellama.weights.fbgemm import Fbgemm, has_fbgemm
 from codellama.weights.layout import Layout
 from codellama.weights.loading import default_device, load_model
+from codellama.weights.packing import Reordered, can_pack
 from codellama.weights.quantize import MODES, Quantized
 from codellama.weights.variants import matching
 
@@ -86,8 +86,8 @@ class CodeLlama:
             quantize: "int8" or "int4" rounds the matrices as they are read (see `Quantized`).
             kv_dtype: "int8" rounds keys and values in the cache (see `Int8KVCache`); None keeps
                 them as the model computes them.
-            pack: lay 16-bit matrices out for FBGEMM (see `FbgemmLinear`): slower to load, faster to
-                use on a processor with AVX2 alone.
+            pack: put 16-bit matrices into the order that the processor's matrix library reads
+                fastest (see `ReorderedLinear`): slower to load, faster to use.
             compile: decode by compiled steps (see `CompiledSteps`).
 
         Raises:
@@ -102,7 +102,7 @@ class CodeLlama:
         if quantize is not None:
             layout = Quantized(quantize)
         elif pack:
-            layout = Fbgemm()
+            layout = Reordered()
         elif mesh is not None:
             from codellama.inference.parallel import TensorParallel
 
@@ -314,8 +314,8 @@ def _refuse_ways(
         raise RequestError("quantize, pack and compile are for one process; leave out the mesh")
     if pack and (quantize or compile):
         raise RequestError("packed matrices are not quantized or compiled; leave out pack")
-    if pack and not has_fbgemm(device):
-        raise RequestError("pack is for x86 processors, with a PyTorch that has FBGEMM")
+    if pack and not can_pack(device):
+        raise RequestError("pack is for x86 processors and a PyTorch with their libraries")
     if compile and not can_compile(device):
         raise RequestError(
             "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install "

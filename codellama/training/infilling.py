@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import random
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from codellama.text import prompts
 from codellama.text.tokenizer import Tokenizer
 
 RATE = 0.9
 LINE_RATE = 0.0
 SUFFIX_FIRST_RATE = 0.5
+NEVER = -2
+"""No token, nor padding."""
 
 
 def cut(document: str, random_numbers: random.Random) -> tuple[str, str, str]:
@@ -77,3 +83,21 @@ def transform(
     cut_somewhere = cut_line if random_numbers.random() < line_rate else cut
     parts = cut_somewhere(document, random_numbers)
     return example(tokenizer, *parts, random_numbers.random() < SUFFIX_FIRST_RATE)
+
+
+def in_gap(rows: Tensor, tokenizer: Tokenizer) -> Tensor:
+    """Which tokens of `rows` (batch, length) fill a gap, EOT among them: (batch, length), bool.
+
+    Only those of documents with the prefix first: with the suffix first, nothing marks where the
+    prefix ends and the gap begins.
+    """
+    places = torch.arange(rows.size(1), device=rows.device).expand_as(rows)
+
+    def latest(token: int | None) -> Tensor:
+        """The last place before each token that has a certain one; -1: there is none."""
+        seen = torch.where(torch.eq(rows, token or NEVER), places, -1).cummax(dim=1).values
+        return F.pad(seen[:, :-1], (1, 0), value=-1)
+
+    behind_prefix = rows.roll(-1, dims=1).gather(1, latest(tokenizer.prefix_id).clamp(min=0))
+    filled = latest(tokenizer.middle_id) > latest(tokenizer.eot_id)
+    return filled & (behind_prefix != tokenizer.suffix_id)

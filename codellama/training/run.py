@@ -50,6 +50,7 @@ class Recipe:
             training (see `mix`).
         infilling_rate: share of documents cut for infilling.
         line_rate: share of those whose gap is a line.
+        gap_weight: what a token that fills a gap counts in the loss, prefix first.
         seed: decides on everything random.
         shortest_run, longest_run: as for `ContextStream`.
 
@@ -67,6 +68,7 @@ class Recipe:
     mix_share: float = 0.5
     infilling_rate: float = infilling.RATE
     line_rate: float = infilling.LINE_RATE
+    gap_weight: float = 1.0
     seed: int = 0
     shortest_run: int = SHORTEST_RUN
     longest_run: int = 0
@@ -87,6 +89,8 @@ class Recipe:
         for name in ("infilling_rate", "line_rate", "mix_share"):
             if not 0 <= (rate := getattr(self, name)) <= 1:
                 raise DataError(f"{name} is {rate}; expected 0 to 1")
+        if self.gap_weight < 0:
+            raise DataError(f"gap_weight is {self.gap_weight}; expected 0 or more")
         if self.shortest_run < 1 or self.longest_run < 0:
             raise DataError(
                 f"shortest_run is {self.shortest_run}, longest_run {self.longest_run}; expected 1 "
@@ -221,7 +225,15 @@ class Run:
         )
         stage = replace(stage, warmup_steps=min(stage.warmup_steps, -(-stage.steps // 10)))
         rows = hardware.rows_at_once(machine.device, stage.sequence)
-        return Trainer(model, stream, stage, rows, machine.autocast, machine.compiled)
+        return Trainer(
+            model,
+            stream,
+            stage,
+            rows,
+            machine.autocast,
+            machine.compiled,
+            self.recipe.gap_weight,
+        )
 
     def _train_stage(
         self, name: str, trainer: Trainer, save_every: int, report: Report | None

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codellama.model.transformer import Transformer
+from codellama.training import infilling
 from codellama.training.contexts import PADDING, ContextStream, Position
 
 BETAS = (0.9, 0.99)
@@ -107,6 +108,7 @@ class Trainer:
             groups add up, so that memory holds the activations of one group.
         autocast: dtype of the matrix products; None: that of the parameters.
         compiled: let torch.compile fuse the model. Takes a minute at first.
+        gap_weight: what a token that fills a gap counts, prefix first; all others count 1.
 
     Attributes:
         step: steps done.
@@ -120,12 +122,14 @@ class Trainer:
         rows_at_once: int = 1,
         autocast: torch.dtype | None = None,
         compiled: bool = False,
+        gap_weight: float = 1.0,
     ) -> None:
         self.model = model.train()
         self.stream = stream
         self.stage = stage
         self.rows_at_once = rows_at_once
         self.autocast = autocast
+        self.gap_weight = gap_weight
         self.step = 0
         model.config = replace(
             model.config,
@@ -145,7 +149,7 @@ class Trainer:
             weight_decay=WEIGHT_DECAY,
             fused=True,
         )
-        self._loss: Callable[[Tensor], Tensor] = (
+        self._loss: Callable[[Tensor, Tensor], Tensor] = (
             torch.compile(self._summed_loss) if compiled else self._summed_loss
         )
 
@@ -157,10 +161,13 @@ class Trainer:
     def train_step(self) -> float:
         """Learns from the next batch; returns its loss before that, in nats a token."""
         rows = self.stream.take(self.stage.batch_size)
-        count = int((rows[:, 1:] != PADDING).sum())
+        weights = self._weights(rows)
         total = torch.zeros((), device=self.device)
-        for group in rows.split(self.rows_at_once):
-            loss = self._loss(group.to(self.device).long()) / count
+        for group, counts in zip(
+            rows.split(self.rows_at_once), weights.split(self.rows_at_once), strict=True
+        ):
+            loss = self._loss(group.to(self.device).long(), counts.to(self.device))
+            loss = loss / weights.sum()
             loss.backward()
             total += loss.detach()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
@@ -176,17 +183,29 @@ class Trainer:
         """The mean loss on rows of tokens, in nats a token, without learning from them."""
         total, count = 0.0, 0
         for row in rows:
-            total += self._summed_loss(row[None].to(self.device).long()).item()
-            count += int((row[1:] != PADDING).sum())
+            counts = (row[None, 1:] != PADDING).float().to(self.device)
+            total += self._summed_loss(row[None].to(self.device).long(), counts).item()
+            count += int(counts.sum())
         return total / count
 
-    def _summed_loss(self, rows: Tensor) -> Tensor:
-        """Cross-entropy of every token of `rows` (batch, length) but the first, added up."""
+    def _weights(self, rows: Tensor) -> Tensor:
+        """What each token of `rows` (batch, length) but the first counts, (batch, length - 1)."""
+        weights = (rows != PADDING).float()
+        if self.gap_weight != 1:
+            weights[infilling.in_gap(rows, self.stream.tokenizer)] *= self.gap_weight
+        return weights[:, 1:]
+
+    def _summed_loss(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """Cross-entropy of every token of `rows` (batch, length) but the first, added up by
+        `weights` (batch, length - 1)."""
         device, dtype = self.device.type, self.autocast
         with torch.autocast(device, dtype, enabled=dtype is not None):
             logits = self.model(rows[:, :-1].clamp(min=0))
         targets = rows[:, 1:].flatten()
-        return F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=PADDING, reduction="sum")
+        losses = F.cross_entropy(
+            logits.flatten(0, 1), targets, ignore_index=PADDING, reduction="none"
+        )
+        return losses @ weights.flatten()
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on as if nothing had happened."""

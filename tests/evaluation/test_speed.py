@@ -41,4 +41,4 @@ def test_runs_take_turns_and_a_first_round_does_not_count():
 
     found = speeds([run("a", 99, 1, 5, 2), run("b", 99, 10, 40, 20)], repeats=3)
     assert order == ["a", "b"] * 4
-    assert found == [Speed(5.0, 5.0), Speed(0.5, 0.5)]
+    assert found == [Speed(5.0, 5.0, 6.0), Speed(0.5, 0.5, 60.0)]

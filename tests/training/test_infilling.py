@@ -4,6 +4,7 @@ import random
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_checkpoint import tokenizer_model
@@ -141,3 +142,18 @@ def test_text_around_the_gap_that_spells_a_control_token_is_refused(
 def test_a_control_token_in_prefix_and_middle_together_is_refused(code_llama, parts):
     with pytest.raises(PromptError, match="▁<EOT>"):
         infilling.example(code_llama, *parts, suffix_first=True)
+
+
+def test_the_tokens_that_fill_a_gap_are_known_where_the_prefix_is_first(tokenizer):
+    rows, filled = [], []
+    for suffix_first in (False, True):
+        ids = infilling.example(tokenizer, "a = 1\n", "b = 2", "\nc = 3\n", suffix_first)
+        gap = 0 if suffix_first else len(tokenizer.encode_continuation("b = 2")) + 1
+        rows.append(ids)
+        filled.append([False] * (len(ids) - gap) + [True] * gap)
+    plain = tokenizer.encode("d = 4\n", bos=True)
+    row = [*plain, *rows[0], *rows[1], *rows[0], *plain]
+    expected = [False] * len(plain)
+    expected += [*filled[0], *filled[1], *filled[0], *([False] * len(plain))]
+    both = torch.tensor([row, row[::-1]])
+    assert infilling.in_gap(both, tokenizer)[0].tolist() == expected

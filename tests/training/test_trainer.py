@@ -11,6 +11,7 @@ from torch import Tensor
 
 from codellama import ModelConfig, Transformer
 from codellama.training.contexts import PADDING, ContextStream, Position
+from codellama.training.infilling import in_gap
 from codellama.training.trainer import Stage, Trainer, initialise
 
 SEQUENCE = 32
@@ -170,6 +171,23 @@ def test_the_loss_is_the_mean_over_tokens_and_passes_over_padding():
     assert trainer.loss(rows) == pytest.approx(expected, abs=1e-5)
     first, second = naive_loss(trainer.model, rows[:4]), trainer.train_step()
     assert second == pytest.approx(first, abs=1e-5)
+
+
+def test_what_fills_a_gap_counts_as_often_as_it_is_weighted(tokenizer, tmp_path):
+    (tmp_path / "text.py").write_text("x = [1, 2]\n" * 40)
+    files = [tmp_path / "text.py"]
+    means = {}
+    for weight in (0.0, 1.0, 3.0):
+        stream = ContextStream(files, tokenizer, SEQUENCE + 1, infilling_rate=1.0)
+        trainer = Trainer(small_model(), stream, STAGE, gap_weight=weight)
+        means[weight] = trainer.train_step()
+    rows = ContextStream(files, tokenizer, SEQUENCE + 1, infilling_rate=1.0).take(STAGE.batch_size)
+    gaps = int(in_gap(rows, tokenizer)[:, 1:].sum())
+    others = int((rows[:, 1:] != PADDING).sum()) - gaps
+    assert gaps > 0
+    in_gaps = means[1.0] * (gaps + others) - means[0.0] * others
+    expected = (means[0.0] * others + 3 * in_gaps) / (others + 3 * gaps)
+    assert means[3.0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_measuring_the_loss_changes_nothing(stream):

@@ -1,0 +1,112 @@
+"""Matrices in the order of a processor's library, against products in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from codellama import CheckpointError, CodeLlama, RequestError, load_model
+from codellama.weights.loading import weight_bytes
+from codellama.weights.packing import (
+    Reordered,
+    ReorderedLinear,
+    can_pack,
+    fbgemm_product,
+    onednn_product,
+)
+
+pytestmark = pytest.mark.skipif(
+    not can_pack(torch.device("cpu")), reason="this PyTorch has no library for this processor"
+)
+onednn = pytest.param(
+    onednn_product,
+    marks=pytest.mark.skipif(
+        not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        reason="oneDNN has no bfloat16 for this processor",
+    ),
+)
+
+
+def packed(weight):
+    layer = ReorderedLinear(*reversed(weight.shape))
+    layer.pack(weight)
+    return layer
+
+
+def assert_product(multiply, weight, x):
+    """That `multiply` rounds once, from products that are exact enough for it."""
+    exact = F.linear(x.double(), weight.double())
+    found = multiply(x)
+    assert found.dtype == x.dtype
+    error = (found.double() - exact).abs() / exact.abs().max()
+    assert error.max() < torch.finfo(x.dtype).eps
+
+
+@pytest.mark.parametrize("pack", [fbgemm_product, onednn])
+@pytest.mark.parametrize("rows", [1, 2, 7, 16, 65])
+@pytest.mark.parametrize("shape", [(33, 20), (192, 96), (64, 256)])
+def test_any_number_of_rows_gives_the_product_with_the_weight(shape, rows, pack):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator).bfloat16()
+    x = torch.randn(rows, shape[1], generator=generator).bfloat16()
+    assert_product(pack(weight), weight, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_takes_both_dtypes_of_16_bits(dtype):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(96, 64, generator=generator).to(dtype)
+    x = torch.randn(2, 3, 64, generator=generator).to(dtype)
+    assert_product(packed(weight), weight, x)
+
+
+def test_float16_keeps_small_bfloat16_weights_nearly():
+    weight = torch.tensor([[1e-3, 6.2e-5, 3e-6, 2e-8, 0.0, -1e-7, 1e-30, 5e-5]]).bfloat16()
+    found = fbgemm_product(weight.expand(16, -1).contiguous())(torch.eye(8)).T
+    moved = (found[0] - weight[0].float()).abs()
+    assert (moved[:2] == 0).all()
+    assert (moved <= 3e-8).all()
+
+
+def test_a_packed_weight_is_of_memory_of_its_own():
+    weight = torch.randn(32, 16).bfloat16()
+    layer, x = packed(weight), torch.randn(4, 16).bfloat16()
+    before = layer(x)
+    weight.zero_()
+    assert torch.equal(layer(x), before)
+
+
+def test_weights_that_a_library_does_not_hold_are_refused():
+    with pytest.raises(CheckpointError, match=r"torch\.float32"):
+        packed(torch.ones(4, 4))
+    with pytest.raises(CheckpointError, match=r"9\.98e\+04"):
+        fbgemm_product(torch.full((4, 4), 1e5).bfloat16())
+
+
+def test_a_model_loads_packed_and_predicts_nearly_the_same(checkpoint):
+    plain = load_model(checkpoint, "cpu", torch.bfloat16)
+    other = load_model(checkpoint, "cpu", torch.bfloat16, layout=Reordered())
+    assert not any("weight" in name for name, _ in other.layers[0].attention.named_parameters())
+    assert weight_bytes(other) == weight_bytes(plain)
+    tokens = torch.tensor([[1, 300, 7, 9, 40, 41]])
+    with torch.no_grad():
+        both = torch.stack([model(tokens).flatten() for model in (plain, other)])
+    assert torch.corrcoef(both)[0, 1] > 0.999
+
+
+@pytest.mark.parametrize(
+    ("options", "refusal"),
+    [
+        ({"quantize": "int8"}, "leave out pack"),
+        ({"compile": True}, "leave out pack"),
+        ({"device": "meta"}, "x86"),
+        ({"mesh": object()}, "leave out the mesh"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused_before_anything_is_read(checkpoint, options, refusal):
+    with pytest.raises(RequestError, match=refusal):
+        CodeLlama.load(checkpoint, **{"device": "cpu", **options}, pack=True)
+
+
+def test_float32_weights_are_refused_by_name(checkpoint):
+    with pytest.raises(CheckpointError, match=r"torch\.float32.*load it unpacked"):
+        CodeLlama.load(checkpoint, "cpu", torch.float32, pack=True)
