@@ -91,8 +91,8 @@ def generate(
         quantize: int8 or int4: round the matrices to so many bits.
         kv_dtype: int8: round the keys and values of past tokens, for half the memory.
         pack: put 16-bit matrices into the order that the processor's matrix library reads fastest:
-            seconds more to load a billion weights, then faster, above all where there is no AVX-512,
-            for several prompts and with guessed tokens.
+            seconds more to load a billion weights, then faster, above all without AVX-512, for
+            several prompts and with guessed tokens.
         compile: fuse the steps of decoding with torch.compile, on CUDA into a graph; takes half a
             minute or more at first, so for long texts.
         json: print one JSON object for each completion instead.
