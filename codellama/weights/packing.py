@@ -10,7 +10,7 @@ Two such libraries are inside PyTorch on x86.
   activations widened copies are needed. FBGEMM widens in registers. On two such cores it took 0.6
   of the time for one row, a quarter for 8, and 0.7 for 512.
 
-Packing takes time: for a billion weights on two cores, 4 seconds with oneDNN, 14 with FBGEMM.
+Packing takes time: for a billion weights on two cores, a second with oneDNN, 14 with FBGEMM.
 """
 
 from __future__ import annotations
