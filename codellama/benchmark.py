@@ -63,9 +63,9 @@ def benchmark(
         repeats: runs that each figure is the median of.
         quantize: int8 or int4: round the matrices.
         kv_dtype: int8: round the keys and values of past tokens.
-        pack: put 16-bit matrices into the order that the processor's matrix library reads fastest:
-            seconds more to load a billion weights, then faster, above all without AVX-512, for
-            several prompts and with guessed tokens.
+        pack: put matrices of 16 or 8 bits into the order that the processor's library reads
+            fastest: seconds more to load a billion weights, then faster, above all for several
+            prompts and with guessed tokens.
         compile: decode by compiled steps.
         against: transformers: also time that library, in the same process (extra `parity`).
         device: cpu, cuda, cuda:1, mps; without it, the best there is.

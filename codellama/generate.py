@@ -90,9 +90,9 @@ def generate(
         dtype: bfloat16, float16 or float32; without it, that of the files.
         quantize: int8 or int4: round the matrices to so many bits.
         kv_dtype: int8: round the keys and values of past tokens, for half the memory.
-        pack: put 16-bit matrices into the order that the processor's matrix library reads fastest:
-            seconds more to load a billion weights, then faster, above all without AVX-512, for
-            several prompts and with guessed tokens.
+        pack: put matrices of 16 or 8 bits into the order that the processor's library reads
+            fastest: seconds more to load a billion weights, then faster, above all for several
+            prompts and with guessed tokens.
         compile: fuse the steps of decoding with torch.compile, on CUDA into a graph; takes half a
             minute or more at first, so for long texts.
         json: print one JSON object for each completion instead.

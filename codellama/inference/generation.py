@@ -31,7 +31,12 @@ from codellama.text.tokenizer import TOKENIZER, Tokenizer, TokenizerError
 from codellama.weights.downloads import CheckpointError, Progress, check_download
 from codellama.weights.layout import Layout
 from codellama.weights.loading import default_device, load_model
-from codellama.weights.packing import Reordered, can_pack
+from codellama.weights.packing import (
+    Reordered,
+    ReorderedInt8Linear,
+    ReorderedLinear,
+    can_pack,
+)
 from codellama.weights.quantize import MODES, Quantized
 from codellama.weights.variants import matching
 
@@ -86,8 +91,8 @@ class CodeLlama:
             quantize: "int8" or "int4" rounds the matrices as they are read (see `Quantized`).
             kv_dtype: "int8" rounds keys and values in the cache (see `Int8KVCache`); None keeps
                 them as the model computes them.
-            pack: put 16-bit matrices into the order that the processor's matrix library reads
-                fastest (see `ReorderedLinear`): slower to load, faster to use.
+            pack: put matrices of 16 or 8 bits into the order that the processor's matrix library
+                reads fastest (see `codellama.weights.packing`): slower to load, faster to use.
             compile: decode by compiled steps (see `CompiledSteps`).
 
         Raises:
@@ -99,10 +104,10 @@ class CodeLlama:
         place = torch.device(device or default_device())
         _refuse_ways(place, mesh, quantize, kv_dtype, pack, compile)
         layout: Layout | None = None
-        if quantize is not None:
+        if pack:
+            layout = Reordered(ReorderedInt8Linear if quantize else ReorderedLinear)
+        elif quantize is not None:
             layout = Quantized(quantize)
-        elif pack:
-            layout = Reordered()
         elif mesh is not None:
             from codellama.inference.parallel import TensorParallel
 
@@ -312,10 +317,11 @@ def _refuse_ways(
         raise RequestError(f"quantize is {quantize!r}; expected {' or '.join(MODES)}")
     if mesh is not None and (quantize or pack or compile):
         raise RequestError("quantize, pack and compile are for one process; leave out the mesh")
-    if pack and (quantize or compile):
-        raise RequestError("packed matrices are not quantized or compiled; leave out pack")
-    if pack and not can_pack(device):
-        raise RequestError("pack is for x86 processors and a PyTorch with their libraries")
+    if pack and (quantize == "int4" or compile):
+        raise RequestError("packed matrices are not of 4 bits or compiled; leave out pack")
+    if pack and not can_pack(device, quantize):
+        needed = " with VNNI" if quantize else ""
+        raise RequestError(f"pack is for x86 processors{needed}, with PyTorch's libraries for them")
     if compile and not can_compile(device):
         raise RequestError(
             "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install "

@@ -3,16 +3,23 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from codellama import CheckpointError, CodeLlama, RequestError, load_model
 from codellama.weights.loading import weight_bytes
 from codellama.weights.packing import (
+    BASE,
     Reordered,
+    ReorderedInt8Linear,
     ReorderedLinear,
     can_pack,
     fbgemm_product,
+    int8_product,
     onednn_product,
+    two_digits,
 )
+from codellama.weights.quantize import Int8Linear
 
 pytestmark = pytest.mark.skipif(
     not can_pack(torch.device("cpu")), reason="this PyTorch has no library for this processor"
@@ -23,6 +30,10 @@ onednn = pytest.param(
         not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
         reason="oneDNN has no bfloat16 for this processor",
     ),
+)
+
+vnni = pytest.mark.skipif(
+    not can_pack(torch.device("cpu"), "int8"), reason="the processor has no products of 8 bits"
 )
 
 
@@ -82,6 +93,50 @@ def test_weights_that_a_library_does_not_hold_are_refused():
         fbgemm_product(torch.full((4, 4), 1e5).bfloat16())
 
 
+@given(
+    st.lists(st.floats(-4, 4, width=16), min_size=1, max_size=40).filter(any),
+    st.integers(-20, 20),
+)
+def test_two_digits_round_to_the_unit_and_keep_large_bfloat16_numbers(numbers, exponent):
+    x = torch.tensor([numbers]).bfloat16().float() * 2.0**exponent
+    digits, units = two_digits(x)
+    high, low = digits.double().chunk(2)
+    assert digits.dtype == torch.int8 and digits.min() >= -127
+    found = (high * BASE + low) * units
+    assert ((found - x).abs() <= units * 0.51).all()
+    large = x.abs() * 126 > x.abs().max()
+    assert torch.equal(found.bfloat16()[large], x.bfloat16()[large])
+
+
+def test_a_row_of_zeros_has_two_digits_of_zero():
+    digits, units = two_digits(torch.zeros(2, 8))
+    assert not digits.any() and (units > 0).all()
+
+
+@vnni
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize("shape", [(33, 20), (192, 96)])
+def test_8_bits_are_those_of_the_plain_layer(shape, rows):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator).bfloat16()
+    x = torch.randn(rows, shape[1], generator=generator).bfloat16()
+    plain = Int8Linear(*reversed(shape))
+    plain.pack(weight)
+    assert_product(int8_product(weight), plain.expanded(), x)
+
+
+@vnni
+def test_a_model_of_8_bits_loads_packed_and_predicts_as_unpacked(checkpoint):
+    plain = CodeLlama.load(checkpoint, "cpu", torch.bfloat16, quantize="int8").model
+    other = CodeLlama.load(checkpoint, "cpu", torch.bfloat16, quantize="int8", pack=True).model
+    assert isinstance(other.output, ReorderedInt8Linear)
+    assert weight_bytes(other) == pytest.approx(weight_bytes(plain), rel=0.02)
+    tokens = torch.tensor([[1, 300, 7, 9, 40, 41]])
+    with torch.no_grad():
+        both = torch.stack([model(tokens).flatten() for model in (plain, other)])
+    assert torch.corrcoef(both)[0, 1] > 0.999
+
+
 def test_a_model_loads_packed_and_predicts_nearly_the_same(checkpoint):
     plain = load_model(checkpoint, "cpu", torch.bfloat16)
     other = load_model(checkpoint, "cpu", torch.bfloat16, layout=Reordered())
@@ -96,9 +151,10 @@ def test_a_model_loads_packed_and_predicts_nearly_the_same(checkpoint):
 @pytest.mark.parametrize(
     ("options", "refusal"),
     [
-        ({"quantize": "int8"}, "leave out pack"),
+        ({"quantize": "int4"}, "leave out pack"),
         ({"compile": True}, "leave out pack"),
         ({"device": "meta"}, "x86"),
+        ({"device": "meta", "quantize": "int8"}, "x86 processors with VNNI"),
         ({"mesh": object()}, "leave out the mesh"),
     ],
 )
