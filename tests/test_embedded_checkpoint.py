@@ -12,7 +12,8 @@ import pytest
 import torch
 from commands import ROOT
 
-from codellama import CodeLlama
+from codellama import CodeLlama, prompts
+from codellama.evaluation.infilling import gaps
 from codellama.evaluation.perplexity import perplexity
 from codellama.training.documents import find_documents, read_document
 
@@ -31,7 +32,7 @@ def test_it_is_small_and_has_code_llamas_parts():
     assert {weight.dtype for weight in llm.model.parameters()} == {torch.bfloat16}
     assert config.n_kv_heads < config.n_heads
     assert config.rope_theta == 1e6
-    assert config.max_seq_len >= 8192
+    assert config.max_seq_len >= 16384
     assert llm.tokenizer.can_infill
 
 
@@ -40,6 +41,25 @@ def test_it_compresses_python_that_it_was_not_trained_on(tiny):
     small = sorted(texts, key=len)[-60::8]  # of all sizes but the largest
     found = perplexity(tiny.model, tiny.tokenizer, small)
     assert found.bits_per_byte < 1.45
+
+
+def first_token_nats(llm, gap, prefix):
+    """What the first token of a gap costs behind its suffix, when this is the prefix."""
+    prompt = prompts.infilling(llm.tokenizer, prefix, gap.suffix)
+    with torch.no_grad():
+        logits = llm.model(torch.tensor([prompt]))[0, -1]
+    first = llm.tokenizer.encode_continuation(gap.middle)[0]
+    return -torch.log_softmax(logits, -1)[first].item()
+
+
+def test_prefix_first_it_reads_the_prefix_of_a_gap(tiny):
+    texts = filter(None, map(read_document, find_documents().held_out))
+    lines = gaps(texts, tiny.tokenizer, count=60, context=200)
+    saved = [
+        first_token_nats(tiny, gap, prefix="") - first_token_nats(tiny, gap, gap.prefix)
+        for gap in lines
+    ]
+    assert sum(saved) / len(saved) > 1
 
 
 def begins_with_a_function(code: str) -> bool:

@@ -31,23 +31,28 @@ from codellama.weights.quantize import quantize_rows
 
 Product = Callable[[Tensor], Tensor]
 """Multiplies activations (..., in) by a weight that it keeps: (..., out)."""
+ROWS = 8
+"""Of activations, that oneDNN is told to expect; its order was as good for 1 and for 512."""
+BASE = 254
+"""Of two digits from -127 to 127, in which every number has one form."""
 
 
 def can_pack(device: torch.device, quantize: str | None = None) -> bool:
     """Whether PyTorch has such a library for a device, for matrices that are rounded so."""
     if device.type != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines:
         return False
-    return quantize is None or (quantize == "int8" and torch.cpu._is_vnni_supported())
+    has_integers = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
+    return quantize is None or (quantize == "int8" and has_integers)
+
+
+def _multiplies_bfloat16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
 
 
 def onednn_product(weight: Tensor) -> Product:
     """Packs a weight (out, in) of bfloat16 for oneDNN."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
     return partial(_onednn, packed)
-
-
-_ROWS = 8
-"""The rows of activations that oneDNN is told of; its order was as good for 1 and for 512."""
 
 
 def _onednn(packed: Tensor, x: Tensor) -> Tensor:
@@ -70,10 +75,6 @@ def _int8(packed: Tensor, scales: Tensor, zeros: Tensor, x: Tensor) -> Tensor:
     high, low = sums.chunk(2)
     product = torch.add(low, high, alpha=BASE).mul_(units)
     return product.to(x.dtype).unflatten(0, x.shape[:-1])
-
-
-BASE = 254
-"""Of two digits from -127 to 127: every number of them has one form."""
 
 
 def two_digits(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,8 +132,8 @@ class ReorderedLinear(PackedLinear):
             raise CheckpointError(
                 f"a matrix is {weight.dtype}; to be packed it must have 16 bits: load it unpacked"
             )
-        bfloat16 = weight.dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
-        self._product = onednn_product(weight) if bfloat16 else fbgemm_product(weight)
+        suits_onednn = weight.dtype == torch.bfloat16 and _multiplies_bfloat16()
+        self._product = onednn_product(weight) if suits_onednn else fbgemm_product(weight)
         self.opaque_bytes = 2 * weight.numel()
         self.weight = None
 
