@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_text_and_stop_strings_end_it(checkpoint):
         (["--prompt", "a", "--top_p", "2"], "top_p is 2.0"),
         (["--prompt", "a", "--dtype", "int3"], "--dtype is 'int3'"),
         (["--prompt", "a", "--device", "abacus"], "--device abacus"),
-        (["--prompt", "a", "--pack", "--quantize", "int8"], "leave out pack"),
+        (["--prompt", "a", "--pack", "--quantize", "int4"], "leave out pack"),
         (["--prompt", "a", "--ckpt", "/absent"], "/absent: no such directory"),
     ],
 )
