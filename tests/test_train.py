@@ -373,7 +373,7 @@ def test_the_recipe_says_what_was_asked_for(unbroken, data):
         ({"mix_ckpt": "/absent"}, "give ckpt as well"),
         ({"infilling_rate": -0.5}, "infilling_rate is -0.5; expected 0 to 1"),
         ({"line_rate": 1.5}, "line_rate is 1.5; expected 0 to 1"),
-        ({"gap_weight": -1}, "gap_weight is -1; expected 0 or more"),
+        ({"gap_weight": -1.0}, "gap_weight is -1.0; expected 0 or more"),
     ],
 )
 def test_bad_options_get_one_sentence_and_exit_code_2(train, tmp_path, changes, says):

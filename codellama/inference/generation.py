@@ -31,12 +31,7 @@ from codellama.text.tokenizer import TOKENIZER, Tokenizer, TokenizerError
 from codellama.weights.downloads import CheckpointError, Progress, check_download
 from codellama.weights.layout import Layout
 from codellama.weights.loading import default_device, load_model
-from codellama.weights.packing import (
-    Reordered,
-    ReorderedInt8Linear,
-    ReorderedLinear,
-    can_pack,
-)
+from codellama.weights.packing import Reordered, can_pack
 from codellama.weights.quantize import MODES, Quantized
 from codellama.weights.variants import matching
 
@@ -105,7 +100,7 @@ class CodeLlama:
         _refuse_ways(place, mesh, quantize, kv_dtype, pack, compile)
         layout: Layout | None = None
         if pack:
-            layout = Reordered(ReorderedInt8Linear if quantize else ReorderedLinear)
+            layout = Reordered(quantize)
         elif quantize is not None:
             layout = Quantized(quantize)
         elif mesh is not None:

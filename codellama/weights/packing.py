@@ -155,17 +155,17 @@ class Reordered(Packed):
     """Holds the matrices in a library's order; as many are packed at once as there are threads.
 
     Args:
-        kind: of the layers.
+        quantize: "int8" rounds them; see `can_pack`.
     """
 
-    def __init__(self, kind: type[ReorderedLinear] = ReorderedLinear) -> None:
-        self.kind = kind
+    def __init__(self, quantize: str | None = None) -> None:
+        self._kind = ReorderedInt8Linear if quantize else ReorderedLinear
         self._pool = ThreadPoolExecutor(torch.get_num_threads())
         self._running: deque[Future[None]] = deque()
 
     def layer(self, name: str, linear: nn.Linear) -> ReorderedLinear:
         """One for each matrix."""
-        return self.kind(linear.in_features, linear.out_features)
+        return self._kind(linear.in_features, linear.out_features)
 
     def place(self, owner: nn.Module, leaf: str, share: Tensor) -> None:
         """Starts to pack a matrix; waits if enough are on their way."""
