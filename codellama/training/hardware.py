@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from codellama.weights.layout import multiplies_bfloat16
+
 GROUP_TOKENS = {"cpu": 2_048, "cuda": 16_384, "mps": 8_192}
 """Tokens that run through the model together. On a CPU 2,048 were no slower than 8,192, and take a
 quarter of the memory; the others are estimates."""
@@ -14,7 +16,7 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        fast = multiplies_bfloat16()
     else:
         fast = False
     return torch.bfloat16 if fast else None

@@ -159,15 +159,14 @@ class Trainer:
         return self.model.tok_embeddings.weight.device
 
     def train_step(self) -> float:
-        """Learns from the next batch; returns its loss before that, in nats a token."""
+        """Learns from the next batch; returns its loss before that, in nats a token (by weight)."""
         rows = self.stream.take(self.stage.batch_size)
-        weights = self._weights(rows)
+        weights = self._weights(rows, self.gap_weight)
+        weights /= weights.sum()
         total = torch.zeros((), device=self.device)
-        for group, counts in zip(
-            rows.split(self.rows_at_once), weights.split(self.rows_at_once), strict=True
-        ):
-            loss = self._loss(group.to(self.device).long(), counts.to(self.device))
-            loss = loss / weights.sum()
+        for places in torch.arange(len(rows)).split(self.rows_at_once):
+            group = rows[places].to(self.device).long()
+            loss = self._loss(group, weights[places].to(self.device))
             loss.backward()
             total += loss.detach()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
@@ -183,16 +182,16 @@ class Trainer:
         """The mean loss on rows of tokens, in nats a token, without learning from them."""
         total, count = 0.0, 0
         for row in rows:
-            counts = (row[None, 1:] != PADDING).float().to(self.device)
-            total += self._summed_loss(row[None].to(self.device).long(), counts).item()
-            count += int(counts.sum())
+            weights = self._weights(row[None]).to(self.device)
+            total += self._summed_loss(row[None].to(self.device).long(), weights).item()
+            count += int(weights.sum())
         return total / count
 
-    def _weights(self, rows: Tensor) -> Tensor:
+    def _weights(self, rows: Tensor, gap_weight: float = 1.0) -> Tensor:
         """What each token of `rows` (batch, length) but the first counts, (batch, length - 1)."""
         weights = (rows != PADDING).float()
-        if self.gap_weight != 1:
-            weights[infilling.in_gap(rows, self.stream.tokenizer)] *= self.gap_weight
+        if gap_weight != 1:
+            weights[infilling.in_gap(rows, self.stream.tokenizer)] *= gap_weight
         return weights[:, 1:]
 
     def _summed_loss(self, rows: Tensor, weights: Tensor) -> Tensor:

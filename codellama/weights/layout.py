@@ -90,6 +90,12 @@ def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.float32 if half and slow else dtype
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has products of bfloat16, and PyTorch the library that uses them."""
+    has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.backends.mkldnn.is_available() and has_products
+
+
 @cache
 def _has_tiles() -> bool:
     return torch.cpu._is_amx_tile_supported()

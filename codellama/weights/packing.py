@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from codellama.weights.downloads import CheckpointError
-from codellama.weights.layout import Packed, PackedLinear
+from codellama.weights.layout import Packed, PackedLinear, multiplies_bfloat16
 from codellama.weights.quantize import quantize_rows
 
 Product = Callable[[Tensor], Tensor]
@@ -45,10 +45,6 @@ def can_pack(device: torch.device, quantize: str | None = None) -> bool:
     return quantize is None or (quantize == "int8" and has_integers)
 
 
-def _multiplies_bfloat16() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
-
-
 def onednn_product(weight: Tensor) -> Product:
     """Packs a weight (out, in) of bfloat16 for oneDNN."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
@@ -64,13 +60,13 @@ def int8_product(weight: Tensor) -> Product:
     """Rounds a weight (out, in) to 8 bits, row by row, and packs it for oneDNN."""
     values, scales = quantize_rows(weight)
     packed = torch.ops.onednn.qlinear_prepack(values, None)
-    return partial(_int8, packed, scales.float(), torch.zeros(len(scales), dtype=torch.long))
+    return partial(_int8, packed, scales.float())
 
 
-def _int8(packed: Tensor, scales: Tensor, zeros: Tensor, x: Tensor) -> Tensor:
+def _int8(packed: Tensor, scales: Tensor, x: Tensor) -> Tensor:
     digits, units = two_digits(x.reshape(-1, x.shape[-1]).float())
     sums = torch.ops.onednn.qlinear_pointwise(
-        digits, 1.0, 0, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        digits, 1.0, 0, packed, scales, None, None, 1.0, 0, torch.float32, "none", [], ""
     )
     high, low = sums.chunk(2)
     product = torch.add(low, high, alpha=BASE).mul_(units)
@@ -132,7 +128,7 @@ class ReorderedLinear(PackedLinear):
             raise CheckpointError(
                 f"a matrix is {weight.dtype}; to be packed it must have 16 bits: load it unpacked"
             )
-        suits_onednn = weight.dtype == torch.bfloat16 and _multiplies_bfloat16()
+        suits_onednn = weight.dtype == torch.bfloat16 and multiplies_bfloat16()
         self._product = onednn_product(weight) if suits_onednn else fbgemm_product(weight)
         self.opaque_bytes = 2 * weight.numel()
         self.weight = None
