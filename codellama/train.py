@@ -42,6 +42,7 @@ def train(
     warmup_steps: int = 200,
     infilling_rate: float = infilling.RATE,
     line_rate: float = infilling.LINE_RATE,
+    suffix_first_rate: float = infilling.SUFFIX_FIRST_RATE,
     gap_weight: float = 1.0,
     shortest_run: int = SHORTEST_RUN,
     longest_run: int = 0,
@@ -88,6 +89,7 @@ def train(
         warmup_steps: steps until the peak, a tenth of the stage at most.
         infilling_rate: share of documents cut for infilling.
         line_rate: share of those whose gap is a line; the paper cuts at any character.
+        suffix_first_rate: share of those with the suffix first; in the paper half.
         gap_weight: what a token that fills a gap counts in the loss, prefix first; all others count
             1, as in the paper.
         shortest_run: tokens of a document at least; files are taken as several documents.
@@ -142,6 +144,7 @@ def train(
         mix_share=mix_share,
         infilling_rate=infilling_rate,
         line_rate=line_rate,
+        suffix_first_rate=suffix_first_rate,
         gap_weight=gap_weight,
         seed=seed,
         shortest_run=shortest_run,

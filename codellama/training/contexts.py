@@ -51,6 +51,7 @@ class ContextStream:
         length: tokens of a row.
         infilling_rate: share of documents that are transformed for infilling.
         line_rate: share of those whose gap is a line.
+        suffix_first_rate: share of those with the suffix first.
         seed: decides on everything random.
         shortest_run: tokens of a run of lines at least, about, unless its row or file ends before.
         longest_run: tokens of a run of lines at most; 0: as many as fit in a row. Short runs show
@@ -67,6 +68,7 @@ class ContextStream:
         length: int,
         infilling_rate: float = infilling.RATE,
         line_rate: float = infilling.LINE_RATE,
+        suffix_first_rate: float = infilling.SUFFIX_FIRST_RATE,
         seed: int = 0,
         shortest_run: int = SHORTEST_RUN,
         longest_run: int = 0,
@@ -78,6 +80,7 @@ class ContextStream:
         self.length = length
         self.infilling_rate = infilling_rate
         self.line_rate = line_rate
+        self.suffix_first_rate = suffix_first_rate
         self.seed = seed
         self.shortest_run = shortest_run
         self.longest_run = longest_run or length
@@ -183,7 +186,11 @@ class _Packer:
         if self.random_numbers.random() < self.stream.infilling_rate:
             try:
                 return infilling.transform(
-                    self.tokenizer, run, self.random_numbers, self.stream.line_rate
+                    self.tokenizer,
+                    run,
+                    self.random_numbers,
+                    self.stream.line_rate,
+                    self.stream.suffix_first_rate,
                 )
             except PromptError:
                 return []

@@ -71,18 +71,20 @@ def transform(
     document: str,
     random_numbers: random.Random,
     line_rate: float = LINE_RATE,
+    suffix_first_rate: float = SUFFIX_FIRST_RATE,
 ) -> list[int]:
-    """Token ids of a whole document that is cut at random; half of them with the suffix first.
+    """Token ids of a whole document that is cut at random.
 
     Args:
         line_rate: share of documents that are cut around a line; the paper has none.
+        suffix_first_rate: share of documents with the suffix first; the paper has half.
 
     Raises:
         PromptError: as `example`.
     """
     cut_somewhere = cut_line if random_numbers.random() < line_rate else cut
     parts = cut_somewhere(document, random_numbers)
-    return example(tokenizer, *parts, random_numbers.random() < SUFFIX_FIRST_RATE)
+    return example(tokenizer, *parts, random_numbers.random() < suffix_first_rate)
 
 
 def in_gap(rows: Tensor, tokenizer: Tokenizer) -> Tensor:

@@ -50,6 +50,7 @@ class Recipe:
             training (see `mix`).
         infilling_rate: share of documents cut for infilling.
         line_rate: share of those whose gap is a line.
+        suffix_first_rate: share of those with the suffix first.
         gap_weight: what a token that fills a gap counts in the loss, prefix first.
         seed: decides on everything random.
         shortest_run, longest_run: as for `ContextStream`.
@@ -68,6 +69,7 @@ class Recipe:
     mix_share: float = 0.5
     infilling_rate: float = infilling.RATE
     line_rate: float = infilling.LINE_RATE
+    suffix_first_rate: float = infilling.SUFFIX_FIRST_RATE
     gap_weight: float = 1.0
     seed: int = 0
     shortest_run: int = SHORTEST_RUN
@@ -86,7 +88,7 @@ class Recipe:
                 raise DataError(f"{name}: expected a sequence and a batch of a token or more")
         if self.mix_ckpt is not None and self.ckpt is None:
             raise DataError("mix_ckpt is mixed with a checkpoint; give ckpt as well")
-        for name in ("infilling_rate", "line_rate", "mix_share"):
+        for name in ("infilling_rate", "line_rate", "suffix_first_rate", "mix_share"):
             if not 0 <= (rate := getattr(self, name)) <= 1:
                 raise DataError(f"{name} is {rate}; expected 0 to 1")
         if self.gap_weight < 0:
@@ -219,6 +221,7 @@ class Run:
             stage.sequence + 1,
             self.recipe.infilling_rate,
             self.recipe.line_rate,
+            self.recipe.suffix_first_rate,
             self.recipe.seed,
             self.recipe.shortest_run,
             self.recipe.longest_run,

@@ -244,6 +244,16 @@ def test_gaps_are_whole_lines_of_the_files_where_that_was_asked_for(tokenizer, t
     assert lines.issuperset(gaps)
 
 
+def test_the_suffix_comes_first_where_that_was_asked_for(tokenizer, files):
+    def share(rate):
+        rows = read_epoch(ContextStream(files, tokenizer, LENGTH, 1.0, suffix_first_rate=rate))
+        cut = [run for run in runs(rows, tokenizer.bos_id) if tokenizer.middle_id in run]
+        return sum(run[2] == tokenizer.suffix_id for run in cut) / len(cut)
+
+    assert share(1.0) == 1
+    assert share(0.0) < 0.2  # where the prefix is empty
+
+
 def test_a_vocabulary_without_infilling_tokens_is_refused_unless_the_rate_is_0(
     tmp_path, files, monkeypatch
 ):

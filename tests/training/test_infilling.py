@@ -83,6 +83,18 @@ def test_half_of_the_examples_have_the_suffix_first(tokenizer, monkeypatch):
     assert suffix_first == pytest.approx(count / 2, abs=4 * count**0.5 / 2)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
+def test_or_as_many_as_were_asked_for(tokenizer, monkeypatch, rate):
+    monkeypatch.setattr(infilling, "cut", lambda *_: ("def", " f", "():"))
+    count, random_numbers = 1_000, random.Random(0)
+    examples = [
+        infilling.transform(tokenizer, "def f():", random_numbers, suffix_first_rate=rate)
+        for _ in range(count)
+    ]
+    suffix_first = sum(ids[2] == tokenizer.suffix_id for ids in examples)
+    assert suffix_first == pytest.approx(rate * count, abs=4 * (rate * (1 - rate) * count) ** 0.5)
+
+
 @settings(deadline=None, derandomize=True)
 @given(prefix=texts, middle=texts, suffix=texts)
 def test_prefix_first_is_the_prompt_then_the_middle_then_its_end(tokenizer, prefix, middle, suffix):
