@@ -6,10 +6,9 @@ import json as json_
 from typing import Any
 
 from codellama.cli import checkpoint_directory, human_bytes, progress_bar, run
-from codellama.inference.generation import load_tokenizer
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import CheckpointError, verify_checklist
-from codellama.weights.loading import open_checkpoint
+from codellama.weights.loading import load_tokenizer, open_checkpoint
 from codellama.weights.variants import Variant, matching
 
 CONTEXTS = (4096, 16384, 100_000)

@@ -18,6 +18,15 @@ from codellama.training.run import Machine, Recipe, Report, Run
 from codellama.training.trainer import Stage, Trainer
 from codellama.weights.loading import default_device
 
+NEW_MODEL = {
+    "dim": 192,
+    "n_layers": 6,
+    "n_heads": 3,
+    "n_kv_heads": 1,
+    "multiple_of": 64,
+    "vocab_size": 4_096,
+}
+
 
 def train(
     *,
@@ -46,12 +55,12 @@ def train(
     gap_weight: float = 1.0,
     shortest_run: int = SHORTEST_RUN,
     longest_run: int = 0,
-    dim: int = 192,
-    n_layers: int = 6,
-    n_heads: int = 3,
-    n_kv_heads: int = 1,
-    multiple_of: int = 64,
-    vocab_size: int = 4_096,
+    dim: int | None = None,
+    n_layers: int | None = None,
+    n_heads: int | None = None,
+    n_kv_heads: int | None = None,
+    multiple_of: int | None = None,
+    vocab_size: int | None = None,
     shards: int = 1,
     seed: int = 0,
     save_every: int = 1_000,
@@ -95,12 +104,12 @@ def train(
         shortest_run: tokens of a document at least; files are taken as several documents.
         longest_run: tokens of a document at most; 0: as many as fit in a sequence. Short documents
             show more gaps.
-        dim: width of a new model.
-        n_layers: blocks of a new model.
-        n_heads: query heads of a new model.
-        n_kv_heads: key and value heads of a new model.
-        multiple_of: what the feed-forward's width is rounded up to.
-        vocab_size: ids of a new vocabulary.
+        dim: width of a new model (192).
+        n_layers: blocks of a new model (6).
+        n_heads: query heads of a new model (3).
+        n_kv_heads: key and value heads of a new model (1).
+        multiple_of: what its feed-forward's width is rounded up to (64).
+        vocab_size: ids of a new vocabulary (4096).
         shards: files to cut each checkpoint into.
         seed: the same seed gives the same weights on the same machine.
         save_every: steps between saves of the state.
@@ -121,8 +130,11 @@ def train(
         "multiple_of": multiple_of,
         "vocab_size": vocab_size,
     }
+    asked = {name: size for name, size in shape.items() if size is not None}
+    if ckpt is not None and asked:
+        raise UsageError(f"--{next(iter(asked))} is for a new model; {ckpt} has a shape of its own")
     recipe = Recipe(
-        model=shape if ckpt is None else {},
+        model=NEW_MODEL | asked if ckpt is None else {},
         stages={
             "stage1": Stage(
                 tokens, sequence, batch_tokens, learning_rate, warmup_steps, theta, context

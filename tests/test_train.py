@@ -12,13 +12,15 @@ from codellama.training import run_directory
 from codellama.training.trainer import Trainer
 from codellama.weights import meta
 
-OPTIONS = {
+SHAPE = {
     "dim": 32,
     "n_layers": 1,
     "n_heads": 2,
     "n_kv_heads": 1,
     "multiple_of": 32,
     "vocab_size": 400,
+}
+OPTIONS = {
     "tokens": 8 * 128,
     "sequence": 64,
     "batch_tokens": 128,
@@ -66,10 +68,12 @@ def few_held_out_tokens(monkeypatch):
 
 @pytest.fixture
 def train(data):
-    """Runs the command into a directory with the options above, but for those given."""
+    """Runs the command into a directory with the options above, but for those given; a checkpoint
+    to start from has a shape of its own."""
 
     def train(out, *flags, **changes):
-        options = {"out": out, "data": data, **OPTIONS, **changes}
+        shape = {} if "ckpt" in changes else SHAPE
+        options = {"out": out, "data": data, **shape, **OPTIONS, **changes}
         return run("train", *flags, *(f"--{name}={value}" for name, value in options.items()))
 
     return train
@@ -81,7 +85,7 @@ def unbroken(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "unbroken"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("codellama.training.run.HELD_OUT_TOKENS", 1_024)
-        options = {"out": out, "data": data, **OPTIONS}
+        options = {"out": out, "data": data, **SHAPE, **OPTIONS}
         done = run("train", *(f"--{name}={value}" for name, value in options.items()))
     assert done.returncode == 0, done.stderr
     return out
@@ -318,7 +322,7 @@ def test_a_checkpoint_can_be_trained_on(train, unbroken, tmp_path):
 
 def test_training_on_begins_with_the_checkpoints_weights(train, unbroken, tmp_path):
     out, start = tmp_path / "run", load_model(unbroken / "stage1", device="cpu")
-    changes = {"tokens": 0, "long_learning_rate": 0, "dim": 64, "n_layers": 2}
+    changes = {"tokens": 0, "long_learning_rate": 0}
     assert train(out, ckpt=unbroken / "stage1", **changes).returncode == 0
     model = load_model(out / "stage2", device="cpu")
     assert model.config.rope_theta == 1e6
@@ -353,10 +357,7 @@ def test_training_may_start_between_two_checkpoints(train, unbroken, tmp_path):
 def test_the_recipe_says_what_was_asked_for(unbroken, data):
     recipe = json.loads((unbroken / "recipe.json").read_text())
     assert (recipe["data"], recipe["seed"]) == (str(data), 0)
-    assert recipe["model"] == {
-        name: OPTIONS[name]
-        for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size")
-    }
+    assert recipe["model"] == SHAPE
     assert recipe["stages"]["stage2"]["rope_theta"] == 1e6
 
 
@@ -366,6 +367,7 @@ def test_the_recipe_says_what_was_asked_for(unbroken, data):
         ({"data": "/absent"}, "/absent is no directory"),
         ({"pattern": "*.txt"}, "has 0 files *.txt"),
         ({"ckpt": "/absent"}, "/absent"),
+        ({"ckpt": "any", "dim": 64}, "--dim is for a new model; any has a shape of its own"),
         ({"vocab_size": 100_000}, "vocabulary of 100000 ids"),
         ({"dim": 33}, "dim 33"),
         ({"dtype": "int3"}, "--dtype is 'int3'"),

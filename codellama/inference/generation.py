@@ -27,10 +27,10 @@ from codellama.inference.speculative import Drafter, DraftModel, PromptLookup
 from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
-from codellama.text.tokenizer import TOKENIZER, Tokenizer, TokenizerError
-from codellama.weights.downloads import CheckpointError, Progress, check_download
+from codellama.text.tokenizer import Tokenizer
+from codellama.weights.downloads import Progress
 from codellama.weights.layout import Layout
-from codellama.weights.loading import default_device, load_model
+from codellama.weights.loading import default_device, load_model, load_tokenizer
 from codellama.weights.packing import Reordered, can_pack
 from codellama.weights.quantize import MODES, Quantized
 from codellama.weights.variants import matching
@@ -322,32 +322,6 @@ def _refuse_ways(
             "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install "
             "one, or leave out compile"
         )
-
-
-def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer of a checkpoint directory whose model has `vocab_size` ids.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or has another number of ids.
-    """
-    path = Path(directory) / TOKENIZER
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing; it is part of Meta's download, in the model's folder or next to "
-            "it: copy it there"
-        )
-    check_download(path)
-    try:
-        tokenizer = Tokenizer(path)
-    except TokenizerError as error:
-        raise CheckpointError(str(error)) from None
-    if tokenizer.vocab_size != vocab_size:
-        raise CheckpointError(
-            f"{path} has {tokenizer.vocab_size} ids, but the model has {vocab_size}; it is "
-            "probably the tokenizer of another variant (32016: 7B and 13B base and Instruct, and "
-            "70B; 32000: 7B and 13B Python, and 34B)"
-        )
-    return tokenizer
 
 
 def _nth(options: Options, number: int) -> Options:

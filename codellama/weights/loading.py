@@ -1,4 +1,4 @@
-"""From a checkpoint directory to a model in memory."""
+"""From a checkpoint directory to a model and a tokenizer in memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from codellama.model.transformer import Transformer
+from codellama.text.tokenizer import TOKENIZER, Tokenizer, TokenizerError
 from codellama.weights.checkpoint import Checkpoint
-from codellama.weights.downloads import CheckpointError, Progress
+from codellama.weights.downloads import CheckpointError, Progress, check_download
 from codellama.weights.huggingface import HuggingFaceCheckpoint
 from codellama.weights.huggingface_config import CONFIG
 from codellama.weights.layout import Layout, PackedLinear
@@ -86,6 +87,32 @@ def load_model(
             progress(done, total)
     layout.finish()
     return model.eval()
+
+
+def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer of a checkpoint directory whose model has `vocab_size` ids.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or has another number of ids.
+    """
+    path = Path(directory) / TOKENIZER
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing; it is part of Meta's download, in the model's folder or next to "
+            "it: copy it there"
+        )
+    check_download(path)
+    try:
+        tokenizer = Tokenizer(path)
+    except TokenizerError as error:
+        raise CheckpointError(str(error)) from None
+    if tokenizer.vocab_size != vocab_size:
+        raise CheckpointError(
+            f"{path} has {tokenizer.vocab_size} ids, but the model has {vocab_size}; it is "
+            "probably the tokenizer of another variant (32016: 7B and 13B base and Instruct, and "
+            "70B; 32000: 7B and 13B Python, and 34B)"
+        )
+    return tokenizer
 
 
 def weight_bytes(model: Transformer) -> int:
