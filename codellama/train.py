@@ -26,6 +26,7 @@ NEW_MODEL = {
     "multiple_of": 64,
     "vocab_size": 4_096,
 }
+"""The shape that is trained where none is asked for."""
 
 
 def train(
