@@ -44,6 +44,7 @@ def train(
     learning_rate: float = 1.5e-3,
     theta: float = 1e4,
     context: int = 0,
+    skip_rate: float = 0.0,
     long_tokens: int = 800_000,
     long_sequence: int = 8_192,
     long_batch_tokens: int = 8_192,
@@ -91,6 +92,8 @@ def train(
         learning_rate: its peak; it falls as a cosine to a thirtieth.
         theta: rotary base of the first stage.
         context: of the first stage's checkpoint; 0: the length of its sequences.
+        skip_rate: share of the first stage's sequences whose positions skip somewhere, so that they
+            span the context.
         long_tokens: to train on in the second stage; 0 leaves it out.
         long_sequence: tokens in a sequence of the second stage.
         long_batch_tokens: tokens in a step of the second stage.
@@ -138,7 +141,14 @@ def train(
         model=NEW_MODEL | asked if ckpt is None else {},
         stages={
             "stage1": Stage(
-                tokens, sequence, batch_tokens, learning_rate, warmup_steps, theta, context
+                tokens,
+                sequence,
+                batch_tokens,
+                learning_rate,
+                warmup_steps,
+                theta,
+                context,
+                skip_rate,
             ),
             "stage2": Stage(
                 long_tokens,

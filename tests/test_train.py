@@ -276,6 +276,7 @@ def test_resuming_a_run_that_is_done_changes_nothing(train, tmp_path):
         ({"infilling_rate": 0.5}, "infilling_rate was 0.9, is 0.5"),
         ({"line_rate": 0.5}, "line_rate was 0.0, is 0.5"),
         ({"suffix_first_rate": 0.2}, "suffix_first_rate was 0.5, is 0.2"),
+        ({"context": 512, "skip_rate": 0.5}, "skip_rate was 0.0, is 0.5"),
         ({"gap_weight": 2.0}, "gap_weight was 1.0, is 2.0"),
         ({"pattern": "module*.py"}, "pattern was *.py, is module*.py"),
         ({"ckpt": "other"}, "ckpt was None, is other"),
@@ -377,6 +378,8 @@ def test_the_recipe_says_what_was_asked_for(unbroken, data):
         ({"infilling_rate": -0.5}, "infilling_rate is -0.5; expected 0 to 1"),
         ({"line_rate": 1.5}, "line_rate is 1.5; expected 0 to 1"),
         ({"suffix_first_rate": 2.0}, "suffix_first_rate is 2.0; expected 0 to 1"),
+        ({"skip_rate": 1.5, "context": 512}, "skip_rate is 1.5; expected 0 to 1"),
+        ({"skip_rate": 0.5}, "positions skip in a context longer than a sequence"),
         ({"gap_weight": -1.0}, "gap_weight is -1.0; expected 0 or more"),
     ],
 )

@@ -73,33 +73,38 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """Scores of the next token after each given one.
 
         Args:
             tokens: (batch, seq) token ids.
             cache: what came before; is extended by `tokens`.
+            positions: (batch, seq) where the tokens are, without a cache; 0, 1, 2 … unless given.
 
         Returns:
             float32 logits (batch, seq, vocab_size)
         """
-        return self.logits(self.hidden(tokens, cache))
+        return self.logits(self.hidden(tokens, cache, positions))
 
-    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """The normalised output of the last block, for callers who need the logits of few
-        positions.
+        positions. Takes what `forward` takes.
 
         Shape:
             (batch, seq) -> (batch, seq, dim)
         """
         seq = tokens.shape[1]
         mask = None
-        if cache is None:
-            positions = torch.arange(seq, device=tokens.device)[None]
-        else:
+        if cache is not None:
             positions = cache.next_positions(seq)
             if cache.needs_mask(seq):
                 mask = causal_mask(positions, cache.key_count(seq))
+        elif positions is None:
+            positions = torch.arange(seq, device=tokens.device)[None]
         cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
         x = self.tok_embeddings(tokens)
         for layer, block in enumerate(self.layers):

@@ -86,6 +86,13 @@ class Recipe:
         for name, stage in self.stages.items():
             if stage.tokens < 0 or min(stage.sequence, stage.batch_tokens) < 1:
                 raise DataError(f"{name}: expected a sequence and a batch of a token or more")
+            if not 0 <= stage.skip_rate <= 1:
+                raise DataError(f"skip_rate is {stage.skip_rate}; expected 0 to 1")
+            if stage.skip_rate and stage.context <= stage.sequence:
+                raise DataError(
+                    f"the context is {stage.context or stage.sequence}, a sequence "
+                    f"{stage.sequence} tokens; positions skip in a context longer than a sequence"
+                )
         if self.mix_ckpt is not None and self.ckpt is None:
             raise DataError("mix_ckpt is mixed with a checkpoint; give ckpt as well")
         for name in ("infilling_rate", "line_rate", "suffix_first_rate", "mix_share"):

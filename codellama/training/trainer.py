@@ -7,6 +7,7 @@ sequences and a rotary base of 1e4, then long-context fine-tuning with a base of
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from codellama.model.transformer import Transformer
 from codellama.training import infilling
 from codellama.training.contexts import PADDING, ContextStream, Position
+from codellama.training.positions import skipping
 
 BETAS = (0.9, 0.99)
 """The paper's second is 0.95, for batches of 4 million tokens. The gradients of small batches are
@@ -41,6 +43,7 @@ class Stage:
         warmup_steps: steps in which the learning rate rises from 0 to its peak.
         rope_theta: base of the rotary embedding.
         context: what the model's context is from then on; 0: a sequence.
+        skip_rate: share of sequences whose positions skip through that context (see `skipping`).
     """
 
     tokens: int
@@ -50,6 +53,7 @@ class Stage:
     warmup_steps: int
     rope_theta: float
     context: int = 0
+    skip_rate: float = 0.0
 
     @property
     def batch_size(self) -> int:
@@ -149,7 +153,7 @@ class Trainer:
             weight_decay=WEIGHT_DECAY,
             fused=True,
         )
-        self._loss: Callable[[Tensor, Tensor], Tensor] = (
+        self._loss: Callable[[Tensor, Tensor, Tensor | None], Tensor] = (
             torch.compile(self._summed_loss) if compiled else self._summed_loss
         )
 
@@ -163,10 +167,11 @@ class Trainer:
         rows = self.stream.take(self.stage.batch_size)
         weights = self._weights(rows, self.gap_weight)
         weights /= weights.sum()
+        positions = self._positions(rows).to(self.device)
         total = torch.zeros((), device=self.device)
         for places in torch.arange(len(rows)).split(self.rows_at_once):
             group = rows[places].to(self.device).long()
-            loss = self._loss(group, weights[places].to(self.device))
+            loss = self._loss(group, weights[places].to(self.device), positions[places])
             loss.backward()
             total += loss.detach()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
@@ -187,6 +192,13 @@ class Trainer:
             count += int(weights.sum())
         return total / count
 
+    def _positions(self, rows: Tensor) -> Tensor:
+        """Where the tokens of this step's `rows` (batch, length) are, (batch, length - 1)."""
+        count, length = len(rows), rows.size(1) - 1
+        context = self.model.config.max_seq_len
+        random_numbers = random.Random(f"{self.stream.seed} {self.step}")
+        return skipping(count, length, context, self.stage.skip_rate, random_numbers)
+
     def _weights(self, rows: Tensor, gap_weight: float = 1.0) -> Tensor:
         """What each token of `rows` (batch, length) but the first counts, (batch, length - 1)."""
         weights = (rows != PADDING).float()
@@ -194,12 +206,14 @@ class Trainer:
             weights[infilling.in_gap(rows, self.stream.tokenizer)] *= gap_weight
         return weights[:, 1:]
 
-    def _summed_loss(self, rows: Tensor, weights: Tensor) -> Tensor:
+    def _summed_loss(
+        self, rows: Tensor, weights: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
         """Cross-entropy of every token of `rows` (batch, length) but the first, added up by
-        `weights` (batch, length - 1)."""
+        `weights` (batch, length - 1); `positions` as for the model."""
         device, dtype = self.device.type, self.autocast
         with torch.autocast(device, dtype, enabled=dtype is not None):
-            logits = self.model(rows[:, :-1].clamp(min=0))
+            logits = self.model(rows[:, :-1].clamp(min=0), positions=positions)
         targets = rows[:, 1:].flatten()
         losses = F.cross_entropy(
             logits.flatten(0, 1), targets, ignore_index=PADDING, reduction="none"

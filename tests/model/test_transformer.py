@@ -143,6 +143,20 @@ def test_logits_are_those_of_the_hidden_states(model):
     assert_same_logits(model.logits(hidden[:, -1:]), model(tokens)[:, -1:])
 
 
+def test_only_distances_between_positions_matter(model):
+    tokens = random_tokens(2, 12)
+    positions = torch.arange(12).expand(2, 12)
+    expected = model(tokens)
+    torch.testing.assert_close(model(tokens, positions=positions), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        model(tokens, positions=positions + 500), expected, atol=1e-4, rtol=0
+    )
+    moved = torch.cat([positions[:, :6], positions[:, 6:] + 500], dim=1)
+    logits = model(tokens, positions=moved)
+    torch.testing.assert_close(logits[:, :6], expected[:, :6], atol=1e-5, rtol=0)
+    assert not torch.isclose(logits[:, 6:], expected[:, 6:], atol=1e-2).all()
+
+
 @torch.inference_mode()
 def test_each_row_of_a_batch_has_the_logits_it_has_alone(model):
     tokens = random_tokens(3, 9)

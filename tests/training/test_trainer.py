@@ -2,7 +2,9 @@
 
 import io
 import math
+from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -30,6 +32,7 @@ class Rows:
 
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows
+        self.seed = 0
         self.position = Position()
 
     def take(self, count: int) -> Tensor:
@@ -273,15 +276,40 @@ def test_norms_have_no_weight_decay():
         torch.testing.assert_close(weight, expected, msg=name)
 
 
-def test_a_resumed_trainer_goes_on_exactly_as_an_unbroken_one(stream):
-    unbroken = Trainer(small_model(), stream(), STAGE)
+def test_skipping_sequences_span_the_context_and_others_do_not():
+    rows, seen = random_rows(), []
+    for rate in (0.0, 1.0):
+        trainer = Trainer(small_model(), Rows(rows), replace(STAGE, context=512, skip_rate=rate))
+        spy = MagicMock(wraps=trainer.model.forward)
+        trainer.model.forward = spy
+        trainer.train_step()
+        seen.append(torch.cat([call.kwargs["positions"] for call in spy.call_args_list]))
+    plain = torch.arange(SEQUENCE).expand(STAGE.batch_size, SEQUENCE)
+    assert torch.equal(seen[0], plain)
+    assert (seen[1][:, -1] > SEQUENCE).all()
+    assert seen[1].max() < 512
+
+
+def test_every_step_skips_anew_and_measures_without():
+    rows = random_rows(count=STAGE.batch_size)
+    skips = replace(STAGE, context=512, skip_rate=1.0, learning_rate=0.0)
+    trainer, plain = (Trainer(small_model(), Rows(rows), stage) for stage in (skips, STAGE))
+    assert trainer.loss(rows) == plain.loss(rows)
+    losses = [trainer.train_step() for _ in range(3)]
+    assert len({plain.loss(rows), *losses}) == 4
+
+
+@pytest.mark.parametrize("skip_rate", [0.0, 0.5])
+def test_a_resumed_trainer_goes_on_exactly_as_an_unbroken_one(stream, skip_rate):
+    stage = replace(STAGE, context=512, skip_rate=skip_rate)
+    unbroken = Trainer(small_model(), stream(), stage)
     for _ in range(3):
         unbroken.train_step()
     file = io.BytesIO()
     torch.save(unbroken.state_dict(), file)
     losses = [unbroken.train_step() for _ in range(12)]
     file.seek(0)
-    resumed = Trainer(small_model(seed=1), stream(), STAGE)
+    resumed = Trainer(small_model(seed=1), stream(), stage)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert resumed.step == 3
     assert [resumed.train_step() for _ in range(12)] == losses
