@@ -90,6 +90,7 @@ def test_the_readme_fills_a_gap_with_python_from_any_directory(tmp_path):
         text=True,
         check=True,
     )
-    [point] = ast.parse(done.stdout).body
-    [method] = point.body
-    assert len(method.body) == 2
+    [test_case] = ast.parse(done.stdout).body
+    _, tear_down = test_case.body
+    [filled] = tear_down.body
+    assert "self.file" in ast.unparse(filled)
