@@ -35,6 +35,9 @@ ROWS = 8
 """Of activations, that oneDNN is told to expect; its order was as good for 1 and for 512."""
 BASE = 254
 """Of two digits from -127 to 127, in which every number has one form."""
+UNSIGNED_ZERO = 128
+"""What stands for 0 where digits are unsigned. oneDNN multiplies signed ones fast with AMX alone:
+with AVX-512, 16 rows and a matrix of 5632x2048 took 1,460 ms, unsigned 0.3."""
 
 
 def can_pack(device: torch.device, quantize: str | None = None) -> bool:
@@ -65,8 +68,11 @@ def int8_product(weight: Tensor) -> Product:
 
 def _int8(packed: Tensor, scales: Tensor, x: Tensor) -> Tensor:
     digits, units = two_digits(x.reshape(-1, x.shape[-1]).float())
+    zero = 0
+    if not torch.cpu._is_amx_tile_supported():  # VNNI multiplies unsigned by signed integers
+        digits, zero = digits.view(torch.uint8) ^ UNSIGNED_ZERO, UNSIGNED_ZERO
     sums = torch.ops.onednn.qlinear_pointwise(
-        digits, 1.0, 0, packed, scales, None, None, 1.0, 0, torch.float32, "none", [], ""
+        digits, 1.0, zero, packed, scales, None, None, 1.0, 0, torch.float32, "none", [], ""
     )
     high, low = sums.chunk(2)
     product = torch.add(low, high, alpha=BASE).mul_(units)
