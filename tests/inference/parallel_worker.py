@@ -31,14 +31,14 @@ def main(directory: str) -> None:
     greedy = llm.complete(PROMPTS, max_new_tokens=12, logprobs=True)
     seeded = llm.complete(PROMPTS, max_new_tokens=12, temperature=1.0, top_p=0.9, seed=3)
     unseeded = llm.complete(PROMPTS, max_new_tokens=12, temperature=1.0)
-    tokens = torch.tensor([completion.tokens for completion in unseeded])
-    everywhere = [torch.zeros_like(tokens) for _ in range(mesh.size())]
-    dist.all_gather(everywhere, tokens)
+    tokens = [completion.tokens for completion in unseeded]
+    everywhere: list[list[list[int]]] = [[] for _ in range(mesh.size())]
+    dist.all_gather_object(everywhere, tokens)
     result = {
         "greedy": [completion.tokens for completion in greedy],
         "logprobs": [completion.logprobs for completion in greedy],
         "seeded": [completion.tokens for completion in seeded],
-        "agreed": all(torch.equal(other, tokens) for other in everywhere),
+        "agreed": all(other == tokens for other in everywhere),
         "told": from_first_rank(lambda: ["ü", mesh.get_local_rank()], mesh),
         "cache_heads": llm.model.new_cache().keys[0].shape[1],
         "memory": [float(share) for share in grown],
