@@ -6,7 +6,7 @@ import os
 import shutil
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
+from codellama.weights.layout import without_onednn
 
 LEAST_ROOM = 256
 """Tokens. Room is this, doubled as often as it takes: few shapes to compile for."""
@@ -34,30 +35,38 @@ class CompiledSteps:
     tensor must stay where it is. So the cache that is being stepped lives in memory which the steps
     keep for one request after the other, and is fixed meanwhile (see `KVCache.fix`).
 
+    On a GPU a pass sees all of that memory, since its shapes must stay as well. On a CPU it sees as
+    much of it as is filled; the same code runs for any length, and another for any number of rows.
+
     Args:
         model: on one device.
         backend: of torch.compile.
     """
 
     def __init__(self, model: Transformer, backend: str = "inductor") -> None:
-        on_cuda = model.tok_embeddings.weight.is_cuda
+        self._device = model.tok_embeddings.weight.device
         # With tuning, inductor writes a product with one row as a sum, which can be fused with what
         # makes its weights: with expanding integers.
         options: dict[str, Any] = {"triton.cudagraphs": True, "coordinate_descent_tuning": True}
         self._model = model
         self._compiled: Any = torch.compile(
-            model, backend=backend, fullgraph=True, options=options if on_cuda else None
+            model,
+            backend=backend,
+            fullgraph=True,
+            options=options if self._device.type == "cuda" else None,
         )
         self._room: KVCache | None = None
         self._starts = torch.empty(0, 1, dtype=torch.long)
+        self._positions = torch.empty(0)  # of the room; only its size is looked at
+        self._end = 0  # of the longest row, where the next token goes
         self._tenant: weakref.ref[KVCache] | None = None  # which cache lives in the room
 
     @contextmanager
     def fixed(self, cache: KVCache, count: int) -> Iterator[None]:
         """Makes `cache` ready for `count` steps, and ends with their tokens counted."""
-        lengths = cache.lengths
-        if not self._is_home(cache) or cache.longest + count > cache.capacity:
-            self._move_in(cache, cache.longest + count)
+        lengths, self._end = cache.lengths, cache.longest
+        if not self._is_home(cache) or self._end + count >= cache.capacity:
+            self._move_in(cache, self._end + count + 1)
         cache.fix(self._starts)
         try:
             yield
@@ -68,7 +77,14 @@ class CompiledSteps:
         """As the model's `forward`, for tokens (batch, 1) and a cache that is `fixed`; the logits
         hold until the next call."""
         torch.compiler.cudagraph_mark_step_begin()
-        logits: Tensor = self._compiled(tokens, cache)
+        if self._device.type == "cpu":
+            self._end += 1
+            cache.seen = self._positions[: self._end]
+            torch._dynamo.mark_dynamic(cache.seen, 0)
+            if len(tokens) > 1:
+                torch._dynamo.mark_dynamic(tokens, 0)
+        with without_onednn() if len(tokens) == 1 else nullcontext():
+            logits: Tensor = self._compiled(tokens, cache)
         return logits
 
     def _is_home(self, cache: KVCache) -> bool:
@@ -84,9 +100,14 @@ class CompiledSteps:
             tenant.move(self._model.new_cache(len(tenant.lengths), tenant.capacity))
         if self._room is None or (len(self._room.lengths), self._room.capacity) != (rows, capacity):
             self._room = self._model.new_cache(rows, capacity)
-            self._starts = torch.zeros(rows, 1, dtype=torch.long, device=cache.keys[0].device)
+            self._starts = torch.zeros(rows, 1, dtype=torch.long, device=self._device)
+            self._positions = torch.empty(capacity)
             self._room.fix(self._starts)
             for tensor in self._room.tensors():
-                torch._dynamo.mark_static_address(tensor, guard=False)
+                if self._device.type == "cpu":
+                    changing = ([0] if rows > 1 else []) + ([2] if tensor.dim() == 4 else [])
+                    torch._dynamo.mark_dynamic(tensor, changing)
+                else:
+                    torch._dynamo.mark_static_address(tensor, guard=False)
         cache.move(self._room)
         self._tenant = weakref.ref(cache)

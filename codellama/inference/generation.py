@@ -92,7 +92,8 @@ class CodeLlama:
 
         Raises:
             CheckpointError: as `load_model`; or the tokenizer is missing, damaged, or of another
-                vocabulary than the model; or matrices to be packed are float32.
+                vocabulary than the model; or matrices to be packed are of another dtype than the
+                processor's library takes.
             RequestError: the number of processes does not divide the model's heads; or there is no
                 such way to quantize; or options exclude each other, or the device.
         """
@@ -100,7 +101,7 @@ class CodeLlama:
         _refuse_ways(place, mesh, quantize, kv_dtype, pack, compile)
         layout: Layout | None = None
         if pack:
-            layout = Reordered(quantize)
+            layout = Reordered(quantize, compile)
         elif quantize is not None:
             layout = Quantized(quantize)
         elif mesh is not None:
@@ -312,8 +313,8 @@ def _refuse_ways(
         raise RequestError(f"quantize is {quantize!r}; expected {' or '.join(MODES)}")
     if mesh is not None and (quantize or pack or compile):
         raise RequestError("quantize, pack and compile are for one process; leave out the mesh")
-    if pack and (quantize == "int4" or compile):
-        raise RequestError("packed matrices are not of 4 bits or compiled; leave out pack")
+    if pack and quantize == "int4":
+        raise RequestError("packed matrices are not of 4 bits; leave out pack")
     if pack and not can_pack(device, quantize):
         needed = " with VNNI" if quantize else ""
         raise RequestError(f"pack is for x86 processors{needed}, with PyTorch's libraries for them")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,23 +39,6 @@ class Int8KVCache(KVCache):
         self.key_scales, self.value_scales = scales.keys, scales.values
         self._rooms = [torch.empty(0, dtype=dtype, device=device) for _ in range(2)]
 
-    def tensors(self) -> list[Tensor]:
-        """All that a pass writes to."""
-        return super().tensors() + self._rooms
-
-    def fix(self, starts: Tensor) -> None:
-        """As `KVCache.fix`; makes the memory for expanded layers as large as a layer."""
-        super().fix(starts)
-        numbers = self.keys[0].numel()
-        self._rooms = [
-            room if room.numel() >= numbers else room.new_empty(numbers) for room in self._rooms
-        ]
-
-    def move(self, room: KVCache) -> None:
-        """As `KVCache.move`."""
-        super().move(room)
-        self._rooms = cast(Int8KVCache, room)._rooms
-
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """As `KVCache.write`; what is returned holds until the next call."""
         keys, key_scales = _rounded(keys)
@@ -70,6 +53,8 @@ class Int8KVCache(KVCache):
 
     def _expanded(self, room: int, numbers: Tensor, scales: Tensor, end: int) -> Tensor:
         numbers, scales = numbers[:, :, :end], scales[:, :, :end]
+        if torch.compiler.is_compiling():  # which fuses it with what reads it
+            return numbers * scales
         if self._rooms[room].numel() < numbers.numel():
             self._rooms[room] = self._rooms[room].new_empty(numbers.numel() * 3 // 2)
         expanded = self._rooms[room][: numbers.numel()].view(numbers.shape)

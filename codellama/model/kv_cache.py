@@ -30,6 +30,9 @@ class KVCache:
     kinds: ClassVar[tuple[str, ...]] = ("keys", "values")
     starts: Tensor | None = None
     """While the cache is fixed: the lengths (batch, 1), on its device."""
+    seen: Tensor | None = None
+    """While the cache is fixed: the first positions 0, 1, 2 … (key_count), of which passes see the
+    keys; None: of all of its room."""
 
     def __init__(
         self,
@@ -74,19 +77,21 @@ class KVCache:
 
     def fix(self, starts: Tensor) -> None:
         """Gives passes the same shapes, whatever the lengths, until `release`: they see all of the
-        room, behind a mask, and how far it is filled is known to the device alone, in `starts`
-        (batch, 1). A pass can then be compiled once, or recorded and played again. It has to fit:
-        the cache does not grow."""
+        room (or what `seen` is set to), behind a mask, and how far it is filled is known to the
+        device alone, in `starts` (batch, 1). A pass can then be compiled once, or recorded and
+        played again. It has to fit: the cache does not grow."""
         self.starts = starts.copy_(torch.tensor(self.lengths)[:, None])
 
     def release(self, lengths: Sequence[int]) -> None:
         """Ends `fix`, with the lengths that the rows are to have."""
-        self.starts = None
+        self.starts = self.seen = None
         self.lengths = list(lengths)
 
     def key_count(self, seq: int) -> int:
         """Keys that a pass over the next `seq` tokens sees, masked ones included."""
-        return self.longest + seq if self.starts is None else self.capacity
+        if self.starts is None:
+            return self.longest + seq
+        return self.capacity if self.seen is None else len(self.seen)
 
     def needs_mask(self, seq: int) -> bool:
         """Whether the next `seq` tokens are neither the first ones nor one that sees all."""

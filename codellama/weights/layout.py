@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -70,16 +72,27 @@ class RowLinear(SlicedLinear, nn.Linear):
         return super().forward(x)
 
     def _one_row(self, x: Tensor) -> Tensor:
-        onednn: Any = torch.backends.mkldnn
         if _has_tiles():
             return torch.mv(self.weight, x.view(-1)).view(*x.shape[:-1], -1)
-        if x.dtype != torch.bfloat16 or not _has_avx512() or not onednn.enabled:
+        if x.dtype != torch.bfloat16:
             return super().forward(x)
-        try:  # other threads' products are right meanwhile, if slower
-            onednn.enabled = False
+        with without_onednn():
             return super().forward(x)
-        finally:
-            onednn.enabled = True
+
+
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """On a processor with AVX-512 and no tiles: lets PyTorch take products itself; see `RowLinear`.
+    Other threads' products are right meanwhile, if slower."""
+    onednn: Any = torch.backends.mkldnn
+    if _has_tiles() or not _has_avx512() or not onednn.enabled:
+        yield
+        return
+    try:
+        onednn.enabled = False
+        yield
+    finally:
+        onednn.enabled = True
 
 
 @cache

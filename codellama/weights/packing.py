@@ -37,7 +37,45 @@ BASE = 254
 """Of two digits from -127 to 127, in which every number has one form."""
 UNSIGNED_ZERO = 128
 """What stands for 0 where digits are unsigned. oneDNN multiplies signed ones fast with AMX alone:
-with AVX-512, 16 rows and a matrix of 5632x2048 took 1,460 ms, unsigned 0.3."""
+with AVX-512, 16 rows and a matrix of 5632x2048 took 1,460 ms, unsigned 0.3. There it also reads
+bytes faster for four rows of digits (28 GB/s) than for the two of a lone row (21): those come
+twice."""
+
+
+def _define(schema: str, product: Callable[..., Tensor], shape: Callable[..., Tensor]) -> None:
+    """Gives one of oneDNN's products a name of our own, which torch.compile takes as it is: of
+    PyTorch's it asks that the packed weight be known while it compiles."""
+    name = f"codellama::{product.__name__}"
+    torch.library.define(name, schema)
+    torch.library.impl(name, "CompositeExplicitAutograd", product)
+    torch.library.register_fake(name, shape)
+
+
+def packed_product(x: Tensor, packed: Tensor, outputs: int) -> Tensor:
+    """Multiplies bfloat16 (..., in) by a packed weight: (..., outputs)."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    return product
+
+
+def packed_sums(digits: Tensor, packed: Tensor, scales: Tensor, zero: int) -> Tensor:
+    """Multiplies integers (rows, in) of 8 bits, among which `zero` is 0, by a packed weight and
+    its outputs' scales: float32 (rows, out)."""
+    sums: Tensor = torch.ops.onednn.qlinear_pointwise(
+        digits, 1.0, zero, packed, scales, None, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return sums
+
+
+_define(
+    "(Tensor x, Tensor packed, int outputs) -> Tensor",
+    packed_product,
+    lambda x, packed, outputs: x.new_empty(*x.shape[:-1], outputs),
+)
+_define(
+    "(Tensor digits, Tensor packed, Tensor scales, int zero) -> Tensor",
+    packed_sums,
+    lambda digits, packed, scales, zero: scales.new_empty(digits.shape[0], scales.shape[0]),
+)
 
 
 def can_pack(device: torch.device, quantize: str | None = None) -> bool:
@@ -51,11 +89,11 @@ def can_pack(device: torch.device, quantize: str | None = None) -> bool:
 def onednn_product(weight: Tensor) -> Product:
     """Packs a weight (out, in) of bfloat16 for oneDNN."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
-    return partial(_onednn, packed)
+    return partial(_onednn, packed, len(weight))
 
 
-def _onednn(packed: Tensor, x: Tensor) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+def _onednn(packed: Tensor, outputs: int, x: Tensor) -> Tensor:
+    product: Tensor = torch.ops.codellama.packed_product(x, packed, outputs)
     return product
 
 
@@ -63,18 +101,18 @@ def int8_product(weight: Tensor) -> Product:
     """Rounds a weight (out, in) to 8 bits, row by row, and packs it for oneDNN."""
     values, scales = quantize_rows(weight)
     packed = torch.ops.onednn.qlinear_prepack(values, None)
-    return partial(_int8, packed, scales.float())
+    zero = 0 if torch.cpu._is_amx_tile_supported() else UNSIGNED_ZERO
+    return partial(_int8, packed, scales.float(), zero)
 
 
-def _int8(packed: Tensor, scales: Tensor, x: Tensor) -> Tensor:
+def _int8(packed: Tensor, scales: Tensor, zero: int, x: Tensor) -> Tensor:
     digits, units = two_digits(x.reshape(-1, x.shape[-1]).float())
-    zero = 0
-    if not torch.cpu._is_amx_tile_supported():  # VNNI multiplies unsigned by signed integers
-        digits, zero = digits.view(torch.uint8) ^ UNSIGNED_ZERO, UNSIGNED_ZERO
-    sums = torch.ops.onednn.qlinear_pointwise(
-        digits, 1.0, zero, packed, scales, None, None, 1.0, 0, torch.float32, "none", [], ""
-    )
-    high, low = sums.chunk(2)
+    if zero:
+        digits = digits.view(torch.uint8) ^ zero
+        if len(units) == 1:
+            digits = digits.repeat(2, 1)
+    sums = torch.ops.codellama.packed_sums(digits, packed, scales, zero)
+    high, low = sums[: 2 * len(units)].chunk(2)
     product = torch.add(low, high, alpha=BASE).mul_(units)
     return product.to(x.dtype).unflatten(0, x.shape[:-1])
 
@@ -122,11 +160,18 @@ def _fbgemm(packed: torch.ScriptObject, x: Tensor) -> Tensor:
 class ReorderedLinear(PackedLinear):
     """A linear layer whose weight is in the order of the library that suits it and the processor.
 
+    Args:
+        compiled: whether torch.compile will meet it, which cannot look into FBGEMM's matrices.
+
     Shape:
         (..., in) -> (..., out)
     """
 
     _product: Product
+
+    def __init__(self, in_features: int, out_features: int, compiled: bool = False) -> None:
+        super().__init__(in_features, out_features)
+        self.compiled = compiled
 
     def pack(self, weight: Tensor) -> None:
         """Takes a weight of 16 bits; a CheckpointError for others."""
@@ -135,6 +180,11 @@ class ReorderedLinear(PackedLinear):
                 f"a matrix is {weight.dtype}; to be packed it must have 16 bits: load it unpacked"
             )
         suits_onednn = weight.dtype == torch.bfloat16 and multiplies_bfloat16()
+        if self.compiled and not suits_onednn:
+            raise CheckpointError(
+                f"a matrix is {weight.dtype}; to be packed and compiled it must be bfloat16, on a "
+                "processor that multiplies it: leave out pack or compile"
+            )
         self._product = onednn_product(weight) if suits_onednn else fbgemm_product(weight)
         self.opaque_bytes = 2 * weight.numel()
         self.weight = None
@@ -158,16 +208,18 @@ class Reordered(Packed):
 
     Args:
         quantize: "int8" rounds them; see `can_pack`.
+        compiled: as for `ReorderedLinear`.
     """
 
-    def __init__(self, quantize: str | None = None) -> None:
+    def __init__(self, quantize: str | None = None, compiled: bool = False) -> None:
+        self._compiled = compiled
         self._kind = ReorderedInt8Linear if quantize else ReorderedLinear
         self._pool = ThreadPoolExecutor(torch.get_num_threads())
         self._running: deque[Future[None]] = deque()
 
     def layer(self, name: str, linear: nn.Linear) -> ReorderedLinear:
         """One for each matrix."""
-        return self._kind(linear.in_features, linear.out_features)
+        return self._kind(linear.in_features, linear.out_features, self._compiled)
 
     def place(self, owner: nn.Module, leaf: str, share: Tensor) -> None:
         """Starts to pack a matrix; waits if enough are on their way."""

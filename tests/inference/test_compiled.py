@@ -47,6 +47,28 @@ def test_the_compiler_that_users_get_gives_the_same_tokens(tokenizer):
     assert compiled.generate(PROMPTS[:2], **GREEDY) == plain.generate(PROMPTS[:2], **GREEDY)
 
 
+@pytest.mark.parametrize(
+    ("kv_heads", "batch_size", "cache_type"), [(4, 1, None), (2, 3, None), (2, 1, Int8KVCache)]
+)
+def test_logits_in_bfloat16_are_those_of_the_model(kv_heads, batch_size, cache_type):
+    model = random_model(n_heads=4, n_kv_heads=kv_heads).bfloat16()
+    model.cache_type = cache_type or model.cache_type
+    steps = CompiledSteps(model)
+    caches = [model.new_cache(batch_size) for _ in range(2)]
+    tokens = torch.arange(5, 5 + 3 * batch_size).view(batch_size, 3)
+    with torch.no_grad():
+        for cache in caches:
+            model(tokens, cache)
+            cache.lengths = [3 - row for row in range(batch_size)]  # ragged
+        for step in range(3):
+            new = torch.arange(batch_size)[:, None] + 40 + step
+            with steps.fixed(caches[0], 1):
+                found = steps(new, caches[0]).clone()
+            expected = model(new, caches[1])
+            assert (found - expected).abs().max() < 0.03 * expected.abs().max()
+            caches[1].lengths = caches[0].lengths
+
+
 def test_a_row_that_ends_within_a_burst_ends_there(tokenizer):
     plain, compiled = pair(tokenizer)
     stop_id = plain.generate(PROMPTS[:1], **GREEDY)[0].tokens[5]
@@ -62,6 +84,16 @@ def test_any_number_of_steps_and_requests_compile_once(tokenizer):
     for prompt in PROMPTS:
         compiled.generate([prompt], **GREEDY)
     assert counter.frame_count == 1
+
+
+def test_any_number_of_rows_and_any_room_compile_once_more(tokenizer):
+    counter = CompileCounter()
+    plain, compiled = pair(tokenizer, backend=counter, max_seq_len=2048)
+    prompts = [[1, 300, 7, *range(10, 10 + length)] for length in (3, 500, 40, 9, 1)]
+    for batch_size in (4, 1, 3):
+        options = {"max_new_tokens": 20, "stop_ids": [], "batch_size": batch_size}
+        assert compiled.generate(prompts, **options) == plain.generate(prompts, **options)
+    assert counter.frame_count == 2
 
 
 def test_requests_are_stepped_in_the_same_memory(tokenizer):

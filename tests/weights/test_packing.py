@@ -152,7 +152,6 @@ def test_a_model_loads_packed_and_predicts_nearly_the_same(checkpoint):
     ("options", "refusal"),
     [
         ({"quantize": "int4"}, "leave out pack"),
-        ({"compile": True}, "leave out pack"),
         ({"device": "meta"}, "x86"),
         ({"device": "meta", "quantize": "int8"}, "x86 processors with VNNI"),
         ({"mesh": object()}, "leave out the mesh"),
@@ -161,6 +160,25 @@ def test_a_model_loads_packed_and_predicts_nearly_the_same(checkpoint):
 def test_what_cannot_be_packed_is_refused_before_anything_is_read(checkpoint, options, refusal):
     with pytest.raises(RequestError, match=refusal):
         CodeLlama.load(checkpoint, **{"device": "cpu", **options}, pack=True)
+
+
+def test_what_torch_compile_cannot_look_into_is_refused(checkpoint, monkeypatch):
+    monkeypatch.setattr("codellama.weights.packing.multiplies_bfloat16", lambda: False)
+    with pytest.raises(CheckpointError, match="leave out pack or compile"):
+        CodeLlama.load(checkpoint, "cpu", torch.bfloat16, pack=True, compile=True)
+
+
+@vnni
+@pytest.mark.parametrize("pack", [int8_product, onednn])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_torch_compile_takes_packed_products_as_they_are(pack, rows):
+    multiply = pack(torch.randn(96, 64).bfloat16())
+    compiled = torch.compile(multiply, fullgraph=True)
+    x = torch.randn(rows, 64).bfloat16()
+    if rows > 1:
+        torch._dynamo.mark_dynamic(x, 0)
+    with torch.no_grad():
+        assert torch.allclose(compiled(x), multiply(x), rtol=0.01)
 
 
 def test_float32_weights_are_refused_by_name(checkpoint):
