@@ -89,8 +89,11 @@ def _exit_code(
 ) -> int:
     try:
         if isinstance(command, Mapping):
+            if _asks_for_help(arguments):
+                print(_overview(command))
+                return 0
             command, arguments = _pick(command, arguments)
-        if arguments[:1] in (["--help"], ["-h"]):
+        if _asks_for_help(arguments):
             flags = ["--help"]
         else:
             # As literals, which fire turns into just these values; it would guess at plain text.
@@ -107,6 +110,19 @@ def _exit_code(
     except SystemExit as exit_:
         return int(exit_.code or 0)
     return 0
+
+
+def _asks_for_help(arguments: list[str]) -> bool:
+    return arguments[:1] in (["--help"], ["-h"])
+
+
+def _overview(commands: Mapping[str, Callable[..., None]]) -> str:
+    """A line for each of several commands."""
+    lines = [
+        f"  {name:<12} {(command.__doc__ or '').splitlines()[0]}"
+        for name, command in commands.items()
+    ]
+    return "\n".join(["First comes one of these; each has a --help of its own.", *lines])
 
 
 def _pick(

@@ -93,8 +93,8 @@ def generate(
         pack: put matrices of 16 or 8 bits into the order that the processor's library reads
             fastest: seconds more to load a billion weights, then faster, above all for several
             prompts and with guessed tokens.
-        compile: fuse the steps of decoding with torch.compile, on CUDA into a graph; takes half a
-            minute or more at first, so for long texts.
+        compile: fuse the steps of decoding with torch.compile, on CUDA into a graph; takes minutes
+            at first, a tenth of that in later runs, so for many or long texts.
         json: print one JSON object for each completion instead.
         quiet: print nothing to stderr but errors.
     """
@@ -276,10 +276,12 @@ def _summary(llm: CodeLlama, seconds: float) -> str:
         for tokens in sorted(contexts)
         if tokens <= config.max_seq_len
     ]
+    wait = "\ncompiling before the second token: minutes at first, seconds once it is cached"
     return (
         f"{names}: {config.parameter_count:,} parameters in {str(weight.dtype)[6:]} on {device}, "
         f"θ = {config.rope_theta:,.0f}, context {config.max_seq_len:,}; loaded in {seconds:.2f} s\n"
         f"weights and KV cache: {human_bytes(weights)}, with tokens {', '.join(sizes)}"
+        f"{wait if llm.compiled else ''}"
     )
 
 

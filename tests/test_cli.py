@@ -115,6 +115,21 @@ def test_help_names_the_options(monkeypatch, capsys, command):
     assert "Do something" in output
 
 
+@pytest.fixture
+def several(command):
+    return {"one": command, "other": command}
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_commands_where_there_are_several(monkeypatch, capsys, several, flag):
+    monkeypatch.setattr(sys, "argv", ["command", flag])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(several)
+    output = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert all(f"{name} " in output for name in several) and output.count("Do something.") == 2
+
+
 @pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
 def test_a_device_that_is_not_there_is_a_mistake(name):
     with pytest.raises(UsageError, match=name):
