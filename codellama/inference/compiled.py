@@ -57,7 +57,7 @@ class CompiledSteps:
         )
         self._room: KVCache | None = None
         self._starts = torch.empty(0, 1, dtype=torch.long)
-        self._positions = torch.empty(0)  # of the room; only its size is looked at
+        self._sizes = torch.empty(0)  # its slices are what `KVCache.seen` is
         self._end = 0  # of the longest row, where the next token goes
         self._tenant: weakref.ref[KVCache] | None = None  # which cache lives in the room
 
@@ -79,7 +79,7 @@ class CompiledSteps:
         torch.compiler.cudagraph_mark_step_begin()
         if self._device.type == "cpu":
             self._end += 1
-            cache.seen = self._positions[: self._end]
+            cache.seen = self._sizes[: self._end]
             torch._dynamo.mark_dynamic(cache.seen, 0)
             if len(tokens) > 1:
                 torch._dynamo.mark_dynamic(tokens, 0)
@@ -101,7 +101,7 @@ class CompiledSteps:
         if self._room is None or (len(self._room.lengths), self._room.capacity) != (rows, capacity):
             self._room = self._model.new_cache(rows, capacity)
             self._starts = torch.zeros(rows, 1, dtype=torch.long, device=self._device)
-            self._positions = torch.empty(capacity)
+            self._sizes = torch.empty(capacity)
             self._room.fix(self._starts)
             for tensor in self._room.tensors():
                 if self._device.type == "cpu":

@@ -31,8 +31,8 @@ class KVCache:
     starts: Tensor | None = None
     """While the cache is fixed: the lengths (batch, 1), on its device."""
     seen: Tensor | None = None
-    """While the cache is fixed: the first positions 0, 1, 2 … (key_count), of which passes see the
-    keys; None: of all of its room."""
+    """While the cache is fixed: any tensor of as many elements (key_count) as passes see keys, so
+    that torch.compile may take their number as it comes; None: they see all of the room."""
 
     def __init__(
         self,
