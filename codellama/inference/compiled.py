@@ -58,16 +58,17 @@ class CompiledSteps:
         self._room: KVCache | None = None
         self._starts = torch.empty(0, 1, dtype=torch.long)
         self._sizes = torch.empty(0)  # its slices are what `KVCache.seen` is
-        self._end = 0  # of the longest row, where the next token goes
         self._tenant: weakref.ref[KVCache] | None = None  # which cache lives in the room
 
     @contextmanager
     def fixed(self, cache: KVCache, count: int) -> Iterator[None]:
         """Makes `cache` ready for `count` steps, and ends with their tokens counted."""
-        lengths, self._end = cache.lengths, cache.longest
-        if not self._is_home(cache) or self._end + count >= cache.capacity:
-            self._move_in(cache, self._end + count + 1)
+        lengths = cache.lengths
+        if not self._is_home(cache) or cache.longest + count >= cache.capacity:
+            self._move_in(cache, cache.longest + count + 1)
         cache.fix(self._starts)
+        if self._device.type == "cpu":
+            cache.seen = self._sizes[: cache.longest]
         try:
             yield
         finally:
@@ -77,9 +78,8 @@ class CompiledSteps:
         """As the model's `forward`, for tokens (batch, 1) and a cache that is `fixed`; the logits
         hold until the next call."""
         torch.compiler.cudagraph_mark_step_begin()
-        if self._device.type == "cpu":
-            self._end += 1
-            cache.seen = self._sizes[: self._end]
+        if cache.seen is not None:
+            cache.seen = self._sizes[: len(cache.seen) + 1]
             torch._dynamo.mark_dynamic(cache.seen, 0)
             if len(tokens) > 1:
                 torch._dynamo.mark_dynamic(tokens, 0)
