@@ -101,7 +101,7 @@ class CodeLlama:
         _refuse_ways(place, mesh, quantize, kv_dtype, pack, compile)
         layout: Layout | None = None
         if pack:
-            layout = Reordered(quantize, compile)
+            layout = Reordered(quantize)
         elif quantize is not None:
             layout = Quantized(quantize)
         elif mesh is not None:
@@ -316,8 +316,7 @@ def _refuse_ways(
     if pack and quantize == "int4":
         raise RequestError("packed matrices are not of 4 bits; leave out pack")
     if pack and not can_pack(device, quantize):
-        needed = " with VNNI" if quantize else ""
-        raise RequestError(f"pack is for x86 processors{needed}, with PyTorch's libraries for them")
+        raise RequestError("pack is for x86 processors, with PyTorch's libraries for them")
     if compile and not can_compile(device):
         raise RequestError(
             "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install "
