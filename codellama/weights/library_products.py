@@ -169,8 +169,8 @@ def int8_product(weight: Tensor) -> Product:
 
 
 def onednn_int8_product(values: Tensor, scales: Tensor) -> Product:
-    """Packs integers (out, in) with a scale for each row for oneDNN. It is slow without AMX, where
-    integers with a sign are not what the processor multiplies."""
+    """Packs integers (out, in) with a scale for each row for oneDNN. It needs VNNI, since its sums
+    of two products overflow without, and AMX to be fast: VNNI multiplies no two signed numbers."""
     packed = torch.ops.onednn.qlinear_prepack(values, None)
     return partial(_onednn_int8, packed, scales.float())
 
