@@ -315,7 +315,7 @@ def _refuse_ways(
         raise RequestError("quantize, pack and compile are for one process; leave out the mesh")
     if pack and quantize == "int4":
         raise RequestError("packed matrices are not of 4 bits; leave out pack")
-    if pack and not can_pack(device, quantize):
+    if pack and not can_pack(device):
         raise RequestError("pack is for x86 processors, with PyTorch's libraries for them")
     if compile and not can_compile(device):
         raise RequestError(

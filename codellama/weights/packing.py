@@ -14,10 +14,9 @@ from codellama.weights.layout import Packed, PackedLinear
 from codellama.weights.library_products import Product, half_product, int8_product
 
 
-def can_pack(device: torch.device, quantize: str | None = None) -> bool:
-    """Whether PyTorch has such a library for a device, for matrices that are rounded so."""
-    has_library = "fbgemm" in torch.backends.quantized.supported_engines
-    return device.type == "cpu" and has_library and quantize in (None, "int8")
+def can_pack(device: torch.device) -> bool:
+    """Whether PyTorch has such a library for a device."""
+    return device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
 
 
 class ReorderedLinear(PackedLinear):
@@ -57,7 +56,7 @@ class Reordered(Packed):
     """Holds the matrices in a library's order; as many are packed at once as there are threads.
 
     Args:
-        quantize: "int8" rounds them; see `can_pack`.
+        quantize: "int8" rounds them.
     """
 
     def __init__(self, quantize: str | None = None) -> None:
