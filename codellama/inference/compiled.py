@@ -7,10 +7,11 @@ import shutil
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils._triton import has_triton
 
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
@@ -18,13 +19,16 @@ from codellama.weights.layout import without_onednn
 
 LEAST_ROOM = 256
 """Tokens. Room is this, doubled as often as it takes: few shapes to compile for."""
+BURST = 16
+"""Tokens that are chosen for each row on a GPU before the host looks at them, unless somebody reads
+along: until it looks, the device need not wait."""
 
 
 def can_compile(device: torch.device) -> bool:
     """Whether torch.compile finds what it generates code with."""
     if device.type == "cpu":
         return any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    return device.type == "cuda" and has_triton()
 
 
 class CompiledSteps:
@@ -41,22 +45,38 @@ class CompiledSteps:
     Args:
         model: on one device.
         backend: of torch.compile.
+
+    Attributes:
+        burst: steps after which tokens should be looked at.
     """
 
     def __init__(self, model: Transformer, backend: str = "inductor") -> None:
-        self._device = model.tok_embeddings.weight.device
+        device = model.tok_embeddings.weight.device
+        self.burst = 1 if device.type == "cpu" else BURST
+        self._shapes_stay = device.type != "cpu"
         # With tuning, inductor writes a product with one row as a sum, which can be fused with what
-        # makes its weights: with expanding integers.
-        options: dict[str, Any] = {"triton.cudagraphs": True, "coordinate_descent_tuning": True}
+        # makes its weights: with expanding integers. Those of 4 bits take more than 30 operations.
+        options: dict[str, Any] = {
+            "triton.cudagraphs": True,
+            "coordinate_descent_tuning": True,
+            "realize_opcount_threshold": 64,
+        }
+
+        def step(tokens: Tensor, cache: KVCache) -> Tensor:
+            return cast(Tensor, model(tokens, cache))
+
+        # torch.compile gives up on code that it has compiled often: each model has code of its own.
+        step.__code__ = step.__code__.replace()
         self._model = model
-        self._compiled: Any = torch.compile(
-            model,
+        self._compiled = torch.compile(
+            step,
             backend=backend,
             fullgraph=True,
-            options=options if self._device.type == "cuda" else None,
+            options=options if device.type == "cuda" else None,
         )
-        self._room: KVCache | None = None
-        self._starts = torch.empty(0, 1, dtype=torch.long)
+        self._room = self._home = model.new_cache(0)  # memory, and as many rows of it as are used
+        self._room_starts = torch.empty(0, 1, dtype=torch.long, device=device)
+        self._starts = self._room_starts
         self._sizes = torch.empty(0)  # its slices are what `KVCache.seen` is
         self._tenant: weakref.ref[KVCache] | None = None  # which cache lives in the room
 
@@ -67,7 +87,7 @@ class CompiledSteps:
         if not self._is_home(cache) or cache.longest + count >= cache.capacity:
             self._move_in(cache, cache.longest + count + 1)
         cache.fix(self._starts)
-        if self._device.type == "cpu":
+        if not self._shapes_stay:
             cache.seen = self._sizes[: cache.longest]
         try:
             yield
@@ -84,30 +104,33 @@ class CompiledSteps:
             if len(tokens) > 1:
                 torch._dynamo.mark_dynamic(tokens, 0)
         with without_onednn() if len(tokens) == 1 else nullcontext():
-            logits: Tensor = self._compiled(tokens, cache)
-        return logits
+            return self._compiled(tokens, cache)
 
     def _is_home(self, cache: KVCache) -> bool:
-        return self._room is not None and cache.keys[0] is self._room.keys[0]
+        return cache.keys[0] is self._home.keys[0]
 
     def _move_in(self, cache: KVCache, tokens: int) -> None:
-        """Gives the room to a cache; the one that lives there goes on elsewhere."""
+        """Gives the room to a cache; the one that lives there goes on elsewhere.
+
+        A batch that gets smaller stays where it is, since graphs are recorded for an address.
+        """
         rows, capacity = len(cache.lengths), LEAST_ROOM
         while capacity < tokens:
             capacity *= 2
         tenant = self._tenant() if self._tenant else None
         if tenant is not None and tenant is not cache and self._is_home(tenant):
             tenant.move(self._model.new_cache(len(tenant.lengths), tenant.capacity))
-        if self._room is None or (len(self._room.lengths), self._room.capacity) != (rows, capacity):
+        if self._room.capacity != capacity or len(self._room.lengths) < rows:
             self._room = self._model.new_cache(rows, capacity)
-            self._starts = torch.zeros(rows, 1, dtype=torch.long, device=self._device)
+            self._room_starts = self._room_starts.new_zeros(rows, 1)
             self._sizes = torch.empty(capacity)
-            self._room.fix(self._starts)
-            for tensor in self._room.tensors():
-                if self._device.type == "cpu":
-                    changing = ([0] if rows > 1 else []) + ([2] if tensor.dim() == 4 else [])
-                    torch._dynamo.mark_dynamic(tensor, changing)
-                else:
-                    torch._dynamo.mark_static_address(tensor, guard=False)
-        cache.move(self._room)
+        self._home, self._starts = self._room.first(rows), self._room_starts[:rows]
+        self._home.fix(self._starts)
+        for tensor in self._home.tensors():
+            if self._shapes_stay:
+                torch._dynamo.mark_static_address(tensor, guard=False)
+            else:
+                changing = ([0] if rows > 1 else []) + ([2] if tensor.dim() == 4 else [])
+                torch._dynamo.mark_dynamic(tensor, changing)
+        cache.move(self._home)
         self._tenant = weakref.ref(cache)

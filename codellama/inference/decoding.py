@@ -19,9 +19,6 @@ from codellama.inference.speculative import Drafter
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
-BURST = 16
-"""Tokens that compiled steps choose for each row before the host looks at them, unless somebody
-reads along: until it looks, the device need not wait."""
 REFILL_SHARE = 4
 """Sequences are admitted once a quarter of the batch is free, so that prompts share a pass."""
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, SupportsInt
 
 import torch
 
-from codellama.inference.compiled import CompiledSteps, can_compile
-from codellama.inference.decoding import BURST, Timing, decode
+from codellama.inference.compiled import BURST, CompiledSteps, can_compile
+from codellama.inference.decoding import Timing, decode
 from codellama.inference.int8_kv_cache import Int8KVCache
 from codellama.inference.prefill import Past
 from codellama.inference.requests import (
@@ -265,7 +265,7 @@ class CodeLlama:
             self._new_drafter,
             past,
             self.compiled,
-            burst if self.compiled else 1,
+            min(burst, self.compiled.burst) if self.compiled else 1,
         )
 
     def _new_drafter(self) -> Drafter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import ClassVar
 
 import torch
@@ -25,14 +26,14 @@ class KVCache:
         n_layers, n_kv_heads, head_dim: the model's.
         batch_size: number of sequences.
         capacity: tokens of room for each sequence.
+
+    Attributes:
+        starts: while the cache is fixed, the lengths (batch, 1), on its device.
+        seen: while it is fixed, any tensor of as many elements (key_count) as passes see keys, so
+            that torch.compile may take their number as it comes; None: they see all of the room.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("keys", "values")
-    starts: Tensor | None = None
-    """While the cache is fixed: the lengths (batch, 1), on its device."""
-    seen: Tensor | None = None
-    """While the cache is fixed: any tensor of as many elements (key_count) as passes see keys, so
-    that torch.compile may take their number as it comes; None: they see all of the room."""
 
     def __init__(
         self,
@@ -48,6 +49,8 @@ class KVCache:
         stores = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2 * n_layers)]
         self.keys, self.values = stores[::2], stores[1::2]
         self.lengths = [0] * batch_size
+        self.starts: Tensor | None = None
+        self.seen: Tensor | None = None
 
     @property
     def bytes_per_token(self) -> int:
@@ -145,6 +148,14 @@ class KVCache:
         """Makes room for `tokens` in each row; adds `spare` if it has to copy for that."""
         if tokens > self.capacity:
             self._rebuild([(self, row) for row in range(len(self.lengths))], tokens + spare)
+
+    def first(self, rows: int) -> KVCache:
+        """Its first `rows`, in the same memory."""
+        part = copy(self)
+        part.lengths = self.lengths[:rows]
+        for kind in self.kinds:
+            setattr(part, kind, [store[:rows] for store in getattr(self, kind)])
+        return part
 
     def keep(self, rows: Sequence[int]) -> None:
         """Leaves only `rows`, in the order given."""

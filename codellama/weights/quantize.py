@@ -68,7 +68,7 @@ def pack_nibbles(values: Tensor) -> Tensor:
     return (low | high << 4).transpose(1, 2).reshape(len(values), -1)
 
 
-def unpack_nibbles(packed: Tensor, columns: int, order: Tensor, room: Tensor) -> Tensor:
+def unpack_nibbles(packed: Tensor, columns: int, order: list[int], room: Tensor) -> Tensor:
     """The values that `pack_nibbles` was given, as numbers of the dtype of `room`, transposed; the
     rows of each block come in the order that they are packed in.
 
@@ -88,14 +88,15 @@ def _kernel_layout(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def block_order(device: torch.device) -> Tensor:
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def block_order(device: torch.device) -> list[int]:
     """Which row of a block each nibble of packed bytes belongs to: first the low ones of a block's
     bytes, then the high ones."""
-    return _kernel_order() if _kernel_layout(device) else torch.arange(BLOCK)
+    return _kernel_order() if _kernel_layout(device) else list(range(BLOCK))
 
 
 @cache
-def _kernel_order() -> Tensor:
+def _kernel_order() -> list[int]:
     """The order of the CPU kernel's layout. It depends on the processor, so it is looked up in a
     matrix that holds its own row numbers."""
     rows = torch.arange(BLOCK, dtype=torch.uint8)[:, None].expand(-1, GROUP)
@@ -103,14 +104,14 @@ def _kernel_order() -> Tensor:
     low = (remainder & 15) + 16 * (quotient & 15)
     high = (remainder >> 4) + 16 * (quotient >> 4)
     half = int((low[1:] == low[0]).nonzero()[0]) + 1  # there the block's second column begins
-    return torch.cat([low[:half], high[:half]]).long()
+    return torch.cat([low[:half], high[:half]]).tolist()
 
 
-def _reordered(rows: Tensor, order: Tensor, back: bool = False) -> Tensor:
+def _reordered(rows: Tensor, order: list[int], back: bool = False) -> Tensor:
     """Puts each block of the last dimension in another order, or back from it."""
-    if torch.equal(order, torch.arange(len(order))):
+    if order == sorted(order):
         return rows
-    order = order.argsort() if back else order
+    order = sorted(range(len(order)), key=order.__getitem__) if back else order
     return rows.unflatten(-1, (-1, len(order)))[..., order].flatten(-2)
 
 
@@ -128,7 +129,7 @@ class QuantizedLinear(PackedLinear, SlicedLinear):
         """Name and shape of what the rounded form consists of."""
         raise NotImplementedError
 
-    def restore(self, buffers: Mapping[str, Tensor], order: Tensor) -> None:
+    def restore(self, buffers: Mapping[str, Tensor], order: list[int]) -> None:
         """Takes the rounded form as another layer has kept it, nibbles packed in an order."""
         self.weight = None
         for name, buffer in buffers.items():
@@ -142,12 +143,17 @@ class QuantizedLinear(PackedLinear, SlicedLinear):
         """The product for x (rows, in) of few rows."""
         raise NotImplementedError
 
+    def fused(self, x: Tensor) -> Tensor:
+        """The product for x (..., in), written for torch.compile, which makes one pass of expanding
+        the weight, and on a GPU one with the product of a lone row."""
+        return F.linear(x, self.expanded().to(x.dtype))
+
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() and x.device.type != "cpu":
-            return F.linear(x, self.expanded().to(x.dtype))  # torch.compile fuses the two
         rows = x.reshape(-1, self.in_features)
         # The kernels read past the end of rows that do not fill their vectors.
         many = len(rows) > self.most_rows or x.device.type != "cpu" or self.in_features % VECTOR
+        if many and torch.compiler.is_compiling():
+            return self.fused(x)
         product = self.many_rows(rows) if many else self.few_rows(rows)
         return product.unflatten(0, x.shape[:-1])
 
@@ -205,10 +211,10 @@ class Int4Linear(QuantizedLinear):
             "scales_and_middles": (self.in_features // GROUP, self.out_features, 2),
         }
 
-    def restore(self, buffers: Mapping[str, Tensor], order: Tensor) -> None:
+    def restore(self, buffers: Mapping[str, Tensor], order: list[int]) -> None:
         """Packs anew where this device's kernel wants another order."""
         packed = buffers["packed"]
-        if not torch.equal(order, block_order(packed.device)):
+        if order != block_order(packed.device):
             room = packed.new_empty(2 * packed.numel())
             values = unpack_nibbles(packed, self.in_features, order, room)
             packed = pack_nibbles(_reordered(values, order, back=True).T.contiguous())
@@ -222,16 +228,30 @@ class Int4Linear(QuantizedLinear):
         both = torch.stack([scales.T, middles.T], -1).contiguous()
         self.register_buffer("scales_and_middles", both)  # (in / GROUP, out, 2)
 
-    def expanded(self) -> Tensor:
-        """Each group, scaled about its middle."""
+    def _in_blocks(self) -> Tensor:
+        """Each group, scaled about its middle, as it is laid out: float32 (blocks, groups, GROUP,
+        2, rows of half a block)."""
         order = block_order(self.packed.device)
-        blocks = self.packed.view(-1, self.in_features, len(order) // 2)
-        values = torch.cat([blocks & 15, blocks >> 4], -1)  # (blocks, in, rows of a block)
-        if _kernel_layout(self.packed.device):
-            values = values[..., order.argsort()]
-        groups = values.transpose(1, 2).reshape(self.out_features, -1, GROUP)
-        scales, middles = self.scales_and_middles.float().permute(2, 1, 0)[..., None]
-        return ((groups.float() - 8) * scales + middles).flatten(1)
+        half = len(order) // 2
+        nibbles = self.packed.view(-1, self.in_features // GROUP, GROUP, 1, half)
+        shifts = 4 * torch.arange(2, dtype=torch.uint8, device=nibbles.device)[:, None]
+        both = _reordered(self.scales_and_middles.float().permute(2, 0, 1), order)
+        scales, middles = both.unflatten(-1, (-1, 2, half)).transpose(1, 2)[:, :, :, None]
+        return ((nibbles >> shifts & 15).float() - 8) * scales + middles
+
+    def expanded(self) -> Tensor:
+        """Its blocks, put in order."""
+        columns = self._in_blocks().flatten(1, 2).transpose(0, 1).flatten(1)  # (in, out)
+        return _reordered(columns, block_order(columns.device), back=True).T
+
+    def fused(self, x: Tensor) -> Tensor:
+        """A lone row is multiplied by the weight as it is laid out: of what puts it in order,
+        torch.compile would make a copy in float32."""
+        if x.numel() > self.in_features:
+            return super().fused(x)
+        sums = (self._in_blocks() * x.float().view(-1, GROUP, 1, 1)).sum((1, 2)).flatten()
+        row = _reordered(sums, block_order(x.device), back=True).to(x.dtype)
+        return row.view(*x.shape[:-1], -1)
 
     def few_rows(self, x: Tensor) -> Tensor:
         """By the kernel that reads half bytes."""

@@ -50,7 +50,7 @@ class QuantizedCheckpoint(Checkpoint):
                 f"{directory / FILE} does not say how it is rounded; write it anew with "
                 "codellama.convert"
             )
-        self.order = torch.tensor([int(row) for row in order])
+        self.order = [int(row) for row in order]
         embedding = self.tensors.get("tok_embeddings.weight", torch.empty(0))
         try:
             self.config = ModelConfig.from_params(params, embedding.shape[0])
@@ -121,7 +121,7 @@ def save_checkpoint(directory: str | Path, model: Transformer, mode: str) -> Non
     Raises:
         CheckpointError: the directory is taken.
     """
-    order = ",".join(map(str, block_order(model.tok_embeddings.weight.device).tolist()))
+    order = ",".join(map(str, block_order(model.tok_embeddings.weight.device)))
     with new_directory(directory) as beside:
         save_file(model.state_dict(), beside / FILE, {"mode": mode, "block_order": order})
         (beside / PARAMS).write_text(json.dumps(model.config.to_params(), indent=2) + "\n")

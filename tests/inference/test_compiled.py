@@ -7,7 +7,7 @@ from torch._dynamo.testing import CompileCounter
 
 from codellama import CodeLlama, RequestError
 from codellama.inference import decoding
-from codellama.inference.compiled import CompiledSteps
+from codellama.inference.compiled import BURST, CompiledSteps
 from codellama.inference.int8_kv_cache import Int8KVCache
 
 PROMPTS = [[1, 300, 7, 9], [1], [1, *range(40, 51)], [1, 5, 6]]
@@ -71,6 +71,7 @@ def test_logits_in_bfloat16_are_those_of_the_model(kv_heads, batch_size, cache_t
 
 def test_a_row_that_ends_within_a_burst_ends_there(tokenizer):
     plain, compiled = pair(tokenizer)
+    compiled.compiled.burst = BURST
     stop_id = plain.generate(PROMPTS[:1], **GREEDY)[0].tokens[5]
     options = {"max_new_tokens": 40, "stop_ids": [stop_id]}
     expected = plain.generate(PROMPTS, **options)
@@ -94,6 +95,34 @@ def test_any_number_of_rows_and_any_room_compile_once_more(tokenizer):
         options = {"max_new_tokens": 20, "stop_ids": [], "batch_size": batch_size}
         assert compiled.generate(prompts, **options) == plain.generate(prompts, **options)
     assert counter.frame_count == 2
+
+
+def test_in_shapes_that_stay_rows_and_room_compile_once_each(tokenizer):
+    counter = CompileCounter()
+    plain, compiled = pair(tokenizer, backend=counter, max_seq_len=2048)
+    compiled.compiled._shapes_stay = True  # as on a GPU
+    prompts = [[1, 300, 7, *range(10, 10 + length)] for length in (3, 40, 9, 1, 5)]
+    for batch_size, length in [(1, 20), (1, 300), (4, 20), (3, 20), (1, 20), (2, 300)]:
+        options = {"max_new_tokens": length, "stop_ids": [], "batch_size": batch_size}
+        assert compiled.generate(prompts, **options) == plain.generate(prompts, **options)
+    assert counter.frame_count == 3  # the first shape; any room; any number of rows
+
+
+def test_a_batch_that_gets_smaller_stays_in_its_memory(tokenizer):
+    _, compiled = pair(tokenizer)
+    addresses = set()
+    for rows in (4, 3, 1, 2):
+        cache = compiled.model.new_cache(rows, 8)
+        with compiled.compiled.fixed(cache, 1):
+            addresses.add((cache.keys[0].data_ptr(), cache.starts.data_ptr()))
+    assert len(addresses) == 1
+
+
+def test_any_number_of_models_compile_in_one_process(tokenizer):
+    for n_layers in range(1, 6):  # two compilations each, of the eight that a code may have
+        _, compiled = pair(tokenizer, n_layers=n_layers)
+        for batch_size in (1, 2):
+            compiled.generate(PROMPTS[:2], max_new_tokens=3, batch_size=batch_size)
 
 
 def test_requests_are_stepped_in_the_same_memory(tokenizer):
@@ -128,8 +157,12 @@ def test_tokens_are_looked_at_once_a_burst_unless_they_are_streamed(tokenizer, m
     monkeypatch.setattr(
         decoding._Batch, "_extend", lambda self: lengths.append(len(t := extend(self))) or t
     )
-    compiled.generate(PROMPTS[:1], stop_ids=[], max_new_tokens=2 * decoding.BURST + 4)
-    assert lengths == [decoding.BURST, decoding.BURST, 3]  # one token came out of the prompt's pass
+    compiled.generate(PROMPTS[:1], **GREEDY)
+    assert set(lengths) == {1}  # nothing waits on a CPU
+    compiled.compiled.burst = BURST  # as on a GPU
+    lengths.clear()
+    compiled.generate(PROMPTS[:1], stop_ids=[], max_new_tokens=2 * BURST + 4)
+    assert lengths == [BURST, BURST, 3]  # one token came out of the prompt's pass
     lengths.clear()
     "".join(compiled.stream("def f():", max_new_tokens=5))
     assert set(lengths) == {1}
@@ -162,6 +195,16 @@ def test_a_checkpoint_loads_to_be_compiled(checkpoint, quantize):
     compiled.compiled = CompiledSteps(compiled.model, "eager")
     options = {"max_new_tokens": 20}
     assert compiled.complete(["def f("], **options) == plain.complete(["def f("], **options)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_rounded_weights_take_more_rows_than_their_kernels(checkpoint, quantize):
+    plain = CodeLlama.load(checkpoint, "cpu", torch.float32, quantize=quantize)
+    compiled = CodeLlama.load(checkpoint, "cpu", torch.float32, quantize=quantize)
+    compiled.compiled = CompiledSteps(compiled.model, "eager")
+    prompts, options = [[1, 300 + row] for row in range(50)], {"max_new_tokens": 4, "stop_ids": []}
+    found = compiled.generate(prompts, batch_size=50, **options)
+    assert found == plain.generate(prompts, batch_size=50, **options)
 
 
 def test_processes_that_share_a_model_do_not_compile_it(checkpoint):

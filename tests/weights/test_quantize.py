@@ -59,6 +59,20 @@ def test_the_layout_of_devices_without_a_kernel_expands_alike_in_one_graph(kind,
     assert torch.equal(compiled(), expected)
 
 
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("rows", [(1, 1), (2, 1)])
+@pytest.mark.parametrize("has_kernel", [True, False])
+def test_what_is_fused_is_the_product_with_the_rounded_weight(kind, rows, has_kernel, monkeypatch):
+    monkeypatch.setattr(quantize, "_kernel_layout", lambda _: has_kernel)
+    layer, _ = packed(kind)
+    x = torch.randn(*rows, layer.in_features, generator=torch.Generator().manual_seed(1))
+    expected = F.linear(x, layer.expanded())
+    fused = torch.compile(layer.fused, backend="eager", fullgraph=True)
+    for found in layer.fused(x), fused(x):
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, atol=1e-4)
+
+
 def test_leading_dimensions_are_kept():
     layer, _ = packed(Int4Linear)
     assert layer(torch.randn(2, 3, layer.in_features)).shape == (2, 3, layer.out_features)
@@ -75,7 +89,7 @@ def test_nibbles_come_back_in_order(device, monkeypatch):
     assert there.shape == (128, 32)
     order = quantize.block_order(values.device)
     back = quantize.unpack_nibbles(there, 64, order, torch.empty(values.numel()))
-    in_order = back.unflatten(1, (-1, len(order)))[:, :, order.argsort()].flatten(1)
+    in_order = back.unflatten(1, (-1, len(order)))[:, :, torch.tensor(order).argsort()].flatten(1)
     assert torch.equal(in_order, values.T)
 
 
@@ -107,7 +121,7 @@ def test_a_layout_whose_blocks_are_in_another_order_gives_the_same_product(monke
     layer, weight = packed(Int4Linear)
     x = torch.randn(20, layer.in_features)
     expected = layer(x)
-    order = torch.tensor([0, 1, 4, 5, 2, 3, 6, 7])  # of rows, in blocks of 8
+    order = [0, 1, 4, 5, 2, 3, 6, 7]  # of rows, in blocks of 8
     monkeypatch.setattr(quantize, "block_order", lambda _: order)
 
     def pack(values):

@@ -33,7 +33,7 @@ def rewrite(directory, change=None, **about):
     tensors = load_file(directory / FILE)
     if change:
         change(tensors)
-    order = ",".join(map(str, found.order.tolist()))
+    order = ",".join(map(str, found.order))
     save_file(tensors, directory / FILE, {"mode": found.mode, "block_order": order, **about})
 
 
@@ -61,7 +61,7 @@ def test_its_parameters_read_as_what_the_integers_stand_for(checkpoint, rounded,
 
 def test_nibbles_of_another_processors_order_are_packed_anew(checkpoint, tmp_path, monkeypatch):
     expected = load_model(checkpoint, "cpu", layout=Quantized("int4"))
-    order = torch.tensor([0, 1, 4, 5, 2, 3, 6, 7])
+    order = [0, 1, 4, 5, 2, 3, 6, 7]
 
     def pack(values):
         low, high = values.unflatten(0, (-1, 8))[:, order].unflatten(1, (2, 4)).unbind(1)
