@@ -11,13 +11,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+HELP = ("--help", "-h")
+
 
 class UsageError(ValueError):
     """Options that a command cannot follow."""
 
 
-def parse(arguments: list[str], command: Callable[..., None]) -> dict[str, Any]:
-    """Values for the keyword arguments of `command`.
+def parse(arguments: list[str], command: Callable[..., None]) -> dict[str, Any] | None:
+    """Values for the keyword arguments of `command`; None if there is `--help` or `-h` in an
+    option's place.
 
     `--name value` and `--name=value` take the value as it is, even if it looks like an option; a
     flag needs none; what is annotated `tuple[str, ...]` collects repetitions; `-n` stands for the
@@ -32,6 +35,8 @@ def parse(arguments: list[str], command: Callable[..., None]) -> dict[str, Any]:
     rest = deque(arguments)
     while rest:
         argument, equals, text = rest.popleft().partition("=")
+        if argument in HELP:
+            return None
         name = _option(argument, list(kinds))
         kind = kinds[name]
         if kind is bool and not equals:

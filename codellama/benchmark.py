@@ -64,8 +64,8 @@ def benchmark(
         quantize: int8 or int4: round the matrices.
         kv_dtype: int8: round the keys and values of past tokens.
         pack: put matrices of 16 or 8 bits into the order that the processor's library reads
-            fastest: seconds more to load a billion weights, then faster, above all for several
-            prompts and with guessed tokens.
+            fastest; a billion weights take seconds more to load, then all is faster, above all
+            several prompts and guessed tokens.
         compile: decode by compiled steps.
         against: transformers: also time that library, in the same process (extra `parity`).
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
@@ -91,6 +91,12 @@ def benchmark(
     started = time.perf_counter()
     llm = load(ckpt, device, dtype, quantize, kv_dtype, quiet, pack=pack, compile=compile)
     load_seconds = time.perf_counter() - started
+    longest = llm.model.config.max_seq_len
+    if max(prompt_tokens, context or 0) + new_tokens > longest:
+        raise UsageError(
+            f"the model's context holds {longest:,} tokens; take fewer in --prompt_tokens, "
+            "--new_tokens and --context"
+        )
     kind = llm.model.tok_embeddings.weight.dtype
     work = speed.Workload(prompt_tokens, new_tokens, batch, ragged)
     runs, theirs = [speed.our_run(llm, work)], {}

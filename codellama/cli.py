@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-import fire
 import torch
+from fire.helptext import HelpText
+from fire.trace import FireTrace
 from tqdm import tqdm
 
-from codellama.arguments import UsageError, parse
+from codellama.arguments import HELP, UsageError, parse
 from codellama.inference.generation import CodeLlama
 from codellama.inference.requests import RequestError
 from codellama.model.config import ConfigError
@@ -67,6 +68,9 @@ def run(command: Callable[..., None] | Mapping[str, Callable[..., None]]) -> NoR
     """
     if _is_launched() and os.environ["RANK"] != "0":  # the first process speaks for all
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # what models write fits no smaller alphabet
     with warnings.catch_warnings():
@@ -89,16 +93,15 @@ def _exit_code(
 ) -> int:
     try:
         if isinstance(command, Mapping):
-            if _asks_for_help(arguments):
+            if arguments[:1] in ([flag] for flag in HELP):
                 print(_overview(command))
                 return 0
             command, arguments = _pick(command, arguments)
-        if _asks_for_help(arguments):
-            flags = ["--help"]
+        if (options := parse(arguments, command)) is not None:
+            command(**options)
         else:
-            # As literals, which fire turns into just these values; it would guess at plain text.
-            flags = [f"--{name}={value!r}" for name, value in parse(arguments, command).items()]
-        fire.Fire(command, command=flags, name=f"codellama.{command.__name__}")
+            text = HelpText(command, FireTrace(command, name=f"codellama.{command.__name__}"))
+            print(text.replace("-h, --", "--"))  # which fire takes for an option
         sys.stdout.flush()
     except USER_ERRORS as error:
         return _fail(str(error))
@@ -107,13 +110,7 @@ def _exit_code(
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
     return 0
-
-
-def _asks_for_help(arguments: list[str]) -> bool:
-    return arguments[:1] in (["--help"], ["-h"])
 
 
 def _overview(commands: Mapping[str, Callable[..., None]]) -> str:
@@ -142,11 +139,11 @@ def _fail(sentence: str) -> int:
 def _system_failure(error: BaseException) -> int:
     """Turns what the system refuses into a sentence; anything else is a defect of ours."""
     if isinstance(error, BrokenPipeError):
-        # Python flushes stdout once more at exit, which would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 141
-    if isinstance(error, OSError) and error.filename:
-        return _fail(f"{error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and error.strerror:
+        _forget_output()
+        return _fail(f"{error.filename or 'output'}: {error.strerror}")
     if "by peer" in str(error):
         print("error: another process of this run has ended, so this one ends", file=sys.stderr)
         return 1
@@ -156,6 +153,12 @@ def _system_failure(error: BaseException) -> int:
             "or batch"
         )
     raise error
+
+
+def _forget_output() -> None:
+    """Python flushes stdout once more at exit, which would fail again."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def checkpoint_directory(ckpt: str | None) -> Path:
@@ -201,7 +204,10 @@ def torch_device(name: str | None) -> torch.device | None:
     if name is None:
         return None
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("no device for models")
+        return device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = re.split(r"[\n.]", str(error))[0]
         raise UsageError(f"--device {name}: {reason}; expected cpu, cuda, cuda:1, mps") from None

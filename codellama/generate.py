@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import itertools
 import json as json_
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,8 @@ from codellama.cli import (
     torch_device,
 )
 from codellama.inference.generation import CodeLlama
-from codellama.inference.requests import Completion, RequestError
+from codellama.inference.requests import Completion, Options, RequestError
+from codellama.text import prompts as formats
 from codellama.text.prompts import FILL, PromptError, split_fill
 from codellama.weights.loading import weight_bytes
 from codellama.weights.variants import matching
@@ -91,8 +94,8 @@ def generate(
         quantize: int8 or int4: round the matrices to so many bits.
         kv_dtype: int8: round the keys and values of past tokens, for half the memory.
         pack: put matrices of 16 or 8 bits into the order that the processor's library reads
-            fastest: seconds more to load a billion weights, then faster, above all for several
-            prompts and with guessed tokens.
+            fastest; a billion weights take seconds more to load, then all is faster, above all
+            several prompts and guessed tokens.
         compile: fuse the steps of decoding with torch.compile, on CUDA into a graph; takes minutes
             at first, a tenth of that in later runs, so for many or long texts.
         json: print one JSON object for each completion instead.
@@ -102,8 +105,12 @@ def generate(
         raise UsageError(
             "--chat is a conversation; leave out --prompt, --file, --json and --num_samples"
         )
+    if chat and heal:
+        raise UsageError("--heal is for prompts that end inside a word; leave it out of a --chat")
     if draft_ckpt is not None and not speculate:
         raise UsageError("--draft_ckpt needs --speculate, the number of tokens to guess at once")
+    if quiet:
+        warnings.simplefilter("ignore")
     mesh = launched_mesh(torch_device(device))
     prompts = [] if chat else _prompts(prompt, file, mesh)
     options: dict[str, Any] = {
@@ -119,6 +126,7 @@ def generate(
         "heal": heal,
         "speculate": speculate,
     }
+    Options(**options)  # tells of values that it does not take before anything is loaded
     started = time.perf_counter()
     llm = load(ckpt, device, dtype, quantize, kv_dtype, quiet, mesh, pack, compile)
     if draft_ckpt is not None:
@@ -126,7 +134,7 @@ def generate(
     if not quiet:
         print(_summary(llm, time.perf_counter() - started), file=sys.stderr)
     if chat:
-        _Conversation(llm, system, options).hold()
+        _Conversation(llm, system, options, quiet).hold()
     elif json or len(prompts) > 1 or num_samples > 1:
         _print_batches(llm, prompts, suffix_first, echo, json, options)
     else:
@@ -142,15 +150,15 @@ def _prompts(prompt: str | None, file: str | None, mesh: DeviceMesh | None) -> l
         return [prompt]
     if file is None:
         return [read_once(_standard_input, mesh)]
-    text = _text(file, Path(file).read_bytes())
+    text = _text(file, Path(file).read_bytes().removeprefix(codecs.BOM_UTF8))
     if not file.endswith(".jsonl"):
         return [text]
     prompts = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # others may stand inside a string
         if line.strip():
             try:
                 prompts.append(json_.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 prompts.append(None)
             if not isinstance(prompts[-1], str):
                 raise UsageError(
@@ -162,7 +170,7 @@ def _prompts(prompt: str | None, file: str | None, mesh: DeviceMesh | None) -> l
 
 
 def _standard_input() -> str:
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("no prompt; give --prompt or --file, or pipe a text in")
     return _text("standard input", sys.stdin.buffer.read())
 
@@ -222,8 +230,11 @@ def _print_result(prompt: str, completion: Completion, whole: str, json: bool) -
 class _Conversation:
     """A chat on the terminal, with the history that the model is shown."""
 
-    def __init__(self, llm: CodeLlama, system: str | None, options: dict[str, Any]) -> None:
+    def __init__(
+        self, llm: CodeLlama, system: str | None, options: dict[str, Any], quiet: bool
+    ) -> None:
         self.llm = llm
+        self.quiet = quiet
         self.options = options
         self.opening = [{"role": "system", "content": system}] if system else []
         self.messages = list(self.opening)
@@ -232,10 +243,10 @@ class _Conversation:
         """Answers line after line, until /exit or the end of the input."""
         variants = matching(self.llm.model.config)
         if variants and not any(variant.chat for variant in variants):
-            print("note: this model was not trained to chat; Instruct models are", file=sys.stderr)
-        print("/reset forgets the conversation, /exit ends it", file=sys.stderr)
+            self._note("note: this model was not trained to chat; Instruct models are\n")
+        self._note("/reset forgets the conversation, /exit ends it\n")
         while True:
-            print("> ", end="", file=sys.stderr, flush=True)
+            self._note("> ")
             line = read_once(_line, self.llm.mesh)
             if not line or line.strip() == "/exit":
                 return
@@ -258,9 +269,19 @@ class _Conversation:
             print(f"error: {error} (or /reset)", file=sys.stderr)
             return
         print(flush=True)
-        if answer.strip():
-            reply = {"role": "assistant", "content": answer, "destination": "user"}
-            self.messages = [*messages, reply]
+        if not answer.strip():
+            return
+        messages.append({"role": "assistant", "content": answer, "destination": "user"})
+        try:
+            formats.chat(self.llm.tokenizer, [*messages, {"role": "user", "content": ""}])
+        except PromptError:
+            self._note("note: the answer has a tag of the chat's format in it; it is forgotten\n")
+        else:
+            self.messages = messages
+
+    def _note(self, text: str) -> None:
+        if not self.quiet:
+            print(text, end="", file=sys.stderr, flush=True)
 
 
 def _summary(llm: CodeLlama, seconds: float) -> str:

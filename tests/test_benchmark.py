@@ -82,7 +82,10 @@ def test_for_readers_it_prints_a_line_a_figure(checkpoint):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("new_tokens", 1), ("quantize", "int3"), ("against", "vllm"), ("repeats", 0)],
+    [
+        *(("new_tokens", 1), ("quantize", "int3"), ("against", "vllm"), ("repeats", 0)),
+        *(("prompt_tokens", 10**6), ("context", 10**6)),
+    ],
 )
 def test_options_that_cannot_be_measured_are_refused(checkpoint, option, value):
     result = run("benchmark", "--ckpt", checkpoint, f"--{option}", value)

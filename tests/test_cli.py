@@ -1,5 +1,8 @@
+import importlib
+import re
 import sys
 
+import commands
 import pytest
 import torch
 
@@ -75,6 +78,7 @@ def raising(error: BaseException):
     [
         (UsageError("what, expected, do"), 2, "error: what, expected, do\n"),
         (FileNotFoundError(2, "No such file", "x.py"), 2, "error: x.py: No such file\n"),
+        (OSError(28, "No space left on device"), 2, "error: output: No space left on device\n"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 2, "not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"), 2, "not enough memory"),
         (KeyboardInterrupt(), 130, "\n"),
@@ -105,14 +109,25 @@ def test_warnings_become_one_line(monkeypatch, capsys):
     assert (code, errors) == (0, "warning: be careful\n")
 
 
-def test_help_names_the_options(monkeypatch, capsys, command):
-    monkeypatch.setattr(sys, "argv", ["command", "--help"])
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--count", "2", "--help"]])
+def test_help_names_the_options(monkeypatch, capsys, command, arguments):
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
     with pytest.raises(SystemExit) as exit_:
         cli.run(command)
-    output = "".join(capsys.readouterr())
+    output = capsys.readouterr().out
     assert exit_.value.code == 0
     assert "--text" in output
     assert "Do something" in output
+
+
+@pytest.mark.parametrize("name", ["generate", "describe", "convert", "benchmark", "train"])
+def test_help_has_every_word_about_an_option(name):
+    module = importlib.import_module(f"codellama.{name}")
+    _, options = getattr(module, name).__doc__.split("Args:")
+    shown = " ".join(commands.run(name, "--help").stdout.split())
+    for option in re.split(r"\n        (?=\w+:)", options)[1:]:
+        description = " ".join(option.partition(":")[2].split("Raises:")[0].split())
+        assert description in shown
 
 
 @pytest.fixture
@@ -130,7 +145,7 @@ def test_help_lists_the_commands_where_there_are_several(monkeypatch, capsys, se
     assert all(f"{name} " in output for name in several) and output.count("Do something.") == 2
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_a_mistake(name):
     with pytest.raises(UsageError, match=name):
         cli.torch_device(name)

@@ -164,7 +164,7 @@ def decode_speed_at(llm: CodeLlama, context: int, new_tokens: int = 16, repeats:
 def read_bandwidth(device: torch.device, size: int = 1_000_000_000) -> float:
     """Bytes a second that the device reads from its memory: the limit of decoding."""
     numbers = torch.ones(size // 4, device=device)
-    return size / min(_seconds(numbers.sum, device) for _ in range(5))
+    return size / _least_seconds(numbers.sum, device)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, width: int = 4096) -> float:
@@ -172,7 +172,18 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, width: int = 4096) -> 
     left = torch.randn(512, width, device=device).to(dtype)
     right = torch.randn(width, width, device=device).to(dtype)
     multiply = partial(torch.nn.functional.linear, left, right)
-    return 2 * left.numel() * width / min(_seconds(multiply, device) for _ in range(5))
+    return 2 * left.numel() * width / _least_seconds(multiply, device)
+
+
+def _least_seconds(work: Callable[[], object], device: torch.device, calls: int = 10) -> float:
+    """The time of one of several calls, after which a GPU is waited for once: it takes the host
+    about as long to start such work and to wait as it takes the device to do it."""
+
+    def do() -> None:
+        for _ in range(calls):
+            work()
+
+    return min(_seconds(do, device) for _ in range(3)) / calls
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

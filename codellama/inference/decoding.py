@@ -97,10 +97,10 @@ class _Batch:
         if not unread:
             return
         started = time.perf_counter()
-        rows, cache, logits = prefill(self.model, unread, self.past)
+        rows, cache, logits, read = prefill(self.model, unread, self.past)
         for row in rows:
             row.prompt_read()
-        self.timing.prompt_tokens += sum(len(row.prompt.ids) for row in rows)
+        self.timing.prompt_tokens += read
         running = [number for number, row in enumerate(rows) if not row.finish_reason]
         chosen = self._accept([rows[number] for number in running], logits[running, None])
         self.timing.prefill_seconds += time.perf_counter() - started

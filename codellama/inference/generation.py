@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsInt
@@ -143,15 +143,22 @@ class CodeLlama:
         return self._run([self._completion(text) for text in prompts], options)
 
     def infill(
-        self, gaps: Sequence[tuple[str, str]], suffix_first: bool = False, **options: Any
+        self,
+        gaps: Sequence[tuple[str, str]],
+        suffix_first: bool = False,
+        allow_control_tags: bool = False,
+        **options: Any,
     ) -> list[Completion]:
-        """Fills the gap between each prefix and suffix; the text is that of the gap alone.
+        """Fills the gap between each prefix and suffix; the text is that of the gap alone, also
+        with `echo`.
 
         Args:
             suffix_first: show the model the suffix before the prefix (see `prompts.infilling`).
+            allow_control_tags: let texts spell control tokens.
         """
         _refuse_single(gaps, str)
-        return self._run([self._infilling(gap, suffix_first) for gap in gaps], options)
+        batch = [self._infilling(gap, suffix_first, allow_control_tags) for gap in gaps]
+        return self._run(batch, {**options, "echo": False})
 
     def each(
         self, texts: Sequence[str], suffix_first: bool = False, **options: Any
@@ -169,9 +176,15 @@ class CodeLlama:
             ]
         )
 
-    def chat(self, dialogs: Sequence[Sequence[Message]], **options: Any) -> list[Completion]:
+    def chat(
+        self,
+        dialogs: Sequence[Sequence[Message]],
+        allow_control_tags: bool = False,
+        **options: Any,
+    ) -> list[Completion]:
         """Answers the last message of each dialog (see `prompts.chat`)."""
-        return self._run([self._chat(dialog) for dialog in dialogs], options)
+        _refuse_healing(options)
+        return self._run([self._chat(dialog, allow_control_tags) for dialog in dialogs], options)
 
     def generate(
         self,
@@ -195,24 +208,35 @@ class CodeLlama:
         return self._stream(self._completion(prompt), options)
 
     def stream_infill(
-        self, prefix: str, suffix: str, suffix_first: bool = False, **options: Any
+        self,
+        prefix: str,
+        suffix: str,
+        suffix_first: bool = False,
+        allow_control_tags: bool = False,
+        **options: Any,
     ) -> CompletionStream:
         """As `infill` for one gap, in pieces of text as they become certain."""
-        return self._stream(self._infilling((prefix, suffix), suffix_first), options)
+        prompt = self._infilling((prefix, suffix), suffix_first, allow_control_tags)
+        return self._stream(prompt, {**options, "echo": False})
 
-    def stream_chat(self, messages: Sequence[Message], **options: Any) -> CompletionStream:
+    def stream_chat(
+        self, messages: Sequence[Message], allow_control_tags: bool = False, **options: Any
+    ) -> CompletionStream:
         """As `chat` for one dialog, in pieces of text as they become certain.
 
         Of a dialog that goes on from the last one streamed, only what is new is read.
         """
-        return self._stream(self._chat(messages), options, self._dialog)
+        _refuse_healing(options)
+        return self._stream(self._chat(messages, allow_control_tags), options, self._dialog)
 
     def _completion(self, text: str) -> Prompt:
         ids = self.tokenizer.encode(text, bos=True)
         return Prompt(ids, frozenset([self.tokenizer.eos_id]), continuation=bool(text))
 
-    def _infilling(self, gap: tuple[str, str], suffix_first: bool) -> Prompt:
-        ids = prompts.infilling(self.tokenizer, *gap, suffix_first)
+    def _infilling(
+        self, gap: tuple[str, str], suffix_first: bool, allow_control_tags: bool = False
+    ) -> Prompt:
+        ids = prompts.infilling(self.tokenizer, *gap, suffix_first, allow_control_tags)
         if any(variant.infilling == "untrained" for variant in matching(self.model.config)):
             warnings.warn(
                 "Code Llama 70B has infilling tokens, but may not have been trained to infill",
@@ -220,8 +244,8 @@ class CodeLlama:
             )
         return Prompt(ids, self._stop_ids(self.tokenizer.eot_id), continuation=True)
 
-    def _chat(self, messages: Sequence[Message]) -> Prompt:
-        ids = prompts.chat(self.tokenizer, messages)
+    def _chat(self, messages: Sequence[Message], allow_control_tags: bool) -> Prompt:
+        ids = prompts.chat(self.tokenizer, messages, allow_control_tags)
         return Prompt(ids, self._stop_ids(self.tokenizer.step_id), continuation=False)
 
     def _stop_ids(self, end_id: int | None) -> frozenset[int]:
@@ -321,6 +345,13 @@ def _refuse_ways(
         raise RequestError(
             "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install "
             "one, or leave out compile"
+        )
+
+
+def _refuse_healing(keywords: Mapping[str, Any]) -> None:
+    if keywords.get("heal"):
+        raise RequestError(
+            "heal is for prompts that end inside a word; a dialog ends with the format's own tokens"
         )
 
 

@@ -32,7 +32,7 @@ class Past:
 @torch.no_grad()
 def prefill(
     model: Transformer, sequences: Sequence[RunningSequence], past: Past | None = None
-) -> tuple[list[RunningSequence], KVCache, Tensor]:
+) -> tuple[list[RunningSequence], KVCache, Tensor, int]:
     """Reads the prompts, `PREFILL_CHUNK` tokens at a time; equal prompts once for all, and of a
     single one only what `past` does not hold.
 
@@ -44,20 +44,23 @@ def prefill(
 
     Returns:
         The sequences in the order of the cache's rows, the cache with room for what they may
-        generate, and the logits (rows, vocab_size) of the first new token.
+        generate, the logits (rows, vocab_size) of the first new token, and how many tokens had to
+        be read.
     """
     twins: dict[tuple[int, ...], list[RunningSequence]] = {}
     for sequence in sequences:
         twins.setdefault(tuple(sequence.prompt.ids), []).append(sequence)
     groups = _groups([first for first, *_ in twins.values()])
+    read = sum(map(len, twins))
     # A draft may reach as far behind a row's last token as it is long.
     capacity = max(
-        len(sequence.prompt.ids) + sequence.budget + sequence.options.speculate
-        for sequence in sequences
+        len(row.prompt.ids) + row.budget + min(row.options.speculate, row.budget)
+        for row in sequences
     )
     if past is not None and past.cache is not None:
         cache = past.cache
-        cache.lengths = [_same(past.ids, sequences[0])]
+        cache.lengths = [known := _same(past.ids, sequences[0])]
+        read -= known
         past.ids, past.cache = [], None  # until the sequence has ended
         cache.reserve(capacity)
         logits = _prefill_group(model, sequences, cache)
@@ -71,7 +74,7 @@ def prefill(
             sources.append(source)
     if len(rows) > len(twins):
         cache.keep(sources)
-    return rows, cache, logits[sources]
+    return rows, cache, logits[sources], read
 
 
 def _same(known: Sequence[int], sequence: RunningSequence) -> int:

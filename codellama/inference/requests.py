@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -67,13 +68,21 @@ class Options:
             if not isinstance(value, Integral) or value < least:
                 raise RequestError(f"{name} is {value!r}; expected a whole number from {least}")
         for name, valid, range_ in (
-            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("temperature", _is_within(self.temperature, 0, sys.float_info.max), "0 or more"),
+            ("top_p", _is_within(self.top_p, sys.float_info.min, 1), "above 0 and at most 1"),
             ("seed", self.seed is None or _is_seed(self.seed), "a whole number of 64 bits"),
-            ("stop", all(self.stop), "strings that are not empty"),
+            ("stop", _are_texts(self.stop), "strings that are not empty"),
         ):
             if not valid:
                 raise RequestError(f"{name} is {getattr(self, name)!r}; expected {range_}")
+
+
+def _is_within(value: object, least: float, most: float) -> bool:
+    return isinstance(value, Real) and least <= float(value) <= most
+
+
+def _are_texts(stop: object) -> bool:
+    return isinstance(stop, Sequence) and all(isinstance(text, str) and text for text in stop)
 
 
 def _is_seed(seed: object) -> bool:
@@ -141,7 +150,7 @@ class RunningSequence:
         healed = b""  # what was taken back of the prompt; the first new token begins with it
         self._healing_ids: list[int] = []
         self._text = tokenizer.decode(prompt.ids) if options.echo else ""
-        if options.heal and len(prompt.ids) > 1:
+        if options.heal and budget and len(prompt.ids) > 1:
             healed = tokenizer.bytes_of(prompt.ids[-1])
         if healed:
             self.prompt = replace(prompt, ids=prompt.ids[:-1])

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from codellama.inference.prefill import PREFILL_CHUNK
 from codellama.model.transformer import Transformer
 
 LONGEST_MATCH = 4
@@ -68,7 +69,9 @@ class DraftModel:
         drafted: list[int] = []
         unread = list(ids[same:])
         while len(drafted) < count:
-            hidden = self.model.hidden(torch.tensor([unread], device=device), self.cache)
+            for start in range(0, len(unread), PREFILL_CHUNK):
+                chunk = torch.tensor([unread[start : start + PREFILL_CHUNK]], device=device)
+                hidden = self.model.hidden(chunk, self.cache)
             drafted.append(int(self.model.logits(hidden[:, -1]).argmax()))
             unread = drafted[-1:]
         self._ids = [*ids, *drafted[:-1]]

@@ -45,8 +45,7 @@ def infilling(
     2.3).
 
     Prefix-suffix-middle: `<PRE> prefix <SUF>suffix <MID>`. Suffix-prefix-middle puts the prefix
-    last,
-    right before the text to come: `<PRE> <SUF>suffix <MID> prefix`.
+    last, right before the text to come: `<PRE> <SUF>suffix <MID> prefix`.
 
     Args:
         suffix_first: take suffix-prefix-middle.
@@ -162,7 +161,7 @@ def _refuse_control_tags(message: Message) -> None:
         if tag := next((tag for tag in CONTROL_TAGS if tag in text), None):
             raise PromptError(
                 f"the {message['role']}'s message contains {tag}, which would let it pose as "
-                "another role; remove it, or pass allow_control_tags=True if it is meant"
+                "another role; remove it (from Python, allow_control_tags=True lets it pass)"
             )
 
 
@@ -171,5 +170,5 @@ def _refuse_control_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
         spelled = ", ".join(sorted(tokenizer.piece(id) for id in found))
         raise PromptError(
             f"the text spells the control token {spelled}, which would break out of the format; "
-            "remove it, or pass allow_control_tags=True if it is meant"
+            "remove it (from Python, allow_control_tags=True lets it pass)"
         )

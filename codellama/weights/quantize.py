@@ -12,12 +12,12 @@ rows those are slow: there a layer's weights are expanded, slice by slice, for t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codellama.weights.downloads import CheckpointError
 from codellama.weights.layout import FEW_ROWS, Packed, PackedLinear, SlicedLinear
 
 MODES = ("int8", "int4")
@@ -34,8 +34,7 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     Shape:
         (..., in) -> int8 (..., in) and the rows' scales (...), in the dtype of `weight`
     """
-    least = torch.finfo(weight.dtype).tiny
-    scales = (weight.float().abs().amax(-1) / 127).clamp(min=least)
+    scales = (weight.float().abs().amax(-1) / 127).clamp(min=_least_scale(weight.dtype))
     scales = scales.to(weight.dtype)  # rounded first, so that the integers fit what is stored
     values = (weight.float() / scales.float()[..., None]).round().clamp(-127, 127)
     return values.to(torch.int8), scales
@@ -50,10 +49,17 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     groups = weight.float().unflatten(1, (-1, GROUP))
     low, high = groups.amin(-1), groups.amax(-1)
-    scales = ((high - low) / 15).clamp(min=torch.finfo(weight.dtype).tiny).to(weight.dtype)
+    scales = ((high - low) / 15).clamp(min=_least_scale(weight.dtype)).to(weight.dtype)
     middles = (low + 8 * scales.float()).to(weight.dtype)
     values = (groups - middles.float()[..., None]) / scales.float()[..., None] + 8
     return values.round().clamp(0, 15).to(torch.uint8).flatten(1), scales, middles
+
+
+def _least_scale(dtype: torch.dtype) -> float:
+    """The least positive number of a dtype, if it is a normal one in float32: some processors take
+    others for 0."""
+    kind = torch.finfo(dtype)
+    return max(kind.tiny * kind.eps, torch.finfo(torch.float32).tiny)
 
 
 def pack_nibbles(values: Tensor) -> Tensor:
@@ -88,23 +94,26 @@ def _kernel_layout(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def block_order(device: torch.device) -> list[int]:
     """Which row of a block each nibble of packed bytes belongs to: first the low ones of a block's
     bytes, then the high ones."""
     return _kernel_order() if _kernel_layout(device) else list(range(BLOCK))
 
 
-@cache
 def _kernel_order() -> list[int]:
-    """The order of the CPU kernel's layout. It depends on the processor, so it is looked up in a
-    matrix that holds its own row numbers."""
-    rows = torch.arange(BLOCK, dtype=torch.uint8)[:, None].expand(-1, GROUP)
-    remainder, quotient = (pack_nibbles(part).flatten() for part in (rows % 16, rows // 16))
-    low = (remainder & 15) + 16 * (quotient & 15)
-    high = (remainder >> 4) + 16 * (quotient >> 4)
-    half = int((low[1:] == low[0]).nonzero()[0]) + 1  # there the block's second column begins
-    return torch.cat([low[:half], high[:half]]).tolist()
+    """The order of the CPU kernel's layout. It depends on the processor, so it is looked up once,
+    in a matrix that holds its own row numbers."""
+    if not _found_order:
+        rows = torch.arange(BLOCK, dtype=torch.uint8)[:, None].expand(-1, GROUP)
+        remainder, quotient = (pack_nibbles(part).flatten() for part in (rows % 16, rows // 16))
+        low = (remainder & 15) + 16 * (quotient & 15)
+        high = (remainder >> 4) + 16 * (quotient >> 4)
+        half = int((low[1:] == low[0]).nonzero()[0]) + 1  # there the block's second column begins
+        _found_order.extend(torch.cat([low[:half], high[:half]]).tolist())
+    return _found_order
+
+
+_found_order: list[int] = []  # which torch.compile can read, as it cannot what `cache` keeps
 
 
 def _reordered(rows: Tensor, order: list[int], back: bool = False) -> Tensor:
@@ -274,9 +283,15 @@ class Int4Linear(QuantizedLinear):
 
 class Quantized(Packed):
     """Holds the matrices in 8 or 4 bits. In 4 bits the output matrix has 8, as in other runners: it
-    matters most."""
+    matters most.
+
+    Args:
+        mode: "int8" or "int4"; a CheckpointError for others.
+    """
 
     def __init__(self, mode: str) -> None:
+        if mode not in MODES:
+            raise CheckpointError(f"mode is {mode!r}; expected {' or '.join(MODES)}")
         self.mode = mode
 
     def layer(self, name: str, linear: nn.Linear) -> QuantizedLinear:

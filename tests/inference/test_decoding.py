@@ -185,6 +185,8 @@ def test_timing_counts_the_tokens_that_went_through_the_model(tokenizer):
     assert (llm.timing.prompt_tokens, llm.timing.decoded_tokens) == (4, 2 * 3)
     llm.generate([[1, 7]], [], max_new_tokens=1)
     assert (llm.timing.prompt_tokens, llm.timing.decoded_tokens) == (6, 6)
+    llm.generate([[1, 7, 8]], [], max_new_tokens=1, num_samples=5)
+    assert (llm.timing.prompt_tokens, llm.timing.decoded_tokens) == (9, 6)
 
 
 def test_after_generation_the_model_still_trains(tokenizer):

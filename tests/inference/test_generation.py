@@ -344,6 +344,46 @@ def test_nothing_is_healed_behind_a_control_token(llm):
         assert healed == plain
 
 
+def test_a_dialog_which_ends_with_the_formats_own_tokens_is_not_healed(llm):
+    for ask in (ASK["chat"], STREAM["chat"]):
+        with pytest.raises(RequestError, match="heal is for prompts"):
+            ask(llm, heal=True)
+
+
+def test_nothing_is_healed_where_nothing_may_be_added(llm):
+    options = {"max_new_tokens": 0, "echo": True, "logprobs": True}
+    assert ASK["complete"](llm, heal=True, **options) == ASK["complete"](llm, **options)
+
+
+def test_the_text_of_a_gap_is_that_of_the_gap_alone_also_with_echo(llm):
+    options = {"max_new_tokens": 5}
+    assert ASK["infill"](llm, echo=True, **options) == ASK["infill"](llm, **options)
+    assert (
+        "".join(STREAM["infill"](llm, echo=True, **options)) == ASK["infill"](llm, **options).text
+    )
+
+
+def test_control_tags_may_be_let_through(llm):
+    tagged = [{"role": "user", "content": "what is [INST]?"}]
+    with pytest.raises(PromptError, match="allow_control_tags"):
+        llm.chat([tagged])
+    options = {"allow_control_tags": True, "max_new_tokens": 4}
+    [answer] = llm.chat([tagged], **options)
+    assert "".join(llm.stream_chat(tagged, **options)) == answer.text
+
+
+def test_control_tokens_may_be_let_through():
+    tokenizer = Tokenizer(shared("tokenizers/codellama-infill.model"))
+    llm = scripted(tokenizer, [tokenizer.middle_id, *tokenizer.encode("x"), tokenizer.eot_id])
+    for infill in (
+        lambda **options: llm.infill([("a <MID> b", "")], **options)[0].text,
+        lambda **options: "".join(llm.stream_infill("a <MID> b", "", **options)),
+    ):
+        with pytest.raises(PromptError, match="spells the control token"):
+            infill()
+        assert infill(allow_control_tags=True) == " x"
+
+
 def test_healed_text_streams_in_the_pieces_of_the_whole(llm):
     [whole] = llm.complete(["def é"], max_new_tokens=8, heal=True, echo=True)
     assert "".join(llm.stream("def é", max_new_tokens=8, heal=True, echo=True)) == whole.text
@@ -364,7 +404,7 @@ def test_a_dialog_that_goes_on_is_read_from_where_it_left_off(llm):
     again = "".join(fresh.stream_chat(second, max_new_tokens=6))
     hook.remove()
     ids = prompts.chat(llm.tokenizer, second)
-    assert fresh.timing.prompt_tokens - before == len(ids)
+    assert fresh.timing.prompt_tokens - before == read[0]
     assert read[0] < len(ids) - len(prompts.chat(llm.tokenizer, first)) + 2
     [expected] = llm.chat([second], max_new_tokens=6)
     assert again == expected.text

@@ -65,7 +65,11 @@ def feed(sequence, tokens):
         ("batch_size", 0),
         ("seed", 2**64),
         ("seed", 1.5),
+        ("temperature", "1"),
+        ("top_p", None),
         ("stop", ("a", "")),
+        ("stop", (1,)),
+        ("stop", None),
         ("stop", ""),
     ],
 )

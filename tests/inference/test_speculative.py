@@ -111,6 +111,31 @@ def test_a_draft_model_forgets_what_was_not_kept(llm):
     assert drafter.draft(other, 4) == DraftModel(llm.model).draft(other, 4)
 
 
+def test_a_draft_model_reads_a_chunk_at_a_time(llm, monkeypatch):
+    ids = [1, *range(40, 60)]
+    expected = DraftModel(llm.model).draft(ids, 4)
+    monkeypatch.setattr("codellama.inference.speculative.PREFILL_CHUNK", 6)
+    read = []
+    hook = llm.model.tok_embeddings.register_forward_pre_hook(
+        lambda _, inputs: read.append(inputs[0].numel())
+    )
+    assert DraftModel(llm.model).draft(ids, 4) == expected
+    hook.remove()
+    assert read == [6, 6, 6, 3, 1, 1, 1]
+
+
+def test_drafts_take_no_more_room_than_may_be_written(llm, monkeypatch):
+    capacities = []
+    new_cache = type(llm.model).new_cache
+    monkeypatch.setattr(
+        type(llm.model),
+        "new_cache",
+        lambda self, rows=1, capacity=0: capacities.append(capacity) or new_cache(self, rows),
+    )
+    llm.complete(["a"], max_new_tokens=5, speculate=10**9)
+    assert max(capacities) < 30
+
+
 def test_a_draft_model_of_another_vocabulary_is_refused(llm, checkpoint, tokenizer):
     wider = CodeLlama(random_model(1, vocab_size=600), tokenizer)
     with pytest.raises(RequestError, match="512 token ids, the model 600"):
