@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from codellama.text.tokenizer import TOKENIZER
 from codellama.weights import huggingface, meta, quantized_checkpoint
 from codellama.weights.checkpoint import Checkpoint, Read, Region, new_directory
 from codellama.weights.downloads import write_checklist
-from codellama.weights.loading import load_model, open_checkpoint
+from codellama.weights.loading import load_model, load_tokenizer, open_checkpoint
 from codellama.weights.quantize import MODES, Quantized
 
 
@@ -44,26 +45,30 @@ def convert(
         raise UsageError(f"--to is {to!r}; expected meta, hf, {' or '.join(MODES)}")
     if to != "meta" and shards is not None:
         raise UsageError(f"--shards counts Meta's files; leave it out with --to {to}")
-    source = open_checkpoint(src)
+    source = open_checkpoint(Path(src).expanduser())
+    tokenizer = source.directory / TOKENIZER
+    if tokenizer.is_file():
+        load_tokenizer(source.directory, source.config.vocab_size)  # refuses one that does not fit
+    elif not quiet:
+        print(f"warning: {source.directory} has no {TOKENIZER} to copy", file=sys.stderr)
     kind = torch_dtype(dtype) or source.dtype
     if shards is None:
         shards = source.file_count if source.format == "Meta" else 1
-    with new_directory(dst) as beside:
+    with new_directory(Path(dst).expanduser()) as beside:
         if to in MODES:
             with progress_bar("rounding", quiet) as progress:
-                model = load_model(src, "cpu", kind, progress, Quantized(to))
+                model = load_model(source.directory, "cpu", kind, progress, Quantized(to))
             quantized_checkpoint.save_checkpoint(beside, model, to)
         else:
-            with progress_bar("writing", quiet, unit="file") as progress:
+            unit = "file" if to == "meta" else "tensor"
+            with progress_bar("writing", quiet, unit) as progress:
                 read = _in_dtype(source, kind)
                 if to == "hf":
                     huggingface.save_checkpoint(beside, source.config, read, progress=progress)
                 else:
                     meta.save_checkpoint(beside, source.config, read, shards, progress)
-        if (source.directory / TOKENIZER).is_file():
-            shutil.copyfile(source.directory / TOKENIZER, beside / TOKENIZER)
-        elif not quiet:
-            print(f"warning: {source.directory} has no {TOKENIZER} to copy", file=sys.stderr)
+        if tokenizer.is_file():
+            shutil.copyfile(tokenizer, beside / TOKENIZER)
         if to == "meta":
             with progress_bar("md5", quiet) as progress:
                 write_checklist(beside, progress)

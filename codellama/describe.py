@@ -6,7 +6,7 @@ import json as json_
 from typing import Any
 
 from codellama.cli import checkpoint_directory, human_bytes, progress_bar, run
-from codellama.weights.checkpoint import Checkpoint
+from codellama.weights.checkpoint import Checkpoint, dtype_names
 from codellama.weights.downloads import CheckpointError, verify_checklist
 from codellama.weights.loading import load_tokenizer, open_checkpoint
 from codellama.weights.variants import Variant, matching
@@ -45,7 +45,7 @@ def describe(*, ckpt: str | None = None, md5: bool = True, json: bool = False) -
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """What is known of a checkpoint without reading its tensors; sizes in bytes and tokens."""
-    config, dtype = checkpoint.config, checkpoint.dtype
+    config = checkpoint.config
     variants = matching(config)
     tokenizer = load_tokenizer(checkpoint.directory, config.vocab_size)
     return {
@@ -53,7 +53,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": config.parameter_count,
         "format": checkpoint.format,
         "files": checkpoint.file_count,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype_names(checkpoint.dtypes),
         "layers": config.n_layers,
         "width": config.dim,
         "hidden_width": config.hidden_dim,
@@ -66,7 +66,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "chat": _chat(variants),
         "weights_bytes": checkpoint.weight_bytes,
         **{
-            f"kv_cache_bytes_at_{tokens}_tokens": config.kv_cache_bytes(tokens, dtype.itemsize)
+            f"kv_cache_bytes_at_{tokens}_tokens": config.kv_cache_bytes(tokens, checkpoint.itemsize)
             for tokens in CONTEXTS
         },
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -36,10 +37,10 @@ def perplexity(
 
     Args:
         ckpt: checkpoint directory; without it, the small one that comes with the package.
-        data: directory of documents, of which the held-out sixteenth is read; without it, the
-            standard library of this Python.
+        data: the directory that was trained on, of which a sixteenth was held out; one above or
+            below it is split in another way. Without it, the standard library of this Python.
         pattern: what the documents are called.
-        context: tokens to look back on at most; without it, the model's context.
+        context: tokens to look back on at most; without it, the model's context, which is the most.
         files: read only so many documents.
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: bfloat16, float16 or float32; without it, that of the files.
@@ -50,6 +51,8 @@ def perplexity(
     """
     _check_counts(context=context, files=files)
     llm = load(ckpt, device, dtype, quantize, kv_dtype, quiet)
+    most = llm.model.config.max_seq_len
+    context = _cut(context or most, most)
     texts = _held_out(data, pattern)[:files]
     with progress_bar("reading", quiet, unit="file") as progress:
         result = measure_perplexity(llm.model, llm.tokenizer, texts, context, progress)
@@ -86,7 +89,8 @@ def positions(
 
     Args:
         ckpt: checkpoint directory; without it, the small one that comes with the package.
-        data: directory of documents; without it, the standard library of this Python.
+        data: the directory that was trained on, of which a sixteenth was held out; one above or
+            below it is split in another way. Without it, the standard library of this Python.
         pattern: what the documents are called.
         length: tokens of a sequence; may be more than the model's context.
         sequences: how many to read, spread over all documents.
@@ -138,10 +142,12 @@ def infilling(
 
     Args:
         ckpt: checkpoint directory; without it, the small one that comes with the package.
-        data: directory of documents; without it, the standard library of this Python.
+        data: the directory that was trained on, of which a sixteenth was held out; one above or
+            below it is split in another way. Without it, the standard library of this Python.
         pattern: what the documents are called.
         lines: how many lines to take out, each alone.
-        context: tokens around a line, half before and half after it.
+        context: tokens around a line, half before and half after it; at most half of the model's
+            context, so that the answer fits as well.
         seed: decides which lines.
         inside: take out a random piece of the line instead of all of it.
         heal: let the model finish a word that the gap cuts (suffix first only; see generate).
@@ -154,7 +160,10 @@ def infilling(
     """
     _check_counts(lines=lines, context=context)
     llm = load(ckpt, device, dtype, quantize, kv_dtype, quiet)
+    context = _cut(context, llm.model.config.max_seq_len // 2)
     asked = gaps(_held_out(data, pattern), llm.tokenizer, lines, context, seed, inside)
+    if not asked:
+        raise UsageError("no line of the held-out documents can be asked for; give others (--data)")
     shares = {}
     for name, suffix_first in (("psm", False), ("spm", True)):
         with progress_bar(name, quiet, unit="line") as progress:
@@ -168,6 +177,16 @@ def _check_counts(**options: int | None) -> None:
         least = 2 if name == "context" else 1
         if value is not None and value < least:
             raise UsageError(f"--{name} is {value}; expected {least} or more")
+
+
+def _cut(context: int, most: int) -> int:
+    """The context, or what fits into the model's; says so where that is less."""
+    if context > most:
+        warnings.warn(
+            f"--context {context} is more than the model has room for; taken as {most}",
+            stacklevel=2,
+        )
+    return min(context, most)
 
 
 def _held_out(data: str | None, pattern: str) -> list[str]:

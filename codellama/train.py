@@ -14,9 +14,10 @@ from codellama.arguments import UsageError
 from codellama.cli import run, torch_device, torch_dtype
 from codellama.training import infilling, plotting, run_directory
 from codellama.training.contexts import SHORTEST_RUN
-from codellama.training.run import Machine, Recipe, Report, Run
+from codellama.training.recipe import Recipe
+from codellama.training.run import Machine, Report, Run
 from codellama.training.trainer import Stage, Trainer
-from codellama.weights.loading import default_device
+from codellama.weights.loading import default_device, open_checkpoint
 
 NEW_MODEL = {
     "dim": 192,
@@ -37,19 +38,19 @@ def train(
     ckpt: str | None = None,
     new_blocks: int = 0,
     mix_ckpt: str | None = None,
-    mix_share: float = 0.5,
+    mix_share: float | None = None,
     tokens: int = 22_000_000,
     sequence: int = 512,
     batch_tokens: int = 1_024,
     learning_rate: float = 1.5e-3,
-    theta: float = 1e4,
+    theta: float | None = None,
     context: int = 0,
     skip_rate: float = 0.0,
     long_tokens: int = 800_000,
     long_sequence: int = 8_192,
     long_batch_tokens: int = 8_192,
     long_learning_rate: float = 3e-4,
-    long_theta: float = 1e6,
+    long_theta: float | None = None,
     warmup_steps: int = 200,
     infilling_rate: float = infilling.RATE,
     line_rate: float = infilling.LINE_RATE,
@@ -83,22 +84,24 @@ def train(
         data: directory of documents; without it, the standard library of this Python.
         pattern: what the documents are called.
         ckpt: checkpoint to start from; without it, a new model and vocabulary.
-        new_blocks: to insert into the checkpoint's model, where they change nothing at first.
+        new_blocks: blocks to insert into the checkpoint's model; they change nothing at first.
         mix_ckpt: another checkpoint of the same shape, to start from weights between the two.
-        mix_share: how far between: 0 for ckpt, 1 for mix_ckpt.
+        mix_share: how far between: 0 for ckpt, 1 for mix_ckpt (0.5).
         tokens: to train on in the first stage; 0 leaves it out.
         sequence: tokens in a sequence of the first stage.
         batch_tokens: tokens in a step of the optimiser.
         learning_rate: its peak; it falls as a cosine to a thirtieth.
-        theta: rotary base of the first stage.
-        context: of the first stage's checkpoint; 0: the length of its sequences.
+        theta: rotary base of the first stage; without it, the checkpoint's, 1e4 for a new model.
+        context: of the first stage's checkpoint. 0, as in the second stage: that of the checkpoint
+            to start from, or the length of a sequence if that is more.
         skip_rate: share of the first stage's sequences whose positions skip somewhere, so that they
             span the context.
         long_tokens: to train on in the second stage; 0 leaves it out.
         long_sequence: tokens in a sequence of the second stage.
         long_batch_tokens: tokens in a step of the second stage.
         long_learning_rate: peak of the second stage.
-        long_theta: rotary base of the second stage.
+        long_theta: rotary base of the second stage; without it, 1e6, or the checkpoint's if that
+            is larger.
         warmup_steps: steps until the peak, a tenth of the stage at most.
         infilling_rate: share of documents cut for infilling.
         line_rate: share of those whose gap is a line; the paper cuts at any character.
@@ -125,7 +128,7 @@ def train(
         quiet: print nothing but errors.
     """
     if plot is not None:
-        plotting.check()
+        plotting.check(Path(plot).expanduser())
     shape = {
         "dim": dim,
         "n_layers": n_layers,
@@ -137,6 +140,12 @@ def train(
     asked = {name: size for name, size in shape.items() if size is not None}
     if ckpt is not None and asked:
         raise UsageError(f"--{next(iter(asked))} is for a new model; {ckpt} has a shape of its own")
+    if mix_share is not None and mix_ckpt is None:
+        raise UsageError("--mix_share is how far to go to another checkpoint; give --mix_ckpt too")
+    own_theta, own_context = 1e4, 0
+    if ckpt is not None:
+        own = open_checkpoint(Path(ckpt).expanduser()).config
+        own_theta, own_context = own.rope_theta, own.max_seq_len
     recipe = Recipe(
         model=NEW_MODEL | asked if ckpt is None else {},
         stages={
@@ -146,8 +155,8 @@ def train(
                 batch_tokens,
                 learning_rate,
                 warmup_steps,
-                theta,
-                context,
+                own_theta if theta is None else theta,
+                context or own_context,
                 skip_rate,
             ),
             "stage2": Stage(
@@ -156,7 +165,8 @@ def train(
                 long_batch_tokens,
                 long_learning_rate,
                 warmup_steps,
-                long_theta,
+                max(own_theta, 1e6) if long_theta is None else long_theta,
+                own_context,
             ),
         },
         data=data,
@@ -164,7 +174,7 @@ def train(
         ckpt=ckpt,
         new_blocks=new_blocks,
         mix_ckpt=mix_ckpt,
-        mix_share=mix_share,
+        mix_share=Recipe.mix_share if mix_share is None else mix_share,
         infilling_rate=infilling_rate,
         line_rate=line_rate,
         suffix_first_rate=suffix_first_rate,
@@ -176,16 +186,20 @@ def train(
     machine = Machine.best(torch_device(device) or default_device())
     if dtype is not None:
         autocast = torch_dtype(dtype)
+        if autocast == torch.float16:
+            raise UsageError(
+                "--dtype is float16, too narrow for gradients; expected bfloat16 or float32"
+            )
         machine = replace(machine, autocast=None if autocast == torch.float32 else autocast)
     if compile is not None:
         machine = replace(machine, compiled=compile)
-    if save_every < 1 or shards < 1:
-        raise UsageError("--save_every and --shards count from 1")
+    if save_every < 1:
+        raise UsageError(f"--save_every is {save_every}; expected 1 or more")
     training = Run(Path(out).expanduser(), recipe, resume)
     with _Bars(quiet) as report:
         training.train(machine, save_every, shards, report)
     if plot is not None:
-        plotting.draw(run_directory.read_log(training.directory), Path(plot))
+        plotting.draw(run_directory.read_log(training.directory), Path(plot).expanduser())
     if not quiet:
         print(f"checkpoints are in {training.directory}", file=sys.stderr)
 

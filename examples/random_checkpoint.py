@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fire
 import torch
+from command_line import run_example
 
 from codellama import ModelConfig
 from codellama.training.tokenizer import train_tokenizer
@@ -48,6 +48,7 @@ def random_checkpoint(
         shards: number of files to cut the weights into.
         seed: the same seed gives the same weights.
     """
+    tokenizer = tokenizer_model(vocab_size)
     config = ModelConfig(dim, n_layers, n_heads, vocab_size, n_kv_heads, rope_theta=1e6)
     generator = torch.Generator().manual_seed(seed)
     weights = {
@@ -57,8 +58,8 @@ def random_checkpoint(
         for name, shape in parameter_shapes(config).items()
     }
     save_checkpoint(directory, config, reader(weights), shards)
-    (Path(directory) / "tokenizer.model").write_bytes(tokenizer_model(vocab_size))
+    (Path(directory) / "tokenizer.model").write_bytes(tokenizer)
 
 
 if __name__ == "__main__":
-    fire.Fire(random_checkpoint)
+    run_example(random_checkpoint)

@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fire
+from command_line import run_example
 
 from codellama import CodeLlama
-from codellama.training.run import Machine, Recipe, Run
+from codellama.training import run_directory
+from codellama.training.recipe import Recipe
+from codellama.training.run import Machine, Run
 from codellama.training.trainer import Stage, Trainer
 from codellama.weights.loading import default_device
 
@@ -46,6 +48,7 @@ def train_tiny(
         data: directory of documents; without it, the standard library.
         vocab_size: ids of the vocabulary.
     """
+    run_directory.check_free(Path(directory))
     machine = replace(Machine.best(default_device()), compiled=False)
 
     def run(where: str, tokens: int) -> Run:
@@ -75,4 +78,4 @@ def train_tiny(
 
 
 if __name__ == "__main__":
-    fire.Fire(train_tiny)
+    run_example(train_tiny)

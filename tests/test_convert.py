@@ -1,14 +1,16 @@
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from commands import run
-from random_checkpoint import random_checkpoint
+from random_checkpoint import random_checkpoint, tokenizer_model
 from shared_data import shared
 
 from codellama import load_model
 from codellama.weights.downloads import verify_checklist
+from codellama.weights.loading import open_checkpoint
 
 
 def convert(src: Path, dst: Path, *options: object) -> None:
@@ -112,6 +114,46 @@ def test_a_dtype_can_be_chosen(source, tmp_path):
     assert all(torch.equal(new[name], old[name].bfloat16()) for name in old)
 
 
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_a_dtype_can_be_chosen_for_what_is_not_rounded(source, tmp_path, mode):
+    convert(source, tmp_path / "new", "--to", mode, "--dtype", "bfloat16")
+    new = open_checkpoint(tmp_path / "new")
+    assert new.dtype == torch.bfloat16
+    embedding = weights(source)["tok_embeddings.weight"]
+    assert torch.equal(new.read("tok_embeddings.weight"), embedding.bfloat16())
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused_and_a_missing_one_told(source, tmp_path):
+    path = source / "tokenizer.model"
+    path.write_bytes(tokenizer_model(600))
+    options = ("--src", source, "--dst", tmp_path / "new", "--to", "hf")
+    done = run("convert", *options)
+    assert done.returncode == 2
+    assert "has 600 ids, but the model has 512" in done.stderr
+    assert not (tmp_path / "new").exists()
+    path.unlink()
+    assert "has no tokenizer.model to copy" in run("convert", *options).stderr
+
+
+def test_a_home_directory_is_found(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    convert(Path("~/source"), Path("~/deep/new"), "--to", "hf")
+    assert same(source, tmp_path / "deep" / "new")
+
+
+@pytest.mark.parametrize(("to", "unit", "count"), [("meta", "file", 2), ("hf", "tensor", 21)])
+def test_progress_counts_what_it_says(source, tmp_path, monkeypatch, to, unit, count):
+    seen = {}
+
+    @contextlib.contextmanager
+    def progress_bar(title, quiet=False, unit="B"):
+        yield lambda *state: seen.update({unit: state})
+
+    monkeypatch.setattr("codellama.convert.progress_bar", progress_bar)
+    convert(source, tmp_path / "new", "--to", to)
+    assert seen[unit] == (count, count)
+
+
 def test_an_existing_directory_is_left_alone(source, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("years of work")
@@ -133,7 +175,7 @@ def test_an_existing_directory_is_left_alone(source, tmp_path):
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(source, tmp_path, options, says):
-    done = run("convert", "--src", source, "--dst", tmp_path / "new", *options)
+    done = run("convert", "--src", source, "--dst", tmp_path / "deep" / "new", *options)
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stderr.count("\n") == 1

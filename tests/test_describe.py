@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -47,12 +48,22 @@ def test_published_checkpoints_are_recognised(monkeypatch, tokenizer, name, mode
     config = ModelConfig.from_params(VARIANTS[name].config.to_params())
     headers = Headers()
     vars(headers).update(
-        directory=None, config=config, dtype=torch.bfloat16, file_count=1, format="Meta"
+        directory=None, config=config, dtypes={torch.bfloat16}, file_count=1, format="Meta"
     )
     facts = describe_checkpoint(headers)
     assert model in facts["model"]
     assert chat in facts["chat"]
     assert facts["weights_bytes"] == 2 * config.parameter_count
+
+
+def test_several_dtypes_are_told(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "mixed")
+    path = tmp_path / "mixed" / "consolidated.00.pth"
+    tensors = torch.load(path, weights_only=True)
+    torch.save({**tensors, "norm.weight": tensors["norm.weight"].bfloat16()}, path)
+    facts = json.loads(run("describe", "--ckpt", tmp_path / "mixed", "--json").stdout)
+    assert facts["dtype"] == "bfloat16 and float32"
+    assert facts["weights_bytes"] == 4 * 188_736
 
 
 def test_a_file_that_differs_from_its_checksum_is_an_error(checkpoint, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 from commands import run
@@ -95,6 +96,29 @@ def test_infilling_gives_the_share_of_lines_in_both_orders(evaluate):
 
 
 @pytest.mark.parametrize(
+    ("name", "options", "most"),
+    [("perplexity", ("--context", 129), 128), ("infilling", ("--lines", 40), 64)],
+)
+def test_a_context_that_the_model_has_no_room_for_is_cut_and_that_is_said(
+    data, checkpoint, tmp_path, name, options, most
+):
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model)
+    params = json.loads((model / "params.json").read_text())
+    (model / "params.json").write_text(json.dumps({**params, "max_seq_len": 128}))
+    given = ("--ckpt", model, "--data", data, "--pattern", "*.txt", *GIVEN, "--json", *options)
+    cut = run("evaluate", name, *given)
+    assert f"more than the model has room for; taken as {most}\n" in cut.stderr
+    asked = run("evaluate", name, *given, "--context", most)
+    assert json.loads(cut.stdout) == figures(asked)
+
+
+def test_documents_without_a_line_to_ask_for_are_refused(evaluate, monkeypatch):
+    monkeypatch.setattr("codellama.evaluate.gaps", lambda *_: [])
+    assert_one_sentence(evaluate("infilling"), "no line of the held-out documents", "--data")
+
+
+@pytest.mark.parametrize(
     ("name", "options"),
     [
         ("perplexity", ()),
@@ -135,6 +159,7 @@ def test_every_command_lists_its_options(name, capsys):
         (("--data", "/absent"), "/absent is no directory"),
         (("--ckpt", "/absent"), "/absent: no such directory"),
         (("--pattern", "*.md"), "has 0 files *.md"),
+        (("--pattern", "../*.py"), "expected one of files below the directory"),
         (("--device", "abacus"), "--device abacus"),
         (("--lenght", 3), "unknown option --lenght"),
     ],

@@ -7,10 +7,21 @@ from commands import ROOT
 from codellama import CodeLlama
 
 
-def output_of(monkeypatch, capsys, name: str, *arguments: object) -> str:
+def outcome(monkeypatch, capsys, name: str, *arguments: object) -> tuple[int, str, str]:
+    """The exit code of an example, and what it printed to stdout and stderr."""
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
-    return capsys.readouterr().out
+    code = 0
+    try:
+        runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    except SystemExit as exit_:
+        code = exit_.code
+    return code, *capsys.readouterr()
+
+
+def output_of(*call: object) -> str:
+    code, out, err = outcome(*call)
+    assert code == 0, err
+    return out
 
 
 @pytest.mark.parametrize(
@@ -43,3 +54,35 @@ def test_training_in_miniature_shows_samples_and_leaves_a_checkpoint(monkeypatch
     shown = output_of(monkeypatch, capsys, "train_tiny", run, *options)
     assert shown.count("== step") >= 2
     assert CodeLlama.load(run / "model", device="cpu").complete(["x"], max_new_tokens=2)
+
+
+def test_a_directory_may_be_called_as_a_number_is(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    output_of(monkeypatch, capsys, "random_checkpoint", "2024")
+    assert CodeLlama.load("2024", device="cpu").complete(["x"], max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("chat", (), "--ckpt is missing"),
+        ("chat", ("nope",), "nope: no such directory"),
+        ("completion", ("nope",), "nope: no such directory"),
+        ("infilling", ("nope",), "nope: no such directory"),
+        ("random_checkpoint", ("new", "--dim", 65), "dim 65"),
+        ("random_checkpoint", ("new", "--vocab_size", 10**6), "vocabulary of 1000000 ids"),
+        ("train_tiny", ("new", "--minuets", 9), "did you mean --minutes?"),
+        ("train_tiny", ("taken",), "taken exists"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_before_anything_is_done(
+    monkeypatch, capsys, tmp_path, name, arguments, says
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("codellama.training.run.Run.train", None)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    code, out, err = outcome(monkeypatch, capsys, name, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert not (tmp_path / "new").exists()

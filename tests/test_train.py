@@ -1,15 +1,19 @@
 """The command that trains, on a model and documents small enough to train in a second."""
 
 import json
+import math
 import random
+import shutil
 
 import pytest
 import torch
 from commands import run
 
-from codellama import CodeLlama, load_model
+from codellama import CodeLlama, Tokenizer, load_model
 from codellama.training import run_directory
-from codellama.training.trainer import Trainer
+from codellama.training.contexts import ContextStream
+from codellama.training.documents import find_documents
+from codellama.training.trainer import Stage, Trainer
 from codellama.weights import meta
 
 SHAPE = {
@@ -180,6 +184,26 @@ def test_every_step_is_logged(unbroken):
     assert peaks == pytest.approx([1.5e-3, 3e-4])
 
 
+def test_the_warm_up_takes_a_tenth_of_a_stage_at_most(train, tmp_path):
+    assert train(tmp_path / "run", tokens=20 * 128, long_tokens=0).returncode == 0
+    rates = [record["learning_rate"] for record in log(tmp_path / "run")]
+    assert rates[:2] == pytest.approx([0.75e-3, 1.5e-3])
+    assert max(rates[3:]) < rates[1]
+
+
+def test_the_held_out_loss_is_that_of_the_held_out_documents(unbroken, data):
+    model = load_model(unbroken / "stage2", "cpu", torch.float32)
+    tokenizer, documents = Tokenizer(unbroken / "tokenizer.model"), find_documents(data)
+    held_out, trained = (
+        Trainer(model, ContextStream(files, tokenizer, 129, 0.0), Stage(1, 128, 128, 1e-3, 0, 1e6))
+        for files in (documents.held_out, documents.train)
+    )
+    losses = [trainer.loss(trainer.stream.take(1_024 // 129)) for trainer in (held_out, trained)]
+    found = log(unbroken)[-1]["held_out_loss"]
+    assert found == pytest.approx(losses[0], rel=1e-3)
+    assert found != pytest.approx(losses[1], rel=1e-3)
+
+
 def test_the_vocabulary_of_the_run_is_that_of_its_checkpoints(unbroken):
     vocabulary = (unbroken / "tokenizer.model").read_bytes()
     for stage in ("stage1", "stage2"):
@@ -279,13 +303,49 @@ def test_resuming_a_run_that_is_done_changes_nothing(train, tmp_path):
         ({"context": 512, "skip_rate": 0.5}, "skip_rate was 0.0, is 0.5"),
         ({"gap_weight": 2.0}, "gap_weight was 1.0, is 2.0"),
         ({"pattern": "module*.py"}, "pattern was *.py, is module*.py"),
-        ({"ckpt": "other"}, "ckpt was None, is other"),
     ],
 )
 def test_a_run_is_not_resumed_with_other_options(train, unbroken, changes, says):
     before = contents(unbroken)
     assert_one_sentence(train(unbroken, "--resume", **changes), str(unbroken), says)
     assert contents(unbroken) == before
+
+
+def test_an_option_that_the_saved_recipe_alone_has_is_named(train, unbroken, tmp_path):
+    saved = json.loads((unbroken / "recipe.json").read_text())
+    (tmp_path / "recipe.json").write_text(json.dumps({**saved, "dropout": 0.1}))
+    assert_one_sentence(train(tmp_path, "--resume"), "dropout was 0.1, is None")
+
+
+def test_a_run_is_not_resumed_from_a_checkpoint_if_it_was_started_without(train, unbroken):
+    start = unbroken / "stage1"
+    assert_one_sentence(train(unbroken, "--resume", ckpt=start), f"ckpt was None, is {start}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("recipe.json", b""),
+        ("recipe.json", b"3"),
+        ("recipe.json", b"\xff"),
+        ("log.jsonl", b"3\n"),
+        ("state.pt", {}),
+        ("state.pt", [1]),
+        ("state.pt", {"stage": "stage1", "trainer": None}),
+        ("state.pt", {"stage": "stage1", "trainer": {"step": 1, "position": {"page": 1}}}),
+        ("state.pt", {"stage": "stage0", "trainer": {"model": {"norm.weight": torch.ones(2)}}}),
+    ],
+)
+def test_a_run_is_not_resumed_from_a_damaged_file(train, tmp_path, monkeypatch, name, content):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5)
+        assert train(out).returncode == 130
+    if isinstance(content, bytes):
+        (out / name).write_bytes(content)
+    else:
+        torch.save(content, out / name)
+    assert_one_sentence(train(out, "--resume", "--quiet"), f"{out / name} is damaged")
 
 
 def test_a_run_can_be_resumed_with_another_way_to_save(train, unbroken):
@@ -323,7 +383,7 @@ def test_a_checkpoint_can_be_trained_on(train, unbroken, tmp_path):
 
 def test_training_on_begins_with_the_checkpoints_weights(train, unbroken, tmp_path):
     out, start = tmp_path / "run", load_model(unbroken / "stage1", device="cpu")
-    changes = {"tokens": 0, "long_learning_rate": 0}
+    changes = {"tokens": 0, "long_learning_rate": 1e-30}
     assert train(out, ckpt=unbroken / "stage1", **changes).returncode == 0
     model = load_model(out / "stage2", device="cpu")
     assert model.config.rope_theta == 1e6
@@ -333,7 +393,7 @@ def test_training_on_begins_with_the_checkpoints_weights(train, unbroken, tmp_pa
 
 def test_a_checkpoint_can_get_more_blocks(train, unbroken, tmp_path):
     out, start = tmp_path / "run", unbroken / "stage1"
-    changes = {"tokens": 0, "long_learning_rate": 0, "new_blocks": 1}
+    changes = {"tokens": 0, "long_learning_rate": 1e-30, "new_blocks": 1}
     assert train(out, ckpt=start, **changes).returncode == 0
     old, new = load_model(start, device="cpu"), load_model(out / "stage2", device="cpu")
     assert len(new.layers) == len(old.layers) + 1
@@ -342,9 +402,28 @@ def test_a_checkpoint_can_get_more_blocks(train, unbroken, tmp_path):
     assert torch.equal(old(tokens), new(tokens))
 
 
+def test_what_is_not_asked_for_is_the_checkpoints_own(train, unbroken, tmp_path):
+    def configs(name, **changes):
+        assert train(tmp_path / name, **changes).returncode == 0
+        found = [load_model(tmp_path / name / stage).config for stage in ("stage1", "stage2")]
+        return [(config.rope_theta, config.max_seq_len) for config in found]
+
+    start = tmp_path / "start"
+    shutil.copytree(unbroken / "stage1", start)
+    params = json.loads((start / "params.json").read_text())
+    (start / "params.json").write_text(json.dumps({**params, "rope_theta": 5e6}))
+    assert configs("sequences", ckpt=start) == [(5e6, 64), (5e6, 128)]
+    (start / "params.json").write_text(
+        json.dumps({**params, "rope_theta": 2e4, "max_seq_len": 200})
+    )
+    assert configs("own", ckpt=start) == [(2e4, 200), (1e6, 200)]
+    asked = {"theta": 3e4, "context": 90, "long_theta": 4e4}
+    assert configs("asked", ckpt=start, **asked) == [(3e4, 90), (4e4, 200)]
+
+
 def test_training_may_start_between_two_checkpoints(train, unbroken, tmp_path):
     out, ends = tmp_path / "run", [unbroken / "stage1", unbroken / "stage2"]
-    changes = {"tokens": 0, "long_learning_rate": 0, "mix_ckpt": ends[1], "mix_share": 0.25}
+    changes = {"tokens": 0, "long_learning_rate": 1e-30, "mix_ckpt": ends[1], "mix_share": 0.25}
     assert train(out, ckpt=ends[0], **changes).returncode == 0
     first, second, found = (
         load_model(path, device="cpu", dtype=torch.float32) for path in (*ends, out / "stage2")
@@ -373,8 +452,21 @@ def test_the_recipe_says_what_was_asked_for(unbroken, data):
         ({"dim": 33}, "dim 33"),
         ({"dtype": "int3"}, "--dtype is 'int3'"),
         ({"device": "abacus"}, "--device abacus"),
-        ({"new_blocks": 1}, "a checkpoint to insert them into"),
-        ({"mix_ckpt": "/absent"}, "give ckpt as well"),
+        ({"dtype": "float16"}, "--dtype is float16"),
+        ({"new_blocks": 1}, "new_blocks changes a checkpoint; give ckpt as well"),
+        ({"mix_ckpt": "/absent"}, "mix_ckpt changes a checkpoint; give ckpt as well"),
+        ({"mix_share": 0.5}, "give --mix_ckpt too"),
+        ({"tokens": 0, "long_tokens": 0}, "every stage has 0 tokens"),
+        ({"tokens": -1}, "stage1: tokens is -1; expected 0 or more"),
+        ({"learning_rate": 0}, "stage1: learning_rate is 0.0; expected more than 0"),
+        ({"long_learning_rate": 1e30}, "stage2: learning_rate is 1e+30; expected more than 0"),
+        ({"warmup_steps": -1}, "warmup_steps is -1; expected 0 or more"),
+        ({"theta": 0}, "stage1: rope_theta is 0.0; expected more than 0"),
+        ({"long_theta": -1e6}, "stage2: rope_theta is -1000000.0; expected more than 0"),
+        ({"context": -1}, "context is -1; expected 0 or more"),
+        ({"seed": 10**22}, "expected a whole number of 64 bits"),
+        ({"save_every": 0}, "--save_every is 0; expected 1 or more"),
+        ({"pattern": "../*.py"}, "expected one of files below the directory"),
         ({"infilling_rate": -0.5}, "infilling_rate is -0.5; expected 0 to 1"),
         ({"line_rate": 1.5}, "line_rate is 1.5; expected 0 to 1"),
         ({"suffix_first_rate": 2.0}, "suffix_first_rate is 2.0; expected 0 to 1"),
@@ -391,12 +483,36 @@ def test_a_run_that_cannot_be_cut_into_shards_can_be_resumed_with_another_number
     train, unbroken, tmp_path
 ):
     out = tmp_path / "run"
-    done = train(out, shards=5)
-    assert done.returncode == 2
-    assert "5 equal slices" in done.stderr
+    for shards in (0, 5):
+        done = train(out, shards=shards)
+        assert_one_sentence(done, f"{shards} equal slices", "divides 16")
+    assert not (out / "state.pt").exists()
     assert train(out, "--resume", shards=2).returncode == 0
     assert log(out) == log(unbroken)
     assert_same_weights(out / "stage2", unbroken / "stage2")
+
+
+def test_a_start_that_fails_does_not_block_the_one_that_is_put_right(train, unbroken, tmp_path):
+    out = tmp_path / "run"
+    assert_one_sentence(train(out, shards=5, seed=1), "5 equal slices")
+    assert (out / "recipe.json").exists()
+    assert train(out).returncode == 0
+    assert log(out) == log(unbroken)
+
+
+@pytest.mark.parametrize("method", ["train_step", "loss"])
+def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(
+    train, tmp_path, monkeypatch, method
+):
+    out, compute = tmp_path / "run", getattr(Trainer, method)
+
+    def diverged(trainer, *rows):
+        return math.nan if trainer.step > 4 else compute(trainer, *rows)
+
+    monkeypatch.setattr(Trainer, method, diverged)
+    assert_one_sentence(train(out, "--quiet"), "the loss of stage1 is nan", "smaller learning rate")
+    assert run_directory.load_state(out)["trainer"]["step"] == 3
+    assert not (out / "stage1").exists()
 
 
 def test_the_directory_is_required(data):
@@ -407,6 +523,13 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_is_done(train, tmp
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = train(tmp_path / "run", plot=tmp_path / "loss.png")
     assert_one_sentence(done, "pip install 'codellama[plots]'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_done(train, tmp_path):
+    pytest.importorskip("matplotlib")
+    done = train(tmp_path / "run", plot=tmp_path / "loss.xyz")
+    assert_one_sentence(done, "loss.xyz: expected a name that ends in one of")
     assert not (tmp_path / "run").exists()
 
 

@@ -149,13 +149,14 @@ def decode_speed_at(llm: CodeLlama, context: int, new_tokens: int = 16, repeats:
         shape = (2, 1, context, config.n_kv_heads, config.head_dim)
         cache.write(layer, *torch.randn(shape, dtype=weight.dtype, device=weight.device))
     token = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
-    forward = llm.compiled or model
+    forward: Callable[..., Tensor] = llm.compiled or model
 
     def decode() -> None:
         cache.lengths = [context]
-        with llm.compiled.fixed(cache, new_tokens) if llm.compiled else nullcontext():
+        stepping = llm.compiled.fixed(cache, new_tokens) if llm.compiled else nullcontext(cache)
+        with stepping as its_own:
             for _ in range(new_tokens):
-                forward(token, cache)
+                forward(token, its_own)
 
     decode()
     return new_tokens / statistics.median(_seconds(decode, token.device) for _ in range(repeats))

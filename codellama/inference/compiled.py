@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._triton import has_triton
 
+from codellama.inference.fixed_kv_cache import FixedKVCache, fixed, move
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 from codellama.weights.layout import without_onednn
@@ -37,7 +38,7 @@ class CompiledSteps:
     A pass of small matrices waits for Python, and on a GPU for the launches of some thousand
     kernels; what is compiled has fewer, and a CUDA graph launches them all at once. For that every
     tensor must stay where it is. So the cache that is being stepped lives in memory which the steps
-    keep for one request after the other, and is fixed meanwhile (see `KVCache.fix`).
+    keep for one request after the other, and passes see a `FixedKVCache` there.
 
     On a GPU a pass sees all of that memory, since its shapes must stay as well. On a CPU it sees as
     much of it as is filled; the same code runs for any length, and another for any number of rows.
@@ -62,7 +63,7 @@ class CompiledSteps:
             "realize_opcount_threshold": 64,
         }
 
-        def step(tokens: Tensor, cache: KVCache) -> Tensor:
+        def step(tokens: Tensor, cache: FixedKVCache) -> Tensor:
             return cast(Tensor, model(tokens, cache))
 
         # torch.compile gives up on code that it has compiled often: each model has code of its own.
@@ -74,28 +75,31 @@ class CompiledSteps:
             fullgraph=True,
             options=options if device.type == "cuda" else None,
         )
-        self._room = self._home = model.new_cache(0)  # memory, and as many rows of it as are used
-        self._room_starts = torch.empty(0, 1, dtype=torch.long, device=device)
-        self._starts = self._room_starts
-        self._sizes = torch.empty(0)  # its slices are what `KVCache.seen` is
-        self._tenant: weakref.ref[KVCache] | None = None  # which cache lives in the room
+        self._room = model.new_cache(0)
+        self._starts = torch.empty(0, 1, dtype=torch.long, device=device)
+        self._home = fixed(self._room, 0, self._starts)  # as many rows of the room as are used
+        self._sizes = torch.empty(0)  # its slices are what `FixedKVCache.seen` is
+        self._tenant: weakref.ref[KVCache] | None = None  # which cache lives there
 
     @contextmanager
-    def fixed(self, cache: KVCache, count: int) -> Iterator[None]:
-        """Makes `cache` ready for `count` steps, and ends with their tokens counted."""
-        lengths = cache.lengths
+    def fixed(self, cache: KVCache, count: int) -> Iterator[FixedKVCache]:
+        """Makes room for `count` steps of `cache`, and ends with their tokens counted.
+
+        Yields:
+            What stands for the cache in these steps.
+        """
         if not self._is_home(cache) or cache.longest + count >= cache.capacity:
             self._move_in(cache, cache.longest + count + 1)
-        cache.fix(self._starts)
+        self._home.starts.copy_(torch.tensor(cache.lengths)[:, None])
         if not self._shapes_stay:
-            cache.seen = self._sizes[: cache.longest]
+            self._home.seen = self._sizes[: cache.longest]
         try:
-            yield
+            yield self._home
         finally:
-            cache.release([length + count for length in lengths])
+            cache.lengths = [length + count for length in cache.lengths]
 
-    def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """As the model's `forward`, for tokens (batch, 1) and a cache that is `fixed`; the logits
+    def __call__(self, tokens: Tensor, cache: FixedKVCache) -> Tensor:
+        """As the model's `forward`, for tokens (batch, 1) and what `fixed` has yielded; the logits
         hold until the next call."""
         torch.compiler.cudagraph_mark_step_begin()
         if cache.seen is not None:
@@ -119,18 +123,17 @@ class CompiledSteps:
             capacity *= 2
         tenant = self._tenant() if self._tenant else None
         if tenant is not None and tenant is not cache and self._is_home(tenant):
-            tenant.move(self._model.new_cache(len(tenant.lengths), tenant.capacity))
+            move(tenant, self._model.new_cache(len(tenant.lengths), tenant.capacity))
         if self._room.capacity != capacity or len(self._room.lengths) < rows:
             self._room = self._model.new_cache(rows, capacity)
-            self._room_starts = self._room_starts.new_zeros(rows, 1)
+            self._starts = self._starts.new_zeros(rows, 1)
             self._sizes = torch.empty(capacity)
-        self._home, self._starts = self._room.first(rows), self._room_starts[:rows]
-        self._home.fix(self._starts)
+        self._home = fixed(self._room, rows, self._starts)
         for tensor in self._home.tensors():
             if self._shapes_stay:
                 torch._dynamo.mark_static_address(tensor, guard=False)
             else:
                 changing = ([0] if rows > 1 else []) + ([2] if tensor.dim() == 4 else [])
                 torch._dynamo.mark_dynamic(tensor, changing)
-        cache.move(self._home)
+        move(cache, self._home)
         self._tenant = weakref.ref(cache)

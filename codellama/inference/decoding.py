@@ -146,12 +146,14 @@ class _Batch:
         """Feeds each row its newest token, then what is chosen after it, a burst of steps long."""
         steps = min(self.burst, *(row.budget - len(row.tokens) for row in self.rows))
         newest = torch.tensor([row.tokens[-1] for row in self.rows]).to(self.cache.keys[0].device)
-        forward = self.compiled or self.model
+        forward: Callable[..., Tensor] = self.compiled or self.model
         chosen: list[_Chosen] = []
-        with self.compiled.fixed(self.cache, steps) if self.compiled else nullcontext():
+        with (
+            self.compiled.fixed(self.cache, steps) if self.compiled else nullcontext(self.cache)
+        ) as cache:
             for _ in range(steps):
                 tokens = chosen[-1].tokens if chosen else newest
-                chosen.append(_choose(self.rows, forward(tokens[:, None], self.cache)[:, 0]))
+                chosen.append(_choose(self.rows, forward(tokens[:, None], cache)[:, 0]))
         return [
             (row, row.accept(*choice))
             for choices in chosen

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, SupportsInt
 
 import torch
 
-from codellama.inference.compiled import BURST, CompiledSteps, can_compile
+from codellama.inference import lone_query
+from codellama.inference.compiled import BURST, CompiledSteps
 from codellama.inference.decoding import Timing, decode
 from codellama.inference.int8_kv_cache import Int8KVCache
 from codellama.inference.prefill import Past
@@ -24,15 +25,13 @@ from codellama.inference.requests import (
     RunningSequence,
 )
 from codellama.inference.speculative import Drafter, DraftModel, PromptLookup
+from codellama.inference.ways import check_ways, layout_for
 from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import Tokenizer
 from codellama.weights.downloads import Progress
-from codellama.weights.layout import Layout
 from codellama.weights.loading import default_device, load_model, load_tokenizer
-from codellama.weights.packing import Reordered, can_pack
-from codellama.weights.quantize import MODES, Quantized
 from codellama.weights.variants import matching
 
 if TYPE_CHECKING:
@@ -56,6 +55,7 @@ class CodeLlama:
     def __init__(
         self, model: Transformer, tokenizer: Tokenizer, mesh: DeviceMesh | None = None
     ) -> None:
+        lone_query.prepare(model)
         self.model = model
         self.tokenizer = tokenizer
         self.mesh = mesh
@@ -98,17 +98,10 @@ class CodeLlama:
                 such way to quantize; or options exclude each other, or the device.
         """
         place = torch.device(device or default_device())
-        _refuse_ways(place, mesh, quantize, kv_dtype, pack, compile)
-        layout: Layout | None = None
-        if pack:
-            layout = Reordered(quantize)
-        elif quantize is not None:
-            layout = Quantized(quantize)
-        elif mesh is not None:
-            from codellama.inference.parallel import TensorParallel
-
-            layout, device = TensorParallel(mesh), mesh.device_type
-        model = load_model(directory, device, dtype, progress, layout)
+        check_ways(place, mesh, quantize, kv_dtype, pack, compile)
+        layout = layout_for(mesh, quantize, pack)
+        place = torch.device(mesh.device_type) if mesh else place
+        model = load_model(directory, place, dtype, progress, layout)
         if kv_dtype is not None:
             model.cache_type = Int8KVCache
         llm = cls(model, load_tokenizer(directory, model.config.vocab_size), mesh)
@@ -132,6 +125,7 @@ class CodeLlama:
                 f"{directory} has {draft.config.vocab_size} token ids, the model "
                 f"{self.model.config.vocab_size}; drafts need the same vocabulary"
             )
+        lone_query.prepare(draft)
         self.draft_model = draft
 
     def complete(self, prompts: Sequence[str], **options: Any) -> list[Completion]:
@@ -320,32 +314,6 @@ class CodeLlama:
         budget = min(options.max_new_tokens, config.max_seq_len - len(ids))
         device = self.model.tok_embeddings.weight.device
         return RunningSequence(prompt, options, self.tokenizer, budget, device)
-
-
-def _refuse_ways(
-    device: torch.device,
-    mesh: DeviceMesh | None,
-    quantize: str | None,
-    kv_dtype: str | None,
-    pack: bool,
-    compile: bool,
-) -> None:
-    """Catches ways to hold and run a model that do not exist, here or together."""
-    if kv_dtype not in (None, "int8"):
-        raise RequestError(f"kv_dtype is {kv_dtype!r}; expected int8")
-    if quantize is not None and quantize not in MODES:
-        raise RequestError(f"quantize is {quantize!r}; expected {' or '.join(MODES)}")
-    if mesh is not None and (quantize or pack or compile):
-        raise RequestError("quantize, pack and compile are for one process; leave out the mesh")
-    if pack and quantize == "int4":
-        raise RequestError("packed matrices are not of 4 bits; leave out pack")
-    if pack and not can_pack(device):
-        raise RequestError("pack is for x86 processors, with PyTorch's libraries for them")
-    if compile and not can_compile(device):
-        raise RequestError(
-            "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install "
-            "one, or leave out compile"
-        )
 
 
 def _refuse_healing(keywords: Mapping[str, Any]) -> None:

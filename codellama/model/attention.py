@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,50 +37,14 @@ def grouped_query_attention(
     Returns:
         (batch, heads, seq, head_dim)
     """
-    batch, heads, seq, head_dim = queries.shape
-    kv_heads = keys.shape[1]
-    if seq == 1:
-        # Query heads of a group are to a key head what more positions would be: the keys are then
-        # read once a group, which made decoding on a CPU 1.5 to 4 times faster than enable_gqa.
-        rows = heads // kv_heads
-        grouped = queries.reshape(batch, kv_heads, rows, head_dim)
-        if torch.compiler.is_compiling():
-            return _written_out(grouped, keys, values, mask).reshape(queries.shape)
-        if rows == 1 and queries.dtype == torch.bfloat16 and _asks_twice(queries.device):
-            grouped = grouped.expand(-1, -1, 2, -1)
-        attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
-        return attended[:, :, :rows].reshape(queries.shape)
     return F.scaled_dot_product_attention(
         queries,
         keys,
         values,
         attn_mask=mask,
-        is_causal=mask is None,
-        enable_gqa=kv_heads != heads,
+        is_causal=mask is None and queries.shape[2] > 1,
+        enable_gqa=keys.shape[1] != queries.shape[1],
     )
-
-
-def _written_out(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """The formula in float32, for torch.compile to fuse: with 512 to 4,096 keys on a CPU it took
-    half to two fifths of the time of PyTorch's kernel.
-
-    Shape:
-        queries (batch, kv_heads, rows, head_dim), the rest as above -> as queries
-    """
-    products = queries.float()[:, :, :, None] * keys.float()[:, :, None]
-    scores = products.sum(-1) * queries.shape[-1] ** -0.5  # (batch, kv_heads, rows, key_count)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    weighted = scores.softmax(-1)[..., None] * values.float()[:, :, None]
-    return weighted.sum(-2).to(queries.dtype)
-
-
-@cache
-def _asks_twice(device: torch.device) -> bool:
-    """Whether a lone row of bfloat16 falls out of the kernel's fast products: on processors without
-    tiles for matrices (AMX), asking twice took a third of the time of asking once; with them, three
-    times as long."""
-    return device.type == "cpu" and not torch.cpu._is_amx_tile_supported()
 
 
 class Attention(nn.Module):
@@ -95,6 +57,9 @@ class Attention(nn.Module):
 
     Shape:
         (batch, seq, dim) -> (batch, seq, dim)
+
+    Attributes:
+        attend: `grouped_query_attention`, or something quicker that gives the same.
     """
 
     def __init__(self, dim: int, n_heads: int, n_kv_heads: int) -> None:
@@ -105,6 +70,7 @@ class Attention(nn.Module):
         self.wk = nn.Linear(dim, n_kv_heads * self.head_dim, bias=False)
         self.wv = nn.Linear(dim, n_kv_heads * self.head_dim, bias=False)
         self.wo = nn.Linear(n_heads * self.head_dim, dim, bias=False)
+        self.attend = grouped_query_attention
 
     def forward(
         self,
@@ -127,5 +93,5 @@ class Attention(nn.Module):
             keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         else:
             keys, values = cache.write(layer, keys, values)  # (batch, kv_heads, total, head_dim)
-        attended = grouped_query_attention(queries.transpose(1, 2), keys, values, mask)
+        attended = self.attend(queries.transpose(1, 2), keys, values, mask)
         return self.wo(attended.transpose(1, 2).flatten(2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,6 +9,9 @@ from typing import Any
 
 LLAMA2_CONTEXT = 4096
 CODE_LLAMA_CONTEXT = 100 * 1024
+LARGEST = 2**24
+"""Bounds the numbers that `_BOUNDS` leaves out, so that sizes of tensors fit 64 bits."""
+_BOUNDS = {"n_layers": 1000, "rope_theta": 10**12}
 
 
 class ConfigError(ValueError):
@@ -40,7 +42,8 @@ class ModelConfig:
             Code Llama (section 3.3).
 
     Raises:
-        ConfigError: a number is not positive, or heads do not divide what they share.
+        ConfigError: a value is no number, or not positive, or beyond all reason; or heads do not
+            divide what they share.
     """
 
     dim: int
@@ -55,6 +58,12 @@ class ModelConfig:
     max_seq_len: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            whole = field.type == "int"
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                kind = "a whole number" if whole else "a number"
+                raise ConfigError(f"{field.name} is {value!r}; expected {kind}")
         derived = {
             "n_kv_heads": self.n_kv_heads or self.n_heads,
             "max_seq_len": self.max_seq_len
@@ -63,9 +72,16 @@ class ModelConfig:
         for name, value in derived.items():
             object.__setattr__(self, name, value)
         for field in fields(self):
-            value = getattr(self, field.name)
-            if not 0 < value < math.inf:
-                raise ConfigError(f"{field.name} is {value}; a positive number is needed")
+            value, most = getattr(self, field.name), _BOUNDS.get(field.name, LARGEST)
+            if not 0 < value <= most:
+                raise ConfigError(
+                    f"{field.name} is {value}; a positive number up to {most:,} is needed"
+                )
+        if not 0 < self.hidden_dim <= LARGEST:
+            raise ConfigError(
+                f"ffn_dim_multiplier {self.ffn_dim_multiplier} makes the feed-forward "
+                f"{self.hidden_dim:,} wide; expected a width up to {LARGEST:,}"
+            )
         if self.dim % self.n_heads or self.head_dim % 2:
             raise ConfigError(
                 f"dim {self.dim} over n_heads {self.n_heads} does not give heads of an even "
@@ -86,8 +102,7 @@ class ModelConfig:
             vocab_size: rows of the embedding, for files whose `vocab_size` is missing or -1.
 
         Raises:
-            ConfigError: a key is missing, holds something other than a number, or contradicts
-                `vocab_size`.
+            ConfigError: a key is missing, contradicts `vocab_size`, or describes no model.
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(params) - known):
@@ -97,20 +112,15 @@ class ModelConfig:
             given.pop("vocab_size", None)
             if vocab_size is not None:
                 given["vocab_size"] = vocab_size
-        for field in fields(cls):
-            value = given.get(field.name, 1)
-            whole = field.type == "int"
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                kind = "a whole number" if whole else "a number"
-                raise ConfigError(f"params.json: {field.name} is {value!r}; expected {kind}")
         if missing := {"dim", "n_layers", "n_heads", "vocab_size"} - set(given):
-            raise ConfigError(f"params.json lacks {', '.join(sorted(missing))}")
-        if vocab_size not in (None, given["vocab_size"]):
+            raise ConfigError(f"it lacks {', '.join(sorted(missing))}")
+        config = cls(**given)
+        if vocab_size not in (None, config.vocab_size):
             raise ConfigError(
-                f"params.json says vocab_size {given['vocab_size']}, but the embedding has "
-                f"{vocab_size} rows; they belong to different models"
+                f"it says vocab_size {config.vocab_size}, but the embedding has {vocab_size} rows; "
+                "they belong to different models"
             )
-        return cls(**given)
+        return config
 
     def to_params(self) -> dict[str, int | float]:
         """The contents of a `params.json` that `from_params` reads back; without what follows from

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from typing import ClassVar
 
 import torch
@@ -26,11 +25,6 @@ class KVCache:
         n_layers, n_kv_heads, head_dim: the model's.
         batch_size: number of sequences.
         capacity: tokens of room for each sequence.
-
-    Attributes:
-        starts: while the cache is fixed, the lengths (batch, 1), on its device.
-        seen: while it is fixed, any tensor of as many elements (key_count) as passes see keys, so
-            that torch.compile may take their number as it comes; None: they see all of the room.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("keys", "values")
@@ -49,19 +43,12 @@ class KVCache:
         stores = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2 * n_layers)]
         self.keys, self.values = stores[::2], stores[1::2]
         self.lengths = [0] * batch_size
-        self.starts: Tensor | None = None
-        self.seen: Tensor | None = None
 
     @property
     def bytes_per_token(self) -> int:
         """Memory that a token of a sequence takes in all layers."""
         stores = [store for kind in self.kinds for store in getattr(self, kind)]
         return sum(store.shape[1] * store.shape[3] * store.itemsize for store in stores)
-
-    def tensors(self) -> list[Tensor]:
-        """All that a pass writes to."""
-        lengths = [] if self.starts is None else [self.starts]
-        return lengths + [store for kind in self.kinds for store in getattr(self, kind)]
 
     @property
     def capacity(self) -> int:
@@ -78,32 +65,16 @@ class KVCache:
         """Whether all rows have the same length, so that one slice serves them all."""
         return min(self.lengths, default=0) == self.longest
 
-    def fix(self, starts: Tensor) -> None:
-        """Gives passes the same shapes, whatever the lengths, until `release`: they see all of the
-        room (or what `seen` is set to), behind a mask, and how far it is filled is known to the
-        device alone, in `starts` (batch, 1). A pass can then be compiled once, or recorded and
-        played again. It has to fit: the cache does not grow."""
-        self.starts = starts.copy_(torch.tensor(self.lengths)[:, None])
-
-    def release(self, lengths: Sequence[int]) -> None:
-        """Ends `fix`, with the lengths that the rows are to have."""
-        self.starts = self.seen = None
-        self.lengths = list(lengths)
-
     def key_count(self, seq: int) -> int:
         """Keys that a pass over the next `seq` tokens sees, masked ones included."""
-        if self.starts is None:
-            return self.longest + seq
-        return self.capacity if self.seen is None else len(self.seen)
+        return self.longest + seq
 
     def needs_mask(self, seq: int) -> bool:
         """Whether the next `seq` tokens are neither the first ones nor one that sees all."""
-        return self.starts is not None or not self.uniform or (seq > 1 and self.longest > 0)
+        return not self.uniform or (seq > 1 and self.longest > 0)
 
     def next_positions(self, seq: int) -> Tensor:
         """Where the next `seq` tokens of each row go: (batch, seq), or (1, seq) if `uniform`."""
-        if self.starts is not None:
-            return self.starts + torch.arange(seq, device=self.starts.device)
         starts = torch.tensor(self.lengths[:1] if self.uniform else self.lengths, dtype=torch.long)
         return (starts[:, None] + torch.arange(seq)).to(self.keys[0].device)
 
@@ -126,8 +97,7 @@ class KVCache:
         seq = news["keys"].shape[1]
         end = self.key_count(seq)
         self.reserve(end, spare=end // 2)
-        in_line = self.starts is None and self.uniform
-        positions = None if in_line else self.next_positions(seq)
+        positions = None if self.uniform else self.next_positions(seq)
         for kind, new in news.items():
             store = getattr(self, kind)[layer]
             if positions is None:
@@ -139,23 +109,12 @@ class KVCache:
 
     def advance(self, seq: int) -> None:
         """Counts `seq` tokens that every layer has written as part of each row."""
-        if self.starts is not None:
-            self.starts += seq
-            return
         self.lengths = [length + seq for length in self.lengths]
 
     def reserve(self, tokens: int, spare: int = 0) -> None:
         """Makes room for `tokens` in each row; adds `spare` if it has to copy for that."""
         if tokens > self.capacity:
             self._rebuild([(self, row) for row in range(len(self.lengths))], tokens + spare)
-
-    def first(self, rows: int) -> KVCache:
-        """Its first `rows`, in the same memory."""
-        part = copy(self)
-        part.lengths = self.lengths[:rows]
-        for kind in self.kinds:
-            setattr(part, kind, [store[:rows] for store in getattr(self, kind)])
-        return part
 
     def keep(self, rows: Sequence[int]) -> None:
         """Leaves only `rows`, in the order given."""
@@ -166,17 +125,6 @@ class KVCache:
         in each row or for the longest one."""
         rows = [(cache, row) for cache in (self, *others) for row in range(len(cache.lengths))]
         self._rebuild(rows, max(capacity, *(cache.longest for cache, _ in rows)))
-
-    @torch.no_grad()
-    def move(self, room: KVCache) -> None:
-        """Copies what it holds to the memory of `room`, which has as many rows and as much space,
-        and lives there from then on."""
-        for kind in self.kinds:
-            for layer, (old, new) in enumerate(
-                zip(getattr(self, kind), getattr(room, kind), strict=True)
-            ):
-                new[:, :, : self.longest] = old[:, :, : self.longest]
-                getattr(self, kind)[layer] = new
 
     @torch.no_grad()
     def _rebuild(self, rows: Sequence[tuple[KVCache, int]], capacity: int) -> None:

@@ -157,7 +157,7 @@ class _Packer:
                 yield self._full_row()
                 continue
             if len(ids) > room:  # one line is longer than a row; it is cut, so not transformed
-                ids = self.tokenizer.encode(lines[start], bos=True)[:room]
+                ids = self._plain(lines[start])[:room]
             self.row += ids
             start = end
             if self.length - len(self.row) < self.stream.shortest_run:
@@ -194,10 +194,15 @@ class _Packer:
                 )
             except PromptError:
                 return []
-        ids = self.tokenizer.encode(run)
+        ids = self._plain(run)
+        return [*ids, self.tokenizer.eos_id] if ids and end == len(lines) else ids
+
+    def _plain(self, text: str) -> list[int]:
+        """Token ids of a text as it is; none if it spells a control token."""
+        ids = self.tokenizer.encode(text)
         if self.tokenizer.control_ids.intersection(ids):
             return []
-        return [self.tokenizer.bos_id, *ids] + [self.tokenizer.eos_id] * (end == len(lines))
+        return [self.tokenizer.bos_id, *ids]
 
     def _full_row(self) -> list[int]:
         row = self.row + [PADDING] * (self.length - len(self.row))

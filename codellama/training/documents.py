@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,8 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Documents:
-    """Files, split by a hash of their paths: a file is on the same side on every machine.
+    """Files, split by a hash of their paths below the directory: a file is on the same side on
+    every machine, but not where another directory above or below it is given.
 
     Attributes:
         train: files to learn from.
@@ -41,16 +44,17 @@ def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Docu
         pattern: what the files are called.
 
     Raises:
-        DataError: there is no such directory, or too few files for both sides.
+        DataError: there is no such directory, or too few files for both sides; or the pattern is
+            none, or leads out of the directory.
     """
     directory = directory or standard_library()
     if not directory.is_dir():
         raise DataError(f"{directory} is no directory; expected one with documents to train on")
     found = Documents([], [])
-    for path in sorted(directory.rglob(pattern)):
+    for path in _find(directory, pattern):
         relative = path.relative_to(directory)
         if path.is_file() and not FOREIGN.intersection(relative.parts):
-            side = found.held_out if _is_held_out(relative.as_posix()) else found.train
+            side = found.held_out if _is_held_out(relative) else found.train
             side.append(path)
     if not found.train or not found.held_out:
         raise DataError(
@@ -60,8 +64,17 @@ def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Docu
     return found
 
 
-def _is_held_out(relative_path: str) -> bool:
-    digest = hashlib.sha256(relative_path.encode()).digest()
+def _find(directory: Path, pattern: str) -> list[Path]:
+    if ".." not in Path(pattern).parts:
+        with contextlib.suppress(IndexError, NotImplementedError, ValueError):
+            return sorted(directory.rglob(pattern))
+    raise DataError(
+        f"the pattern is {pattern!r}; expected one of files below the directory, such as *.py"
+    )
+
+
+def _is_held_out(relative: Path) -> bool:
+    digest = hashlib.sha256(os.fsencode(relative.as_posix())).digest()
     return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
 
 

@@ -12,10 +12,17 @@ from codellama.training.documents import DataError
 SMOOTHING = 0.98
 
 
-def check() -> None:
-    """Raises DataError if what draws is not installed."""
+def check(path: Path) -> None:
+    """Raises DataError if what draws is not installed, or cannot write such a file."""
     if importlib.util.find_spec("matplotlib") is None:
         raise DataError("plots need matplotlib; pip install 'codellama[plots]'")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise DataError(f"{path}: expected a name that ends in one of .{', .'.join(formats)}")
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent} is no directory; expected one to draw {path.name} in")
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
@@ -36,7 +43,7 @@ def draw(log: Sequence[Mapping[str, Any]], path: Path) -> None:
         log: as `run_directory.read_log` gives it.
         path: its ending decides on the format.
     """
-    check()
+    check(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

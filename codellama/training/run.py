@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,99 +16,22 @@ from codellama.inference.compiled import can_compile
 from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
-from codellama.training import hardware, infilling, run_directory
+from codellama.training import hardware, run_directory
 from codellama.training.averaging import mix
-from codellama.training.contexts import SHORTEST_RUN, ContextStream
-from codellama.training.documents import DataError, Documents, find_documents, read_document
+from codellama.training.contexts import ContextStream
+from codellama.training.documents import DataError, read_document
 from codellama.training.expansion import insert_blocks
+from codellama.training.recipe import Recipe
 from codellama.training.tokenizer import train_tokenizer
 from codellama.training.trainer import Stage, Trainer, initialise
 from codellama.weights import meta
-from codellama.weights.checkpoint import new_directory, reader
+from codellama.weights.checkpoint import new_directory, parameter_shapes, reader
 from codellama.weights.loading import load_model
 
 HELD_OUT_TOKENS = 32_768
-RECIPE = "recipe.json"
 
 Report = Callable[[Trainer, dict[str, Any]], None]
 """Told of a step: its trainer, and its record in the log (tokens, loss and so on)."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What decides on a run's result.
-
-    Args:
-        model: fields of `ModelConfig` for a new model, the size of its vocabulary among them; none
-            with `ckpt`, which has its own.
-        stages: by name, in order; those of 0 tokens are left out.
-        data: directory of documents; None: the running interpreter's standard library.
-        pattern: what the documents are called.
-        ckpt: checkpoint directory to start from, instead of a new model and vocabulary.
-        new_blocks: how many to insert into its model (see `insert_blocks`).
-        mix_ckpt, mix_share: another checkpoint, and how far to move towards its weights before
-            training (see `mix`).
-        infilling_rate: share of documents cut for infilling.
-        line_rate: share of those whose gap is a line.
-        suffix_first_rate: share of those with the suffix first.
-        gap_weight: what a token that fills a gap counts in the loss, prefix first.
-        seed: decides on everything random.
-        shortest_run, longest_run: as for `ContextStream`.
-
-    Raises:
-        DataError, ConfigError: a number is one that no training can follow.
-    """
-
-    model: dict[str, int]
-    stages: dict[str, Stage]
-    data: str | None = None
-    pattern: str = "*.py"
-    ckpt: str | None = None
-    new_blocks: int = 0
-    mix_ckpt: str | None = None
-    mix_share: float = 0.5
-    infilling_rate: float = infilling.RATE
-    line_rate: float = infilling.LINE_RATE
-    suffix_first_rate: float = infilling.SUFFIX_FIRST_RATE
-    gap_weight: float = 1.0
-    seed: int = 0
-    shortest_run: int = SHORTEST_RUN
-    longest_run: int = 0
-
-    def __post_init__(self) -> None:
-        if self.ckpt is None:
-            ModelConfig(**self.model)
-        if self.new_blocks < 0 or (self.new_blocks and self.ckpt is None):
-            raise DataError(
-                f"new_blocks is {self.new_blocks}; expected 0 or more, and a checkpoint to insert "
-                "them into"
-            )
-        for name, stage in self.stages.items():
-            if stage.tokens < 0 or min(stage.sequence, stage.batch_tokens) < 1:
-                raise DataError(f"{name}: expected a sequence and a batch of a token or more")
-            if not 0 <= stage.skip_rate <= 1:
-                raise DataError(f"skip_rate is {stage.skip_rate}; expected 0 to 1")
-            if stage.skip_rate and stage.context <= stage.sequence:
-                raise DataError(
-                    f"the context is {stage.context or stage.sequence}, a sequence "
-                    f"{stage.sequence} tokens; positions skip in a context longer than a sequence"
-                )
-        if self.mix_ckpt is not None and self.ckpt is None:
-            raise DataError("mix_ckpt is mixed with a checkpoint; give ckpt as well")
-        for name in ("infilling_rate", "line_rate", "suffix_first_rate", "mix_share"):
-            if not 0 <= (rate := getattr(self, name)) <= 1:
-                raise DataError(f"{name} is {rate}; expected 0 to 1")
-        if self.gap_weight < 0:
-            raise DataError(f"gap_weight is {self.gap_weight}; expected 0 or more")
-        if self.shortest_run < 1 or self.longest_run < 0:
-            raise DataError(
-                f"shortest_run is {self.shortest_run}, longest_run {self.longest_run}; expected 1 "
-                "or more, and 0 or more"
-            )
-
-    def documents(self) -> Documents:
-        """The files to train on, and those held out."""
-        return find_documents(Path(self.data).expanduser() if self.data else None, self.pattern)
 
 
 @dataclass(frozen=True)
@@ -148,13 +71,12 @@ class Run:
         self.recipe = recipe
         self.documents = recipe.documents()
         if resume:
-            self._check_recipe()
-        elif directory.exists() and any(directory.iterdir()):
-            raise DataError(f"{directory} exists; choose a new directory, or resume the run in it")
+            recipe.check(directory / run_directory.RECIPE)
         else:
+            run_directory.check_free(directory)
             directory.mkdir(parents=True, exist_ok=True)
             run_directory.write_beside(directory / TOKENIZER, self._vocabulary())
-            run_directory.write_beside(directory / RECIPE, _json(asdict(recipe)))
+            run_directory.write_beside(directory / run_directory.RECIPE, recipe.to_json())
         self.tokenizer = Tokenizer(directory / TOKENIZER)
 
     def train(
@@ -170,31 +92,23 @@ class Run:
             save_every: steps between saves of the state.
             shards: files to cut each checkpoint into.
             report: told of each step.
+
+        Raises:
+            DataError: the model cannot be cut into so many shards; the loss is no longer a number;
+                what an earlier process has left is damaged.
         """
         model = self._new_model().to(machine.device)
+        _check_shards(model.config, shards)
         state = run_directory.load_state(self.directory)
         for name, stage in self.recipe.stages.items():
             if not stage.tokens or (self.directory / name).exists():
                 continue
             trainer = self._trainer(model, stage, machine)
-            if state is not None and state["stage"] == name:
-                trainer.load_state_dict(state["trainer"])
-            elif state is not None:  # of the stage before, whose weights this one goes on from
-                model.load_state_dict(state["trainer"]["model"])
-            state = None
+            if state is not None:
+                self._restore(trainer, name, state)
+                state = None
             self._train_stage(name, trainer, save_every, report)
             self._write_checkpoint(name, model, shards)
-
-    def _check_recipe(self) -> None:
-        path = self.directory / RECIPE
-        if not path.is_file():
-            raise DataError(f"{self.directory} holds no run to resume; start one")
-        saved, asked = json.loads(path.read_text()), json.loads(_json(asdict(self.recipe)))
-        if saved != asked:
-            raise DataError(
-                f"{self.directory} was started with other options: {_difference(saved, asked)}; "
-                "give the same ones to resume it"
-            )
 
     def _vocabulary(self) -> bytes:
         if self.recipe.ckpt is not None:
@@ -245,34 +159,50 @@ class Run:
             self.recipe.gap_weight,
         )
 
+    def _restore(self, trainer: Trainer, stage: str, state: dict[str, Any]) -> None:
+        """Goes on from a state of this stage, or from the weights of the stage before."""
+        try:
+            if state["stage"] == stage:
+                trainer.load_state_dict(state["trainer"])
+            else:
+                trainer.model.load_state_dict(state["trainer"]["model"])
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+            raise run_directory.damaged_state(self.directory) from None
+
     def _train_stage(
         self, name: str, trainer: Trainer, save_every: int, report: Report | None
     ) -> None:
         stage = trainer.stage
         held_out = self._held_out(stage)
         run_directory.cut_log(self.directory, name, trainer.step)
-        with (self.directory / run_directory.LOG).open("a") as log:
-            while trainer.step < stage.steps:
-                started = time.perf_counter()
-                learning_rate = stage.learning_rate_at(trainer.step)
-                loss = trainer.train_step()
-                record = {
-                    "stage": name,
-                    "step": trainer.step,
-                    "tokens": trainer.step * stage.step_tokens,
-                    "loss": loss,
-                    "learning_rate": learning_rate,
-                    "seconds": time.perf_counter() - started,
-                }
-                save = trainer.step % save_every == 0 or trainer.step == stage.steps
-                if save:
-                    record["held_out_loss"] = trainer.loss(held_out)
-                print(json.dumps(record), file=log, flush=True)
-                if report:
-                    report(trainer, record)
-                if save:
-                    state = {"stage": name, "trainer": trainer.state_dict()}
-                    run_directory.save_state(self.directory, state)
+        while trainer.step < stage.steps:
+            started = time.perf_counter()
+            learning_rate = stage.learning_rate_at(trainer.step)
+            loss = trainer.train_step()
+            record = {
+                "stage": name,
+                "step": trainer.step,
+                "tokens": trainer.step * stage.step_tokens,
+                "loss": loss,
+                "learning_rate": learning_rate,
+                "seconds": time.perf_counter() - started,
+            }
+            save = trainer.step % save_every == 0 or trainer.step == stage.steps
+            if save:
+                loss = record["held_out_loss"] = trainer.loss(held_out)
+            if not math.isfinite(loss):
+                raise DataError(
+                    f"the loss of {name} is {loss} at step {trainer.step}; start a new run with a "
+                    "smaller learning rate (what was saved before is as it was)"
+                )
+            run_directory.append_log(self.directory, record)
+            if report:
+                report(trainer, record)
+            if save:
+                state = {"stage": name, "trainer": trainer.state_dict()}
+                run_directory.save_state(self.directory, state)
 
     def _held_out(self, stage: Stage) -> Tensor:
         """Rows of held-out documents, not cut for infilling."""
@@ -290,17 +220,15 @@ class Run:
             (beside / TOKENIZER).write_bytes((self.directory / TOKENIZER).read_bytes())
 
 
-def _json(recipe: dict[str, Any]) -> bytes:
-    return json.dumps(recipe, indent=2).encode() + b"\n"
-
-
-def _difference(saved: dict[str, Any], asked: dict[str, Any]) -> str:
-    """What two recipes disagree in, in words."""
-    phrases = []
-    for key, value in asked.items():
-        if isinstance(value, dict) and isinstance(saved.get(key), dict):
-            if inner := _difference(saved[key], value):
-                phrases.append(f"{key} {inner}")
-        elif saved.get(key) != value:
-            phrases.append(f"{key} was {saved.get(key)}, is {value}")
-    return ", ".join(phrases)
+def _check_shards(config: ModelConfig, shards: int) -> None:
+    """Raises DataError if a model cannot be cut into shards, before it is trained for hours."""
+    cut = [
+        shape[dimension]
+        for name, shape in parameter_shapes(config).items()
+        if (dimension := meta.cut_dimension(name)) is not None
+    ]
+    if shards < 1 or math.gcd(*cut) % shards:
+        raise DataError(
+            f"the model's matrices cannot be cut into {shards} equal slices; expected a number of "
+            f"shards that divides {math.gcd(*cut)}"
+        )

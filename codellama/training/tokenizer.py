@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Iterable
 
@@ -48,12 +49,22 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
         raise TokenizerError(
-            f"cannot learn a vocabulary of {vocab_size} ids from these texts ({reason}); take a "
-            "number from about 400 up, or more text"
+            f"cannot learn a vocabulary of {vocab_size} ids from these texts; {_advice(str(error))}"
         ) from None
     return model.getvalue() + b"".join(map(_serialized, EXTRA_PIECES))
+
+
+def _advice(reason: str) -> str:
+    """What to change, by the numbers that SentencePiece gives as its reason."""
+    if least := re.search(r"\d+ vs (\d+)", reason):
+        return f"their characters and all bytes need {int(least[1]) + len(EXTRA_PIECES)} or more"
+    if most := re.search(r"value <= (\d+)", reason):
+        return (
+            f"they yield {int(most[1]) + len(EXTRA_PIECES)} at most: ask for fewer, or give more "
+            "text"
+        )
+    return "they hold no text" if "empty" in reason else "expected about 400 or more"
 
 
 def _serialized(piece: str, score: float = -1e6) -> bytes:

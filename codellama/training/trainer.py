@@ -42,7 +42,7 @@ class Stage:
         learning_rate: its peak.
         warmup_steps: steps in which the learning rate rises from 0 to its peak.
         rope_theta: base of the rotary embedding.
-        context: what the model's context is from then on; 0: a sequence.
+        context: what the model's context is from then on; a sequence at least.
         skip_rate: share of sequences whose positions skip through that context (see `skipping`).
     """
 
@@ -138,7 +138,7 @@ class Trainer:
         model.config = replace(
             model.config,
             rope_theta=stage.rope_theta,
-            max_seq_len=stage.context or stage.sequence,
+            max_seq_len=max(stage.context, stage.sequence),
         )
         groups: list[dict[str, Any]] = [
             {"params": [weight for weight in model.parameters() if weight.dim() > 1]},

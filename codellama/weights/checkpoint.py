@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -22,6 +23,12 @@ Region = tuple[slice, ...]
 Read = Callable[[str, Region | None], Tensor]
 """Gives the parameter of a name, or a region of it."""
 
+COMPUTED = {torch.float32, torch.bfloat16, torch.float16}
+"""The dtypes that models compute in."""
+
+_DISK_FULL = re.compile(r"No space left|File too large|quota exceeded|unexpected pos|write failed")
+"""What the system, safetensors or PyTorch say of a disk that takes no more."""
+
 
 class Checkpoint(ABC):
     """A directory whose headers have been read and found to be one whole model.
@@ -29,21 +36,40 @@ class Checkpoint(ABC):
     Attributes:
         directory: where it lies.
         config: the model's shape.
-        dtype: what the weights are stored in.
+        dtypes: what the weights are stored in.
         file_count: number of files that hold weights.
         format: the name of the format.
     """
 
     directory: Path
     config: ModelConfig
-    dtype: torch.dtype
+    dtypes: set[torch.dtype]
     file_count: int
     format: str
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of all weights.
+
+        Raises:
+            CheckpointError: they have several, or one that models do not compute in.
+        """
+        if len(self.dtypes) > 1 or not self.dtypes <= COMPUTED:
+            raise CheckpointError(
+                f"{self.directory} has weights of {dtype_names(self.dtypes)}; choose one dtype for "
+                "all by --dtype float32, bfloat16 or float16 (in Python dtype=)"
+            )
+        return next(iter(self.dtypes))
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number in the widest of the dtypes."""
+        return max(dtype.itemsize for dtype in self.dtypes)
+
+    @property
     def weight_bytes(self) -> int:
-        """Size of the weights."""
-        return self.config.parameter_count * self.dtype.itemsize
+        """Size of the weights, all in the widest of the dtypes."""
+        return self.config.parameter_count * self.itemsize
 
     def read(
         self,
@@ -57,18 +83,36 @@ class Checkpoint(ABC):
         On a CPU the result is mapped from disk where one file holds it as it is, in that dtype;
         what has to be put together from several, or in another order, is copied straight into its
         final place. Nothing around a region is read.
+
+        Raises:
+            CheckpointError: float16 was asked for and cannot hold a number; or no dtype was, and
+                there is no `dtype` of all weights.
         """
         parts, dimension = self.parts(name, region)
         dtype = dtype or self.dtype
         if len(parts) == 1:
-            return parts[0].to(device, dtype)
-        shape = list(parts[0].shape)
-        widths = [part.shape[dimension] for part in parts]
-        shape[dimension] = sum(widths)
-        whole = torch.empty(shape, dtype=dtype, device=device)
-        for target, part in zip(whole.split(widths, dimension), parts, strict=True):
-            target.copy_(part)
+            whole = parts[0].to(device, dtype, copy=self._is_tied(name, region, parts[0]))
+        else:
+            shape = list(parts[0].shape)
+            widths = [part.shape[dimension] for part in parts]
+            shape[dimension] = sum(widths)
+            whole = torch.empty(shape, dtype=dtype, device=device)
+            for target, part in zip(whole.split(widths, dimension), parts, strict=True):
+                target.copy_(part)
+        narrowed = dtype == torch.float16 and any(part.dtype != dtype for part in parts)
+        if narrowed and whole.isinf().any():
+            raise CheckpointError(
+                f"{self.directory}: {name} has numbers beyond those of float16, which end at "
+                "65,504; choose bfloat16 or float32"
+            )
         return whole
+
+    def _is_tied(self, name: str, region: Region | None, part: Tensor) -> bool:
+        """Whether what is read lies in the embedding's memory, though it is trained on its own."""
+        if name != "output.weight":
+            return False
+        embedding, *_ = self.parts("tok_embeddings.weight", region)[0]
+        return part.data_ptr() == embedding.data_ptr()
 
     @abstractmethod
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
@@ -115,11 +159,17 @@ def first_few(names: Collection[str]) -> str:
     return ", ".join(list(names)[:3]) + more
 
 
-def check_weights(tensors: Mapping[str, Tensor]) -> None:
-    """Refuses weights that are no floating-point numbers, by a CheckpointError."""
+def weight_dtypes(tensors: Mapping[str, Tensor]) -> set[torch.dtype]:
+    """The dtypes of weights; a CheckpointError if any are no floating-point numbers."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise CheckpointError(f"{name} holds {tensor.dtype}; expected floating-point numbers")
+    return {tensor.dtype for tensor in tensors.values()}
+
+
+def dtype_names(dtypes: Collection[torch.dtype]) -> str:
+    """As in `bfloat16 and float32`."""
+    return " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
 
 @contextlib.contextmanager
@@ -127,13 +177,14 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     """A directory to write to, which takes the place of `path` once all is written.
 
     Raises:
-        CheckpointError: `path` exists and is not empty; nothing is ever overwritten.
+        CheckpointError: `path` exists and is not empty, for nothing is ever overwritten; or the
+            disk is full.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # of a link, the place that it leads to
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise CheckpointError(f"{path} exists; choose a new directory")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent))
+    above = next(parent for parent in path.parents if parent.exists())
+    beside = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=above))
     try:
         yield beside
         beside.chmod(0o755)  # temporary ones, and safetensors files, are their owner's alone
@@ -141,7 +192,12 @@ def new_directory(path: str | Path) -> Iterator[Path]:
             file.chmod(0o644)
         if path.exists():
             path.rmdir()
+        path.parent.mkdir(parents=True, exist_ok=True)
         beside.rename(path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(beside)
+        if full := _DISK_FULL.search(str(error)):
+            raise CheckpointError(
+                f"{path} could not be written ({full[0]}); is the disk full?"
+            ) from error
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ Progress = Callable[[int, int], None]
 """Told how many bytes are done, and of how many."""
 
 CHECKLIST = "checklist.chk"
+ZIP = b"PK\x03\x04"
+"""How a zip archive begins, as PyTorch writes."""
 
 
 class CheckpointError(ValueError):
@@ -27,7 +30,7 @@ def check_download(path: Path) -> None:
 
     Raises:
         CheckpointError: the file is empty, a web page, a Git LFS or Xet pointer, or a zip archive
-            (as PyTorch writes) whose end is missing.
+            whose end is missing.
     """
     with path.open("rb") as file:
         head = file.read(512).lstrip()
@@ -45,7 +48,7 @@ def check_download(path: Path) -> None:
         raise CheckpointError(
             f"{path} is a web page, probably of an expired or refused download link; {again}"
         )
-    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
+    if head.startswith(ZIP) and not zipfile.is_zipfile(path):
         raise CheckpointError(
             f"{path} is cut short after {path.stat().st_size:,} bytes (its end, which lists what "
             f"it holds, is missing); {again}"
@@ -63,7 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
     check_download(path)
     try:
         params = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(params, dict):
         raise CheckpointError(f"{path} holds {type(params).__name__}; expected a JSON object")
@@ -84,8 +87,18 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); download it again") from None
+    except (SafetensorError, RuntimeError, MemoryError) as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> CheckpointError:
+    """What is wrong with a file, or with its place, that a library failed to read."""
+    reason = str(error).split("\n")[0] or type(error).__name__
+    if isinstance(error, MemoryError) or "allocate memory" in reason:
+        return CheckpointError(f"{path} does not fit into memory ({reason}); free some of it")
+    if str(path).encode(errors="replace") != os.fsencode(path):
+        return CheckpointError(f"{path} has a name that is not UTF-8; rename it, or link to it")
+    return CheckpointError(f"{path} is damaged ({reason}); download it again")
 
 
 def read_checklist(directory: Path) -> dict[str, str]:

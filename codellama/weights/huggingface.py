@@ -21,10 +21,10 @@ from codellama.weights.checkpoint import (
     Checkpoint,
     Read,
     Region,
-    check_weights,
     differences,
     new_directory,
     parameter_shapes,
+    weight_dtypes,
 )
 from codellama.weights.downloads import CheckpointError, Progress, read_json, read_safetensors
 from codellama.weights.huggingface_config import CONFIG, model_config, settings_of
@@ -107,9 +107,8 @@ class HuggingFaceCheckpoint(Checkpoint):
                 f"{directory}: the tensors are not those of the model in {CONFIG} "
                 f"({'; '.join(problems)}); the files belong to different models, or one is damaged"
             )
-        check_weights(tensors)
         self.tensors = tensors
-        self.dtype = tensors["model.embed_tokens.weight"].dtype
+        self.dtypes = weight_dtypes(tensors)
 
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
         """The one tensor, in Meta's order; a region of query or key rows has to consist of whole

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from codellama.model.config import CODE_LLAMA_CONTEXT, ConfigError, ModelConfig
+from codellama.model.config import ConfigError, ModelConfig
 from codellama.weights.downloads import CheckpointError
+from codellama.weights.variants import matching
 
 CONFIG = "config.json"
+_KEYS = {
+    "dim": "hidden_size",
+    "multiple_of": "intermediate_size",  # until `_feed_forward_shape` takes it apart
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "vocab_size": "vocab_size",
+    "norm_eps": "rms_norm_eps",
+    "rope_theta": "rope_theta",
+    "max_seq_len": "max_position_embeddings",
+}
+_DEFAULTS = {"num_key_value_heads": 0, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
+"""What transformers takes where a file gives nothing; 0 key and value heads: as many as queries."""
 
 
 def settings_of(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -43,7 +59,14 @@ def settings_of(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
-    """The model that a `config.json` describes, if it is one of Code Llama's architecture."""
+    """The model that a `config.json` describes, if it is one of Code Llama's architecture.
+
+    As in transformers, null counts as not given.
+
+    Raises:
+        CheckpointError: it is not, or lacks a key, or holds what describes no model.
+    """
+    settings = {key: value for key, value in settings.items() if value is not None}
     if settings.get("model_type") != "llama":
         raise CheckpointError(
             f"{path} describes a model of type {settings.get('model_type')!r}; expected 'llama', "
@@ -54,53 +77,43 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
             raise CheckpointError(
                 f"{path}: {key} is {settings[key]!r}; Code Llama's architecture has {only!r}"
             )
-    theta = _rope_theta(path, settings)
-    keys = {
-        "dim": "hidden_size",
-        "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
-        "n_kv_heads": "num_key_value_heads",
-        "vocab_size": "vocab_size",
-        "norm_eps": "rms_norm_eps",
-    }
-    params = {ours: settings[theirs] for ours, theirs in keys.items() if theirs in settings}
-    context = settings.get("max_position_embeddings")
-    if theta > 10_000 and context == 16_384:
-        context = CODE_LLAMA_CONTEXT  # they give the length of training, not of use
+    settings = {**_DEFAULTS, **settings, "rope_theta": _rope_theta(path, settings)}
+    if missing := [key for key in _KEYS.values() if key not in settings]:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}")
     try:
-        hidden = settings["intermediate_size"]
-        multiple_of, multiplier = _feed_forward_shape(settings["hidden_size"], hidden)
-        config = ModelConfig.from_params(
-            {
-                **params,
-                "rope_theta": theta,
-                "max_seq_len": context,
-                "multiple_of": multiple_of,
-                "ffn_dim_multiplier": multiplier,
-            }
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{path} lacks {error.args[0]}") from None
-    except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    if settings.get("head_dim") not in (None, config.head_dim):
+        config = ModelConfig(**{ours: settings[theirs] for ours, theirs in _KEYS.items()})
+    except ConfigError as error:
+        reason = re.sub(r"\w+", lambda word: _KEYS.get(word[0], word[0]), str(error))
+        raise CheckpointError(f"{path}: {reason}") from None
+    multiple_of, multiplier = _feed_forward_shape(config.dim, settings["intermediate_size"])
+    config = replace(config, multiple_of=multiple_of, ffn_dim_multiplier=multiplier)
+    if settings.get("head_dim", config.head_dim) != config.head_dim:
         raise CheckpointError(
-            f"{path}: head_dim is {settings['head_dim']}; Code Llama's architecture has "
+            f"{path}: head_dim is {settings['head_dim']!r}; Code Llama's architecture has "
             f"hidden_size / num_attention_heads = {config.head_dim}"
         )
+    for variant in matching(config):
+        if config.max_seq_len == variant.trained_context:  # published so, but used for longer
+            return replace(config, max_seq_len=variant.config.max_seq_len)
     return config
 
 
-def _rope_theta(path: Path, settings: Mapping[str, Any]) -> float:
+def _rope_theta(path: Path, settings: Mapping[str, Any]) -> Any:
     """The rotary base, from wherever the release that wrote the file put it."""
-    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise CheckpointError(
-            f"{path} asks for rotary scaling of type {kind!r}, which Code Llama does not use; "
-            "expected 'default'"
-        )
-    return rope.get("rope_theta", settings.get("rope_theta", 10_000.0))
+    theta = settings.get("rope_theta", 10_000.0)
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = settings.get(key, {})
+        if not isinstance(rope, dict):
+            raise CheckpointError(f"{path}: {key} is {rope!r}; expected an object")
+        kind = rope.get("rope_type") or rope.get("type") or "default"
+        if kind != "default":
+            raise CheckpointError(
+                f"{path}: {key} asks for rotary scaling of type {kind!r}, which Code Llama does "
+                "not use; expected 'default'"
+            )
+        if rope.get("rope_theta") is not None:
+            theta = rope["rope_theta"]
+    return theta
 
 
 def _feed_forward_shape(dim: int, hidden_dim: int) -> tuple[int, float]:

@@ -55,13 +55,13 @@ def load_model(
     Args:
         directory: a checkpoint.
         device: where the weights go; None picks CUDA, else MPS, else the CPU.
-        dtype: None keeps the stored one.
+        dtype: None keeps the stored one, if there is one for all weights.
         progress: told bytes done and bytes in all, after each parameter.
         layout: how to hold the model; None: whole.
 
     Raises:
-        CheckpointError: as `open_checkpoint`; or the checkpoint is rounded already, and another
-            layout or dtype was asked for.
+        CheckpointError: as `open_checkpoint` and `Checkpoint.read`; or the checkpoint is rounded
+            already, and another layout or dtype was asked for.
     """
     checkpoint = open_checkpoint(directory)
     device = torch.device(device) if device is not None else default_device()
@@ -72,17 +72,18 @@ def load_model(
                 "process; load the checkpoint that it was made from instead"
             )
         return checkpoint.model(device).eval()
+    dtype = dtype or checkpoint.dtype
     with torch.device("meta"):
         model = Transformer(checkpoint.config)
     layout = layout or Layout()
     layout.prepare(model)
-    total = checkpoint.config.parameter_count * checkpoint.dtype.itemsize
+    total = checkpoint.config.parameter_count * dtype.itemsize
     done = 0
     for name, parameter in dict(model.named_parameters()).items():
         owner, _, leaf = name.rpartition(".")
         share = checkpoint.read(name, layout.region(parameter), dtype, device).contiguous()
         layout.place(model.get_submodule(owner), leaf, share)
-        done += parameter.numel() * checkpoint.dtype.itemsize
+        done += parameter.numel() * dtype.itemsize
         if progress:
             progress(done, total)
     layout.finish()

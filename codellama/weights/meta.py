@@ -12,6 +12,7 @@ import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +22,19 @@ from codellama.weights.checkpoint import (
     Checkpoint,
     Read,
     Region,
-    check_weights,
     differences,
     new_directory,
     parameter_shapes,
+    weight_dtypes,
 )
-from codellama.weights.downloads import CheckpointError, Progress, check_download, read_json
+from codellama.weights.downloads import (
+    ZIP,
+    CheckpointError,
+    Progress,
+    check_download,
+    read_json,
+    unreadable,
+)
 
 PARAMS = "params.json"
 _DERIVED = "rope.freqs"  # Llama 2's files carry this table; it follows from params.json
@@ -40,7 +48,7 @@ _CUT = {
 
 def cut_dimension(name: str) -> int | None:
     """The dimension along which Meta cuts the parameter `name` over shards; None: whole in each."""
-    return _CUT.get(name.split(".")[-2])
+    return _CUT.get(name.removesuffix(".weight").rpartition(".")[2])
 
 
 class MetaCheckpoint(Checkpoint):
@@ -59,18 +67,13 @@ class MetaCheckpoint(Checkpoint):
     def __init__(self, directory: Path) -> None:
         params = read_json(directory / PARAMS)
         shards = [_read_shard(path) for path in _shard_paths(directory)]
-        embedding = shards[0].get("tok_embeddings.weight", torch.empty(0))
-        rows = len(embedding) if embedding.dim() == 2 else None
-        try:
-            config = ModelConfig.from_params(params, rows)
-        except ConfigError as error:
-            raise CheckpointError(f"{directory}: {error}") from None
+        config = described(directory, params, shards[0])
         _check_tensors(directory, config, shards)
         self.directory = directory
         self.config = config
         self.shards = shards
         self.file_count = len(shards)
-        self.dtype = shards[0]["tok_embeddings.weight"].dtype
+        self.dtypes = set().union(*map(weight_dtypes, shards))
 
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
         """The slices that a region reaches into, narrowed to it; see `Checkpoint.parts`."""
@@ -89,6 +92,18 @@ class MetaCheckpoint(Checkpoint):
             place = (*region[:dimension], within, *region[dimension + 1 :])
             parts.append(slices[number][place])
         return parts, dimension
+
+
+def described(
+    directory: Path, params: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> ModelConfig:
+    """The model in `params.json`; the embedding tells the size of a vocabulary left open there."""
+    embedding = tensors.get("tok_embeddings.weight", torch.empty(0))
+    rows = len(embedding) if embedding.dim() == 2 else None
+    try:
+        return ModelConfig.from_params(params, rows)
+    except ConfigError as error:
+        raise CheckpointError(f"{directory / PARAMS}: {error}") from None
 
 
 def save_checkpoint(
@@ -150,16 +165,20 @@ def _alone(tensor: Tensor) -> Tensor:
 
 def _shard_paths(directory: Path) -> list[Path]:
     """The shards in the order of their numbers, which must run from 0 without a gap."""
-    numbered = {
-        int(match[1]): path
-        for path in directory.iterdir()
-        if (match := _SHARD.fullmatch(path.name))
-    }
+    numbered: dict[int, Path] = {}
+    for path in sorted(directory.iterdir()):
+        if match := _SHARD.fullmatch(path.name):
+            other = numbered.setdefault(int(match[1]), path)
+            if other != path:
+                raise CheckpointError(
+                    f"{directory} has {other.name} and {path.name}, two shards of one number; "
+                    "remove the one that is not the model's"
+                )
     if not numbered:
         raise CheckpointError(
             f"{directory} has no shard; expected consolidated.00.pth and, for larger models, more"
         )
-    missing = [number for number in range(max(numbered)) if number not in numbered]
+    missing = [number for number in range(len(numbered)) if number not in numbered]
     if missing:
         names = ", ".join(f"consolidated.{number:02d}.pth" for number in missing[:4])
         raise CheckpointError(
@@ -173,7 +192,7 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
     """Maps a shard into memory; nothing but the tensors' headers is read."""
     check_download(path)
     with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"
+        zipped = file.read(len(ZIP)) == ZIP
     try:
         # Files from before PyTorch 1.6 are no archives and can only be read whole.
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -186,10 +205,9 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
             ) from None
         raise CheckpointError(f"{path} is not a PyTorch file; download it again") from None
     except Exception as error:  # the unpickler fails in any way on what is no pickle
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path} is damaged ({reason}); download it again") from None
+        raise unreadable(path, error) from None
     if not isinstance(tensors, dict) or not all(
-        isinstance(tensor, Tensor) for tensor in tensors.values()
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
     ):
         raise CheckpointError(
             f"{path} does not hold a flat set of named tensors, as Meta's files do"
@@ -199,7 +217,7 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
 
 
 def _check_tensors(directory: Path, config: ModelConfig, shards: Shards) -> None:
-    """Compares names, shapes and dtypes with the model that the configuration describes."""
+    """Compares names and shapes with the model that the configuration describes."""
     shapes = parameter_shapes(config)
     _check_shard_count(directory, shapes, shards)
     expected = {name: list(shape) for name, shape in shapes.items()}
@@ -210,7 +228,6 @@ def _check_tensors(directory: Path, config: ModelConfig, shards: Shards) -> None
     for number, shard in enumerate(shards):
         where = f" in shard {number:02d}" if len(shards) > 1 else ""
         problems += differences(expected, shard, where)
-        check_weights(shard)
     if problems:
         raise CheckpointError(
             f"{directory}: the tensors are not those of the model in {PARAMS} "

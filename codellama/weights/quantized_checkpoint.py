@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from codellama.model.config import ConfigError, ModelConfig
+from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
-from codellama.weights.checkpoint import Checkpoint, Region, differences, new_directory
+from codellama.weights.checkpoint import COMPUTED, Checkpoint, Region, differences, new_directory
 from codellama.weights.downloads import CheckpointError, read_json, read_safetensors
-from codellama.weights.meta import PARAMS
-from codellama.weights.quantize import MODES, Quantized, QuantizedLinear, block_order
+from codellama.weights.meta import PARAMS, described
+from codellama.weights.quantize import BLOCK, MODES, Quantized, QuantizedLinear, block_order
 
 FILE = "quantized.safetensors"
 INTEGERS = {"values": torch.int8, "packed": torch.uint8}
@@ -45,19 +45,18 @@ class QuantizedCheckpoint(Checkpoint):
         self.tensors, about = read_safetensors(directory / FILE)
         self.mode = self.format = about.get("mode", "")
         order = about.get("block_order", "").split(",")
-        if self.mode not in MODES or sorted(order) != sorted(map(str, range(len(order)))):
+        size = len(order)
+        ordered = size > 1 and BLOCK % size == 0 and set(order) == set(map(str, range(size)))
+        if self.mode not in MODES or not ordered:
             raise CheckpointError(
                 f"{directory / FILE} does not say how it is rounded; write it anew with "
                 "codellama.convert"
             )
         self.order = [int(row) for row in order]
-        embedding = self.tensors.get("tok_embeddings.weight", torch.empty(0))
-        try:
-            self.config = ModelConfig.from_params(params, embedding.shape[0])
-        except ConfigError as error:
-            raise CheckpointError(f"{directory}: {error}") from None
-        self.dtype = embedding.dtype
+        self.config = described(directory, params, self.tensors)
+        self._empty_model = _empty_model(self.config, self.mode)
         self._check_tensors()
+        self.dtypes = {self.tensors["tok_embeddings.weight"].dtype}
 
     @property
     def weight_bytes(self) -> int:
@@ -80,8 +79,8 @@ class QuantizedCheckpoint(Checkpoint):
             tensor = self.tensors[name]
         else:
             owner = name.rpartition(".")[0]
-            model = _empty_model(self.config, self.mode)
-            module = cast(QuantizedLinear, model.get_submodule(owner))
+            empty = cast(QuantizedLinear, self._empty_model.get_submodule(owner))
+            module = type(empty)(empty.in_features, empty.out_features)
             module.restore(self._buffers(owner, module, torch.device("cpu")), self.order)
             tensor = module.expanded().to(self.dtype)
         return [tensor if region is None else tensor[region]], 0
@@ -93,17 +92,18 @@ class QuantizedCheckpoint(Checkpoint):
 
     def _check_tensors(self) -> None:
         expected: dict[str, tuple[int, ...]] = {}
-        model = _empty_model(self.config, self.mode)
-        for owner, module in model.named_modules():
+        for owner, module in self._empty_model.named_modules():
             if isinstance(module, QuantizedLinear):
                 shapes = module.buffer_shapes
                 expected |= {f"{owner}.{name}": shape for name, shape in shapes.items()}
                 module.weight = None
-        expected |= {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+        rest = self._empty_model.named_parameters()
+        expected |= {name: tuple(weight.shape) for name, weight in rest}
         problems = differences(expected, self.tensors)
+        floating = self.tensors.get("tok_embeddings.weight", torch.empty(0)).dtype
         for name, tensor in self.tensors.items():
-            kind = INTEGERS.get(name.rpartition(".")[2], self.dtype)
-            if tensor.dtype != kind or not self.dtype.is_floating_point:
+            kind = INTEGERS.get(name.rpartition(".")[2], floating)
+            if tensor.dtype != kind or floating not in COMPUTED:
                 problems.append(f"{name} holds {tensor.dtype}")
         if problems:
             raise CheckpointError(

@@ -97,6 +97,12 @@ def test_files_take_turns_and_their_lines_are_drawn_evenly(tokenizer):
     assert all(count == pytest.approx(100, abs=4 * 9) for count in drawn.values())
 
 
+def test_no_file_is_always_the_first(tokenizer):
+    texts = ["one\n", "two\n", "three\n"]
+    drawn = {line_gaps(texts, tokenizer, 1, seed=seed)[0].middle for seed in range(40)}
+    assert drawn == {"one", "two", "three"}
+
+
 def test_files_that_have_no_line_left_leave_the_turns_to_the_others(tokenizer):
     texts = ["short\n", "a\nb\nc\n", "".join(f"long {number}\n" for number in range(9))]
     rounds = [[gap.middle[:4] for gap in line_gaps(texts, tokenizer, n)] for n in (3, 5, 7, 8)]

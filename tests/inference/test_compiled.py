@@ -6,7 +6,7 @@ from random_models import random_model
 from torch._dynamo.testing import CompileCounter
 
 from codellama import CodeLlama, RequestError
-from codellama.inference import decoding
+from codellama.inference import decoding, lone_query
 from codellama.inference.compiled import BURST, CompiledSteps
 from codellama.inference.int8_kv_cache import Int8KVCache
 
@@ -53,6 +53,7 @@ def test_the_compiler_that_users_get_gives_the_same_tokens(tokenizer):
 def test_logits_in_bfloat16_are_those_of_the_model(kv_heads, batch_size, cache_type):
     model = random_model(n_heads=4, n_kv_heads=kv_heads).bfloat16()
     model.cache_type = cache_type or model.cache_type
+    lone_query.prepare(model)
     steps = CompiledSteps(model)
     caches = [model.new_cache(batch_size) for _ in range(2)]
     tokens = torch.arange(5, 5 + 3 * batch_size).view(batch_size, 3)
@@ -62,8 +63,8 @@ def test_logits_in_bfloat16_are_those_of_the_model(kv_heads, batch_size, cache_t
             cache.lengths = [3 - row for row in range(batch_size)]  # ragged
         for step in range(3):
             new = torch.arange(batch_size)[:, None] + 40 + step
-            with steps.fixed(caches[0], 1):
-                found = steps(new, caches[0]).clone()
+            with steps.fixed(caches[0], 1) as fixed:
+                found = steps(new, fixed).clone()
             expected = model(new, caches[1])
             assert (found - expected).abs().max() < 0.03 * expected.abs().max()
             caches[1].lengths = caches[0].lengths
@@ -113,8 +114,8 @@ def test_a_batch_that_gets_smaller_stays_in_its_memory(tokenizer):
     addresses = set()
     for rows in (4, 3, 1, 2):
         cache = compiled.model.new_cache(rows, 8)
-        with compiled.compiled.fixed(cache, 1):
-            addresses.add((cache.keys[0].data_ptr(), cache.starts.data_ptr()))
+        with compiled.compiled.fixed(cache, 1) as fixed:
+            addresses.add((cache.keys[0].data_ptr(), fixed.starts.data_ptr()))
     assert len(addresses) == 1
 
 
@@ -141,8 +142,8 @@ def test_a_cache_that_is_put_aside_keeps_what_it_held(tokenizer):
     with torch.no_grad():
         for number, cache in enumerate(caches):
             model(torch.tensor([PROMPTS[number]]), cache)
-            with steps.fixed(cache, 1):
-                steps(torch.tensor([[5]]), cache)
+            with steps.fixed(cache, 1) as fixed:
+                steps(torch.tensor([[5]]), fixed)
         assert caches[0].keys[0] is not caches[1].keys[0]
         for number, cache in enumerate(caches):
             found = model(torch.tensor([[6]]), cache)[0, -1]

@@ -52,18 +52,6 @@ def test_without_a_mask_one_query_sees_every_key(key_count, kv_heads):
     torch.testing.assert_close(attended, one_by_one(*inputs, visible), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("twice", [False, True], ids=["asked once", "asked twice"])
-def test_a_lone_query_of_bfloat16_sees_the_same_either_way(monkeypatch, twice):
-    monkeypatch.setattr("codellama.model.attention._asks_twice", lambda device: twice)
-    inputs = [tensor.bfloat16() for tensor in random_inputs(1, 9, HEADS)]
-    visible = torch.rand(2, 1, 9, generator=torch.Generator().manual_seed(0)) < 0.5
-    visible[..., 0] = True
-    attended = grouped_query_attention(*inputs, visible[:, None])
-    assert attended.shape == inputs[0].shape
-    expected = one_by_one(*inputs, visible)
-    torch.testing.assert_close(attended.double(), expected, rtol=0, atol=2e-2)
-
-
 @kv_head_counts
 @pytest.mark.parametrize("seq", [1, 3])
 @pytest.mark.parametrize("rows", [1, 2], ids=["one mask for all rows", "a mask a row"])

@@ -157,6 +157,26 @@ def test_numbers_that_are_not_positive_are_errors(key, value):
 
 
 @pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dim", 2**70),
+        ("n_layers", 10**6),
+        ("vocab_size", 10**20),
+        ("multiple_of", 10**30),
+        ("ffn_dim_multiplier", 1e308),
+        ("ffn_dim_multiplier", 1e-9),
+        ("ffn_dim_multiplier", 1e6),
+        ("norm_eps", float("inf")),
+        ("rope_theta", 10**400),
+        ("max_seq_len", 10**20),
+    ],
+)
+def test_numbers_beyond_all_reason_are_errors(key, value):
+    with pytest.raises(ConfigError, match=rf"{key} .* up to [\d,]+"):
+        ModelConfig.from_params(SMALL | {key: value})
+
+
+@pytest.mark.parametrize(
     ("shape", "sentence"),
     [
         ({"dim": 66}, "dim 66 over n_heads 4"),

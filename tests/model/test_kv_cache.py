@@ -203,33 +203,3 @@ def test_any_sequence_of_steps_leaves_each_row_as_a_plain_list_would_be(steps, c
         else:
             cache.reserve(argument)
         assert_rows(cache, expected)
-
-
-@pytest.mark.parametrize("lengths", [[3, 3], [5, 2], [0, 4]])
-def test_a_fixed_cache_shows_all_its_room_and_counts_on_the_device(lengths):
-    cache = empty_cache(2, capacity=9)
-    append(cache, new_tokens(2, 5))
-    cache.lengths = list(lengths)
-    before = contents(cache)
-    cache.fix(torch.zeros(2, 1, dtype=torch.long))
-    tokens = new_tokens(2, 2, seed=1)
-    for step in tokens.split(1, dim=3):
-        assert cache.needs_mask(1)
-        assert cache.next_positions(1).tolist() == (cache.starts + torch.arange(1)).tolist()
-        assert append(cache, step).shape[4] == cache.key_count(1) == 9
-    assert cache.starts.flatten().tolist() == [length + 2 for length in lengths]
-    cache.release([length + 2 for length in lengths])
-    assert cache.starts is None
-    expected = [torch.cat([old, new], 2) for old, new in zip(before, tokens.unbind(2), strict=True)]
-    assert_rows(cache, expected)
-
-
-def test_a_cache_that_moves_holds_what_it_held_in_the_memory_it_moved_to():
-    cache, room = empty_cache(2, capacity=6), empty_cache(2, capacity=20)
-    append(cache, new_tokens(2, 5))
-    cache.lengths = [5, 2]
-    before = contents(cache)
-    cache.move(room)
-    assert_rows(cache, before)
-    assert cache.capacity == 20
-    assert all(one is other for one, other in zip(cache.tensors(), room.tensors(), strict=True))

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import asdict
+from itertools import pairwise
 
 import pytest
 import torch
@@ -105,6 +106,22 @@ def test_rows_follow_from_the_seed(tokenizer, files):
     assert not torch.equal(rows(0), rows(1))
 
 
+def test_rows_do_not_follow_the_order_of_the_lines(tokenizer, tmp_path):
+    files = write(tmp_path, ["".join(f"x = {number}\n" for number in range(1_000, 2_000))])
+    rows = read_epoch(ContextStream(files, tokenizer, LENGTH, infilling_rate=0.0))
+    firsts = [min(lines_of(tokenizer, [row])) for row in rows]
+    assert len(rows) > 20
+    assert sum(before > after for before, after in pairwise(firsts)) > len(rows) / 4
+
+
+def test_a_row_is_filled_where_too_little_would_be_left_for_another_run(tokenizer, tmp_path):
+    line = "    x = 1\n"
+    files = write(tmp_path, [line * 2_000])
+    rows = ContextStream(files, tokenizer, LENGTH, 0.0, shortest_run=48).take(40)
+    most = contexts.MARKS + len(tokenizer.encode(line))
+    assert (rows == PADDING).sum(1).max() <= most
+
+
 def test_how_many_rows_are_taken_at_once_makes_no_difference(tokenizer, files):
     together, apart = (ContextStream(files, tokenizer, LENGTH) for _ in range(2))
     counts = [1, 2, 30, 7]
@@ -190,6 +207,17 @@ def test_every_gap_is_whole_in_its_row(tokenizer, files, length):
             else:
                 assert not set(marks).intersection(run)
     assert cut
+
+
+def test_a_line_that_is_cut_spells_no_control_token_either(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(train_tokenizer(["a < b, COT = DOT < EOT, c < d + NOT\n"] * 20, 300))
+    tokenizer = Tokenizer(path)
+    files = write(tmp_path, [" <EOT>, c < d + NOT\n" * 200 + "a < b, c < d + NOT\n" * 20])
+    rows = read_epoch(ContextStream(files, tokenizer, 17, infilling_rate=1.0))
+    cut = [run for run in runs(rows, tokenizer.bos_id) if tokenizer.prefix_id not in run]
+    assert cut
+    assert not any(tokenizer.eot_id in run for run in cut)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])

@@ -1,5 +1,8 @@
 """Which documents are trained on."""
 
+import os
+import sys
+
 import pytest
 
 from codellama.training.documents import (
@@ -61,6 +64,25 @@ def test_only_files_that_match_the_pattern_are_found(directory, tmp_path):
     python, text = find_documents(tmp_path), find_documents(tmp_path, "*.txt")
     assert sorted(relative(python.train + python.held_out, tmp_path)) == sorted(NAMES)
     assert len(text.train + text.held_out) == 200
+
+
+@pytest.mark.parametrize("pattern", ["/etc/*.py", "../*.py", "a/../../*.py"])
+def test_a_pattern_that_leads_out_of_the_directory_is_refused(directory, pattern):
+    with pytest.raises(DataError, match=r"expected one of files below the directory"):
+        find_documents(directory / "package0", pattern)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
+def test_a_name_in_another_encoding_is_a_name(tmp_path):
+    fill(tmp_path)
+    (tmp_path / os.fsdecode(b"caf\xe9.py")).touch()
+    found = find_documents(tmp_path)
+    assert len(found.train + found.held_out) == len(NAMES) + 1
+
+
+def test_the_split_never_changes(tmp_path):
+    fill(tmp_path, [f"é{number}.py" for number in range(40)])
+    assert relative(find_documents(tmp_path).held_out, tmp_path) == ["é34.py"]
 
 
 def test_installed_packages_and_caches_are_left_out(tmp_path):

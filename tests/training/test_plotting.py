@@ -1,6 +1,7 @@
 """Loss curves."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -66,8 +67,22 @@ def test_the_files_ending_decides_on_the_format(tmp_path):
 
 def test_without_matplotlib_one_sentence_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for refused in (plotting.check, lambda: plotting.draw(LOG, tmp_path / "loss.png")):
+    for refused in (plotting.check, partial(plotting.draw, LOG)):
         with pytest.raises(DataError, match=r"pip install 'codellama\[plots\]'") as error:
-            refused()
+            refused(tmp_path / "loss.png")
         assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("loss.xyz", r"loss\.xyz: expected a name that ends in one of .*\.png"),
+        ("loss", r"loss: expected a name that ends in one of .*\.png"),
+        ("absent/loss.png", r"absent is no directory"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused(tmp_path, name, says):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(DataError, match=says):
+        plotting.check(tmp_path / name)

@@ -55,6 +55,31 @@ def test_a_save_that_fails_leaves_the_state_before(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         run_directory.save_state(tmp_path, {"step": 2})
     assert run_directory.load_state(tmp_path) == {"step": 1}
+    assert names(tmp_path) == ["state.pt"]
+
+
+def test_a_full_disk_gets_one_sentence_and_leaves_the_state_before(tmp_path, monkeypatch):
+    run_directory.save_state(tmp_path, {"step": 1})
+
+    def fail(state, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(DataError, match=r"state\.pt cannot be written; make room"):
+        run_directory.save_state(tmp_path, {"step": 2})
+    assert run_directory.load_state(tmp_path) == {"step": 1}
+    assert names(tmp_path) == ["state.pt"]
+
+
+def test_a_directory_is_free_until_a_step_is_done(tmp_path):
+    run_directory.check_free(tmp_path / "absent")
+    for name in ("tokenizer.model", "recipe.json"):
+        (tmp_path / name).write_text("of a run that failed at its start")
+        run_directory.check_free(tmp_path)
+    run_directory.append_log(tmp_path, RECORDS[0])
+    with pytest.raises(DataError, match="exists; choose a new directory"):
+        run_directory.check_free(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.99])
@@ -65,6 +90,12 @@ def test_a_state_that_is_cut_short_is_refused_in_one_sentence(tmp_path, kept):
     with pytest.raises(DataError, match=r"state\.pt is damaged.*start a new run") as error:
         run_directory.load_state(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_state_of_something_else_is_refused(tmp_path):
+    run_directory.save_state(tmp_path, [1, 2])
+    with pytest.raises(DataError, match=r"state\.pt is damaged"):
+        run_directory.load_state(tmp_path)
 
 
 def test_a_file_is_replaced_and_nothing_left_beside_it(tmp_path):
@@ -78,6 +109,28 @@ def test_a_file_is_replaced_and_nothing_left_beside_it(tmp_path):
 def test_the_log_comes_back_record_by_record(tmp_path):
     write_log(tmp_path)
     assert run_directory.read_log(tmp_path) == RECORDS
+
+
+def test_records_are_added_one_by_one(tmp_path):
+    for record in RECORDS:
+        run_directory.append_log(tmp_path, record)
+    assert run_directory.read_log(tmp_path) == RECORDS
+
+
+def test_half_a_line_at_the_logs_end_is_passed_over(tmp_path):
+    write_log(tmp_path)
+    with (tmp_path / run_directory.LOG).open("a") as log:
+        log.write('{"stage": "sta')
+    assert run_directory.read_log(tmp_path) == RECORDS
+
+
+@pytest.mark.parametrize("line", [b"3\n", b"{}\n", b"null\n", b"\xff\n", b"\n", b'{"stage\n'])
+def test_an_odd_line_in_the_log_is_refused(tmp_path, line):
+    write_log(tmp_path)
+    path = tmp_path / run_directory.LOG
+    path.write_bytes(line + path.read_bytes())
+    with pytest.raises(DataError, match=r"log\.jsonl is damaged"):
+        run_directory.read_log(tmp_path)
 
 
 def test_a_directory_without_a_log_is_no_run(tmp_path):

@@ -94,13 +94,22 @@ def test_the_same_texts_give_the_same_vocabulary():
     assert train_tokenizer(source(), 400) == train_tokenizer(iter(source()), 400)
 
 
-@pytest.mark.parametrize("vocab_size", [-1, 0, 16, 17, 280])
-def test_a_vocabulary_too_small_for_bytes_and_characters_is_refused(vocab_size):
-    with pytest.raises(TokenizerError, match=f"vocabulary of {vocab_size} ids.*from about 400"):
-        train_tokenizer(source(), vocab_size)
+LITTLE = ["def f(x):\n    return x\n"]
 
 
-@pytest.mark.parametrize("texts", [[], [""], ["def f(x):\n    return x\n"]])
-def test_more_pieces_than_the_texts_yield_are_refused(texts):
-    with pytest.raises(TokenizerError, match=r"vocabulary of 5000 ids.*or more text"):
-        train_tokenizer(texts, 5_000)
+@pytest.mark.parametrize(
+    ("texts", "vocab_size", "advice"),
+    [
+        *((LITTLE, vocab_size, "expected about 400 or more") for vocab_size in (-1, 0, 16, 17)),
+        *((LITTLE, vocab_size, "all bytes need 287 or more") for vocab_size in (20, 286)),
+        (LITTLE, 5_000, "they yield 312 at most: ask for fewer, or give more text"),
+        (["\0"], 400, "they yield 276 at most"),
+        ([], 400, "they hold no text"),
+        ([""], 400, "they hold no text"),
+    ],
+)
+def test_a_number_of_ids_that_texts_do_not_yield_is_refused_with_one_that_they_do(
+    texts, vocab_size, advice
+):
+    with pytest.raises(TokenizerError, match=f"vocabulary of {vocab_size} ids.*{advice}"):
+        train_tokenizer(texts, vocab_size)

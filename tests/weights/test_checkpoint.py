@@ -3,11 +3,23 @@ from pathlib import Path
 import pytest
 import torch
 from random_models import random_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from codellama import CheckpointError
+from codellama import CheckpointError, load_model
 from codellama.weights import huggingface, meta
 from codellama.weights.checkpoint import differences, first_few, new_directory, reader
 from codellama.weights.loading import open_checkpoint
+
+SAVERS = [meta.save_checkpoint, huggingface.save_checkpoint]
+
+
+def write(save, directory: Path, cast=lambda name, weight: weight, **changes):
+    """A model, saved after a change to each weight."""
+    model = random_model(**changes)
+    weights = {name: cast(name, weight) for name, weight in model.state_dict().items()}
+    save(directory, model.config, reader(weights))
+    return weights
 
 
 def test_a_directory_appears_when_all_of_it_is_written(tmp_path):
@@ -20,10 +32,43 @@ def test_a_directory_appears_when_all_of_it_is_written(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_directory_that_was_not_finished_leaves_nothing(tmp_path, error):
-    with pytest.raises(error), new_directory(tmp_path / "new") as beside:
+    with pytest.raises(error), new_directory(tmp_path / "deep" / "new") as beside:
         (beside / "file").write_text("content")
         raise error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+    ],
+)
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, error):
+    says = rf"{tmp_path / 'new'} could not be written .*disk full\?"
+    with (
+        pytest.raises(CheckpointError, match=says),
+        new_directory(tmp_path / "new") as outer,
+        new_directory(outer),
+    ):
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["link", "dangling", "."])
+def test_a_path_is_followed_to_the_place_that_it_means(tmp_path, monkeypatch, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "dangling").symlink_to("absent")
+    monkeypatch.chdir(tmp_path / "empty")
+    place = (Path() if name == "." else tmp_path / name).resolve()
+    with new_directory(Path() if name == "." else tmp_path / name) as beside:
+        (beside / "file").write_text("content")
+    assert [path.name for path in place.iterdir()] == ["file"]
 
 
 def test_a_taken_name_is_refused_and_an_empty_directory_taken_over(tmp_path):
@@ -46,6 +91,68 @@ def test_differences_are_counted_by_kind():
     ]
     assert differences({"a": [2]}, {"a": torch.ones(2)}) == []
     assert first_few(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+
+
+@pytest.mark.parametrize("save", SAVERS)
+def test_weights_of_several_dtypes_are_rounded_only_if_one_is_asked_for(tmp_path, save):
+    def cast(name, weight):
+        return weight.bfloat16() if name == "tok_embeddings.weight" else weight
+
+    weights = write(save, tmp_path / "new", cast)
+    says = "has weights of bfloat16 and float32; .* --dtype float32, bfloat16 or float16"
+    with pytest.raises(CheckpointError, match=says):
+        load_model(tmp_path / "new", "cpu")
+    for dtype in (torch.float32, torch.bfloat16):
+        loaded = load_model(tmp_path / "new", "cpu", dtype)
+        assert all(torch.equal(loaded.state_dict()[n], w.to(dtype)) for n, w in weights.items())
+
+
+@pytest.mark.parametrize("save", SAVERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn])
+def test_dtypes_that_models_do_not_compute_in_are_converted_if_asked_for(tmp_path, save, dtype):
+    weights = write(save, tmp_path / "new", lambda _, weight: weight.to(dtype))
+    with pytest.raises(CheckpointError, match="has weights of float"):
+        load_model(tmp_path / "new", "cpu")
+    norm = load_model(tmp_path / "new", "cpu", torch.float32).norm.weight
+    assert torch.equal(norm, weights["norm.weight"].float())
+
+
+@pytest.mark.parametrize("save", SAVERS)
+def test_numbers_that_float16_cannot_hold_are_not_made_infinite(tmp_path, save):
+    write(save, tmp_path / "new", lambda name, weight: weight * 1e5 if name[0] == "n" else weight)
+    with pytest.raises(CheckpointError, match=r"norm.weight has numbers beyond .* 65,504"):
+        load_model(tmp_path / "new", "cpu", torch.float16)
+    assert load_model(tmp_path / "new", "cpu", torch.bfloat16).norm.weight.isfinite().all()
+
+
+def tied_meta(directory: Path) -> None:
+    write(meta.save_checkpoint, directory)
+    path = directory / "consolidated.00.pth"
+    tensors = torch.load(path, weights_only=True)
+    torch.save({**tensors, "output.weight": tensors["tok_embeddings.weight"]}, path)
+
+
+def tied_huggingface(directory: Path) -> None:
+    write(huggingface.save_checkpoint, directory)
+    tensors = load_file(directory / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, directory / "model.safetensors")
+    settings = (directory / "config.json").read_text()
+    tied = settings.replace('"tie_word_embeddings": false', '"tie_word_embeddings": true')
+    (directory / "config.json").write_text(tied)
+
+
+@pytest.mark.parametrize("write_tied", [tied_meta, tied_huggingface])
+def test_tied_weights_are_trained_and_written_apart(tmp_path, write_tied):
+    write_tied(tmp_path / "tied")
+    source = open_checkpoint(tmp_path / "tied")
+    huggingface.save_checkpoint(tmp_path / "hf", source.config, source.read)
+    for directory in (tmp_path / "tied", tmp_path / "hf"):
+        model = load_model(directory, "cpu")
+        assert torch.equal(model.output.weight, model.tok_embeddings.weight)
+        with torch.no_grad():
+            model.output.weight.zero_()
+        assert model.tok_embeddings.weight.any()
 
 
 def anonymous_bytes() -> int:

@@ -30,7 +30,7 @@ def test_what_a_download_turned_out_to_be_is_named(tmp_path, content, says):
 
 
 @pytest.mark.parametrize(
-    "content", [b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02", b'{"dim": 64}', b"<"]
+    "content", [b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02", b'{"dim": 64}', b"<", b"PK\0\0\0\0\0\0{}"]
 )
 def test_other_files_pass(tmp_path, content):
     path = tmp_path / "file"

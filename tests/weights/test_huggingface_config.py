@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,21 +39,37 @@ def test_any_hidden_width_can_be_expressed(hidden_dim):
         ({"rope_parameters": ..., "rope_theta": ...}, 1e4),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5),
         ({"rope_parameters": ..., "rope_scaling": None}, 1e6),
+        ({"rope_parameters": {"rope_type": None, "rope_theta": None}}, 1e6),
+        ({"rope_parameters": None, "rope_theta": None}, 1e4),
     ],
 )
 def test_the_rotary_base_is_found_wherever_a_release_put_it(changes, theta):
     assert model_config(PATH, settings(**changes)).rope_theta == theta
 
 
-@pytest.mark.parametrize(("theta", "context"), [(1e6, 102_400), (1e4, 16_384)])
-def test_the_length_of_training_does_not_bound_code_llamas_use(theta, context):
-    rope = {"rope_type": "default", "rope_theta": theta}
-    found = model_config(PATH, settings(rope_parameters=rope, max_position_embeddings=16_384))
+@pytest.mark.parametrize(
+    ("config", "given", "context"),
+    [
+        (VARIANTS["CodeLlama-34b"].config, 16_384, 102_400),
+        (VARIANTS["CodeLlama-34b"].config, 8192, 8192),
+        (CONFIG, 16_384, 16_384),
+    ],
+)
+def test_only_the_published_length_of_training_does_not_bound_use(config, given, context):
+    found = model_config(PATH, settings(config, max_position_embeddings=given))
     assert found.max_seq_len == context
 
 
-def test_without_key_value_heads_there_are_as_many_as_query_heads():
-    assert model_config(PATH, settings(num_key_value_heads=...)).n_kv_heads == 4
+@pytest.mark.parametrize("absent", [..., None])
+def test_what_is_left_out_is_what_transformers_takes(absent):
+    keys = ("rms_norm_eps", "max_position_embeddings", "num_key_value_heads", "hidden_act")
+    found = model_config(PATH, settings(**dict.fromkeys(keys, absent)))
+    assert found == replace(CONFIG, norm_eps=1e-6, max_seq_len=2048, n_kv_heads=4)
+
+
+def test_the_norms_epsilon_is_written_and_read():
+    config = replace(CONFIG, norm_eps=1e-6)
+    assert model_config(PATH, settings(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -61,14 +78,25 @@ def test_without_key_value_heads_there_are_as_many_as_query_heads():
         ({"model_type": "mistral"}, "'mistral'"),
         ({"rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": ...}, "'linear'"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "'llama3'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, "'linear'"),
+        ({"rope_parameters": "default"}, "rope_parameters is 'default'"),
+        ({"rope_scaling": [1]}, "rope_scaling is [1]"),
+        ({"rope_parameters": ..., "rope_theta": "1e6"}, "rope_theta is '1e6'; expected a number"),
         ({"hidden_act": "gelu"}, "'gelu'"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"head_dim": 32}, "head_dim is 32"),
         ({"hidden_size": ...}, "lacks hidden_size"),
         ({"intermediate_size": ...}, "lacks intermediate_size"),
-        ({"num_attention_heads": "4"}, "expected a whole number"),
-        ({"num_attention_heads": 5}, "n_heads 5"),
+        ({"hidden_size": 0}, "hidden_size is 0; a positive number"),
+        ({"hidden_size": 10**400}, "hidden_size is 1000"),
+        ({"hidden_size": "64"}, "hidden_size is '64'; expected a whole number"),
+        ({"intermediate_size": "x"}, "intermediate_size is 'x'; expected a whole number"),
+        ({"intermediate_size": -5}, "intermediate_size is -5; a positive number"),
+        ({"num_hidden_layers": ..., "vocab_size": None}, "lacks num_hidden_layers, vocab_size"),
+        ({"max_position_embeddings": "x"}, "max_position_embeddings is 'x'"),
+        ({"num_attention_heads": "4"}, "num_attention_heads is '4'; expected a whole number"),
+        ({"num_attention_heads": 5}, "hidden_size 64 over num_attention_heads 5"),
     ],
 )
 def test_other_architectures_and_nonsense_are_refused(changes, says):

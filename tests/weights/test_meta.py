@@ -9,6 +9,7 @@ import torch
 from random_models import random_model
 
 from codellama import CheckpointError, load_model
+from codellama.weights import huggingface
 from codellama.weights.checkpoint import parameter_shapes, reader
 from codellama.weights.loading import open_checkpoint
 from codellama.weights.meta import cut_dimension, save_checkpoint
@@ -34,7 +35,7 @@ def edit_params(directory: Path, **changes) -> None:
 
 def refusal(directory: Path) -> str:
     with pytest.raises(CheckpointError) as error:
-        load_model(directory)
+        load_model(directory, "cpu")
     return str(error.value)
 
 
@@ -58,6 +59,8 @@ def test_shards_are_cut_as_meta_cuts_them(tmp_path):
     second = torch.load(tmp_path / "consolidated.01.pth", weights_only=True)
     whole = model.state_dict()
     half = {"rows": lambda w: w[len(w) // 2 :], "columns": lambda w: w[:, w.shape[1] // 2 :]}
+    size = 2 * (tmp_path / "consolidated.01.pth").stat().st_size
+    assert size < 4 * model.config.parameter_count + 50_000  # nothing is in both but norms
     for name, cut in (
         ("layers.0.attention.wq.weight", "rows"),
         ("layers.1.attention.wv.weight", "rows"),
@@ -90,20 +93,20 @@ def test_the_shapes_fix_what_params_leave_out(tmp_path):
 def test_the_table_of_rotary_frequencies_is_ignored(tmp_path):
     write(tmp_path)
     rewrite(tmp_path / "consolidated.00.pth", **{"rope.freqs": torch.ones(8)})
-    load_model(tmp_path)
+    load_model(tmp_path, "cpu")
 
 
 def test_a_file_from_before_archives_is_read(tmp_path):
     model = write(tmp_path)
     path = tmp_path / "consolidated.00.pth"
     torch.save(model.state_dict(), path, _use_new_zipfile_serialization=False)
-    assert torch.equal(load_model(tmp_path).output.weight, model.output.weight)
+    assert torch.equal(load_model(tmp_path, "cpu").output.weight, model.output.weight)
 
 
 def test_progress_counts_to_the_size_of_the_weights(tmp_path):
     model = write(tmp_path, dtype=torch.bfloat16)
     seen = []
-    load_model(tmp_path, progress=lambda *state: seen.append(state))
+    load_model(tmp_path, "cpu", progress=lambda *state: seen.append(state))
     assert seen[-1] == (2 * model.config.parameter_count,) * 2
     assert seen == sorted(seen)
 
@@ -158,10 +161,18 @@ def test_a_directory_without_shards_is_refused(tmp_path):
     assert "no shard" in refusal(tmp_path)
 
 
-def test_a_gap_in_the_numbers_is_named(tmp_path):
+@pytest.mark.parametrize("last", ["03", "99999999"])
+def test_a_gap_in_the_numbers_is_named(tmp_path, last):
     write(tmp_path, shards=4, n_heads=8, n_kv_heads=4)
     (tmp_path / "consolidated.02.pth").unlink()
-    assert "lacks consolidated.02.pth" in refusal(tmp_path)
+    (tmp_path / "consolidated.03.pth").rename(tmp_path / f"consolidated.{last}.pth")
+    assert f"up to {last}, but lacks consolidated.02.pth" in refusal(tmp_path)
+
+
+def test_two_shards_of_one_number_are_refused(tmp_path):
+    write(tmp_path)
+    shutil.copy(tmp_path / "consolidated.00.pth", tmp_path / "consolidated.0.pth")
+    assert "consolidated.0.pth and consolidated.00.pth" in refusal(tmp_path)
 
 
 def test_too_few_shards_for_their_shapes_are_refused_with_both_counts(tmp_path):
@@ -209,6 +220,29 @@ def test_a_file_that_is_no_shard_is_refused(tmp_path, content):
     assert "download it again" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("unable to mmap 8 bytes: Cannot allocate memory (12)")]
+)
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    write(tmp_path)
+    monkeypatch.setattr(torch, "load", fail)
+    message = refusal(tmp_path)
+    assert "does not fit into memory" in message
+    assert "download" not in message
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+@pytest.mark.parametrize("save", [save_checkpoint, huggingface.save_checkpoint])
+def test_a_name_that_is_not_utf8_is_no_damage(tmp_path, save):
+    model = random_model()
+    directory = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
+    save(directory, model.config, reader(model.state_dict()))
+    assert "not UTF-8; rename it" in refusal(directory)
+
+
 class Malicious:
     def __init__(self, path):
         self.path = path
@@ -227,7 +261,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path, zipped):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"model": {"weight": torch.ones(2)}}, {"a": 1}])
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"model": {"weight": torch.ones(2)}}, {"a": 1}, {0: torch.ones(2)}]
+)
 def test_a_file_of_other_things_than_tensors_is_refused(tmp_path, content):
     write(tmp_path)
     torch.save(content, tmp_path / "consolidated.00.pth")
@@ -240,14 +276,14 @@ def test_missing_unexpected_and_misshapen_tensors_are_named_and_counted(tmp_path
         tmp_path / "consolidated.00.pth",
         **{
             **{f"layers.0.attention.w{letter}.weight": None for letter in "qkvo"},
-            "layers.7.ffn_norm.weight": torch.ones(64),
+            "freqs": torch.ones(64),
             "norm.weight": torch.ones(63),
         },
     )
     message = refusal(tmp_path)
     assert "4 missing: layers.0.attention.wq.weight" in message
     assert "and 1 more" in message
-    assert "1 unexpected: layers.7.ffn_norm.weight" in message
+    assert "1 unexpected: freqs" in message
     assert "1 mis-shaped: norm.weight [63] instead of [64]" in message
 
 
@@ -284,6 +320,7 @@ def test_integer_weights_are_refused(tmp_path):
         ({"dim": None}, "lacks dim"),
         ({"dim": "64"}, "expected a whole number"),
         ({"n_heads": 5}, "n_heads 5"),
+        ({"ffn_dim_multiplier": 1e-9}, "params.json: ffn_dim_multiplier 1e-09"),
     ],
 )
 def test_params_that_contradict_the_tensors_or_themselves_are_refused(tmp_path, changes, says):
@@ -294,7 +331,13 @@ def test_params_that_contradict_the_tensors_or_themselves_are_refused(tmp_path, 
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "is missing"), ("dim: 64", "not JSON"), ("[64]", "JSON object"), ("", "is empty")],
+    [
+        (None, "is missing"),
+        ("dim: 64", "not JSON"),
+        ("[64]", "JSON object"),
+        ("", "is empty"),
+        ("[" * 10**5, "not JSON"),
+    ],
 )
 def test_params_that_cannot_be_read_are_refused(tmp_path, content, says):
     write(tmp_path)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from codellama import CodeLlama, RequestError, load_model
+from codellama import CheckpointError, CodeLlama, RequestError, load_model
 from codellama.weights import layout, quantize
 from codellama.weights.quantize import GROUP, Int4Linear, Int8Linear, Quantized
 
@@ -142,6 +142,23 @@ def test_constant_and_zero_rows_survive(kind):
     layer = kind(width, out)
     layer.pack(weight)
     assert torch.allclose(layer.expanded(), weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_small_weights_of_float16_round_as_well_as_those_of_bfloat16(kind):
+    weight = 1e-4 * torch.randn(SHAPES[kind], generator=torch.Generator().manual_seed(0))
+
+    def error(dtype):
+        layer = kind(*reversed(weight.shape))
+        layer.pack(weight.to(dtype))
+        return (layer.expanded() - weight.to(dtype).float()).norm()
+
+    assert error(torch.float16) < 2 * error(torch.bfloat16)
+
+
+def test_there_are_no_other_ways_to_round():
+    with pytest.raises(CheckpointError, match="mode is 'int3'; expected int8 or int4"):
+        Quantized("int3")
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])

@@ -59,6 +59,13 @@ def test_its_parameters_read_as_what_the_integers_stand_for(checkpoint, rounded,
     assert torch.equal(found.read("norm.weight"), model.norm.weight)
 
 
+def test_the_models_layers_are_laid_out_once(rounded, monkeypatch):
+    found = open_checkpoint(rounded)
+    monkeypatch.setattr(quantized_checkpoint, "Transformer", None)
+    for _ in range(2):
+        assert found.read("layers.0.feed_forward.w1.weight").isfinite().all()
+
+
 def test_nibbles_of_another_processors_order_are_packed_anew(checkpoint, tmp_path, monkeypatch):
     expected = load_model(checkpoint, "cpu", layout=Quantized("int4"))
     order = [0, 1, 4, 5, 2, 3, 6, 7]
@@ -86,6 +93,10 @@ def test_nibbles_of_another_processors_order_are_packed_anew(checkpoint, tmp_pat
             r"norm.weight \[3\] instead of",
         ),
         (
+            lambda tensors: tensors.update({"tok_embeddings.weight": torch.ones(())}),
+            r"tok_embeddings.weight \[\] instead of",
+        ),
+        (
             lambda tensors: tensors.update({"output.values": tensors["output.values"].long()}),
             "output.values holds torch.int64",
         ),
@@ -97,7 +108,14 @@ def test_tensors_of_another_model_are_refused(rounded, change, message):
         load_model(rounded, "cpu")
 
 
-@pytest.mark.parametrize("about", [{"mode": "int3"}, {"block_order": "0,0"}, {"block_order": "x"}])
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"mode": "int3"},
+        *({"block_order": order} for order in ("", "x", "0", "0,0", "0,1,2")),
+        *({"block_order": ",".join(map(str, range(size)))} for size in (100, 128)),
+    ],
+)
 def test_a_file_that_does_not_say_how_it_is_rounded_is_refused(rounded, about):
     rewrite(rounded, **about)
     with pytest.raises(CheckpointError, match="does not say how it is rounded"):

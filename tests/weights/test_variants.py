@@ -129,6 +129,9 @@ def test_chosen_context_makes_no_other_model():
     assert matching(replace(config, max_seq_len=2048)) == matching(config)
 
 
-@pytest.mark.parametrize("change", [{"vocab_size": 32001}, {"rope_theta": 1e4}, {"n_layers": 31}])
+@pytest.mark.parametrize(
+    "change",
+    [{"vocab_size": 32001}, {"rope_theta": 1e4}, {"n_layers": 31}, {"norm_eps": 1e-6}],
+)
 def test_any_other_configuration_matches_none(change):
     assert matching(replace(VARIANTS["CodeLlama-7b"].config, **change)) == []
