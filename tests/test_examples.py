@@ -62,13 +62,13 @@ def test_a_directory_may_be_called_as_a_number_is(monkeypatch, capsys, tmp_path)
     assert CodeLlama.load("2024", device="cpu").complete(["x"], max_new_tokens=2)
 
 
+def test_the_chat_asks_for_a_checkpoint(monkeypatch, capsys):
+    assert outcome(monkeypatch, capsys, "chat")[0] == "usage: python examples/chat.py DIR"
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "says"),
     [
-        ("chat", (), "--ckpt is missing"),
-        ("chat", ("nope",), "nope: no such directory"),
-        ("completion", ("nope",), "nope: no such directory"),
-        ("infilling", ("nope",), "nope: no such directory"),
         ("random_checkpoint", ("new", "--dim", 65), "dim 65"),
         ("random_checkpoint", ("new", "--vocab_size", 10**6), "vocabulary of 1000000 ids"),
         ("train_tiny", ("new", "--minuets", 9), "did you mean --minutes?"),

@@ -25,7 +25,7 @@ from codellama.training.recipe import Recipe
 from codellama.training.tokenizer import train_tokenizer
 from codellama.training.trainer import Stage, Trainer, initialise
 from codellama.weights import meta
-from codellama.weights.checkpoint import new_directory, parameter_shapes, reader
+from codellama.weights.checkpoint import new_directory, reader
 from codellama.weights.loading import load_model
 
 HELD_OUT_TOKENS = 32_768
@@ -94,11 +94,11 @@ class Run:
             report: told of each step.
 
         Raises:
-            DataError: the model cannot be cut into so many shards; the loss is no longer a number;
-                what an earlier process has left is damaged.
+            CheckpointError: the model cannot be cut into so many shards.
+            DataError: the loss is no longer a number; what an earlier process has left is damaged.
         """
         model = self._new_model().to(machine.device)
-        _check_shards(model.config, shards)
+        meta.check_shards(model.config, shards)
         state = run_directory.load_state(self.directory)
         for name, stage in self.recipe.stages.items():
             if not stage.tokens or (self.directory / name).exists():
@@ -218,17 +218,3 @@ class Run:
         with new_directory(self.directory / name) as beside:
             meta.save_checkpoint(beside, model.config, reader(weights), shards)
             (beside / TOKENIZER).write_bytes((self.directory / TOKENIZER).read_bytes())
-
-
-def _check_shards(config: ModelConfig, shards: int) -> None:
-    """Raises DataError if a model cannot be cut into shards, before it is trained for hours."""
-    cut = [
-        shape[dimension]
-        for name, shape in parameter_shapes(config).items()
-        if (dimension := meta.cut_dimension(name)) is not None
-    ]
-    if shards < 1 or math.gcd(*cut) % shards:
-        raise DataError(
-            f"the model's matrices cannot be cut into {shards} equal slices; expected a number of "
-            f"shards that divides {math.gcd(*cut)}"
-        )

@@ -8,6 +8,7 @@ process and for any N.
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -126,14 +127,8 @@ def save_checkpoint(
     Raises:
         CheckpointError: the directory is taken, or `shards` does not divide what is to be cut.
     """
+    check_shards(config, shards)
     shapes = parameter_shapes(config)
-    for name, shape in shapes.items():
-        dimension = cut_dimension(name)
-        if shards < 1 or (dimension is not None and shape[dimension] % shards):
-            raise CheckpointError(
-                f"{name} {list(shape)} cannot be cut into {shards} equal slices; choose a number "
-                "of shards that divides every matrix"
-            )
     with new_directory(directory) as beside:
         for number in range(shards):
             part = {
@@ -145,6 +140,20 @@ def save_checkpoint(
             if progress:
                 progress(number + 1, shards)
         (beside / PARAMS).write_text(json.dumps(config.to_params(), indent=2) + "\n")
+
+
+def check_shards(config: ModelConfig, shards: int) -> None:
+    """Raises CheckpointError if a model's matrices cannot be cut into so many equal slices."""
+    cut = [
+        shape[dimension]
+        for name, shape in parameter_shapes(config).items()
+        if (dimension := cut_dimension(name)) is not None
+    ]
+    if shards < 1 or math.gcd(*cut) % shards:
+        raise CheckpointError(
+            f"the model's matrices cannot be cut into {shards} equal slices; choose a number of "
+            f"shards that divides {math.gcd(*cut)}"
+        )
 
 
 def _share(name: str, shape: Sequence[int], number: int, shards: int) -> Region | None:
