@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 LLAMA2_CONTEXT = 4096
@@ -61,7 +62,7 @@ class ModelConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             whole = field.type == "int"
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
                 kind = "a whole number" if whole else "a number"
                 raise ConfigError(f"{field.name} is {value!r}; expected {kind}")
         derived = {
