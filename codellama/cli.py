@@ -141,9 +141,11 @@ def _system_failure(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         _forget_output()
         return 141
+    if isinstance(error, OSError) and error.filename:
+        return _fail(f"{error.filename}: {error.strerror}")
     if isinstance(error, OSError) and error.strerror:
         _forget_output()
-        return _fail(f"{error.filename or 'output'}: {error.strerror}")
+        return _fail(f"output: {error.strerror}")
     if "by peer" in str(error):
         print("error: another process of this run has ended, so this one ends", file=sys.stderr)
         return 1

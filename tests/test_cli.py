@@ -1,5 +1,6 @@
 import importlib
 import re
+import subprocess
 import sys
 
 import commands
@@ -88,6 +89,13 @@ def test_failures_outside_the_program_have_exit_codes(monkeypatch, capsys, error
     found, errors = call(monkeypatch, capsys, raising(error))
     assert found == code
     assert says in errors
+
+
+def test_what_was_printed_before_a_failure_is_not_lost():
+    script = "from codellama import cli; cli.run(lambda: print('so far') or open('/absent'))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "so far\n")
+    assert done.stderr == "error: /absent: No such file or directory\n"
 
 
 def test_a_defect_is_not_hidden(monkeypatch):
