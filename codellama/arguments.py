@@ -1,91 +1,158 @@
-"""Options on the command line, taken exactly as typed and converted to their annotated types."""
+"""Options on the command line: dataclasses, filled with exactly what was typed.
+
+A command is a function whose parameters are dataclasses. Their fields are the options; names,
+types, defaults and help come from the dataclass, where Python callers find them too.
+
+fire, which this replaces, guesses types by how a value looks (`--prompt 123` is a number to it),
+keeps the last of repeated options, and answers a mistake with a page of usage.
+"""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import math
+import re
+import textwrap
 import types
 import typing
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any
 
+from codellama.errors import UsageError
+
 HELP = ("--help", "-h")
+_TRUTH = {"true": True, "false": False}
+_EXPECTED = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+_METAVAR = {int: " N", float: " X", str: " TEXT", bool: ""}
+
+Command = Callable[..., None]
 
 
-class UsageError(ValueError):
-    """Options that a command cannot follow."""
+@dataclass(frozen=True)
+class _Option:
+    """One field of a command's dataclasses."""
+
+    field: Field[Any]
+    kind: Any  # the type of a value: `int` of `int | None`, `str` of `tuple[str, ...]`
+    repeats: bool
+    help: str
+
+    @property
+    def name(self) -> str:
+        return self.field.name
+
+    @property
+    def is_required(self) -> bool:
+        return self.field.default is MISSING
+
+    def convert(self, text: str) -> Any:
+        """The value that `text` stands for."""
+        try:
+            value = _TRUTH[text.lower()] if self.kind is bool else self.kind(text)
+            if self.kind is not float or math.isfinite(value):
+                return value
+        except (ValueError, KeyError):
+            pass
+        raise UsageError(f"--{self.name} is {text!r}; expected {_EXPECTED[self.kind]}")
 
 
-def parse(arguments: list[str], command: Callable[..., None]) -> dict[str, Any] | None:
-    """Values for the keyword arguments of `command`; None if there is `--help` or `-h` in an
-    option's place.
+def parse(arguments: Sequence[str], command: Command) -> dict[str, Any] | None:
+    """Instances of the dataclasses that `command` takes, by parameter; None if there is `--help` or
+    `-h` in an option's place.
 
     `--name value` and `--name=value` take the value as it is, even if it looks like an option; a
-    flag needs none; what is annotated `tuple[str, ...]` collects repetitions; `-n` stands for the
+    flag needs none; a field that holds several strings collects repetitions; `-n` stands for the
     one option that begins so.
 
     Raises:
-        UsageError: an option is unknown, without a value, of another type, or missing.
+        UsageError: an option is unknown, given twice, without a value, of another type, or missing.
+        CodeLlamaError: a dataclass refuses a value.
     """
-    kinds = {name: _plain(kind) for name, kind in typing.get_type_hints(command).items()}
-    kinds.pop("return", None)
+    options = _options(command)
     values: dict[str, Any] = {}
     rest = deque(arguments)
     while rest:
         argument, equals, text = rest.popleft().partition("=")
         if argument in HELP:
             return None
-        name = _option(argument, list(kinds))
-        kind = kinds[name]
-        if kind is bool and not equals:
+        option = _find(argument, options)
+        if option.kind is bool and not equals:
             text = rest.popleft() if rest and rest[0].lower() in _TRUTH else "true"
         elif not equals:
             if not rest:
-                raise UsageError(f"--{name} needs a value")
+                raise UsageError(f"--{option.name} needs a value")
             text = rest.popleft()
-        if typing.get_origin(kind) is tuple:
-            values[name] = (*values.get(name, ()), text)
+        if option.repeats:
+            values[option.name] = (*values.get(option.name, ()), option.convert(text))
+        elif option.name in values:
+            raise UsageError(f"--{option.name} is given twice; expected it once")
         else:
-            values[name] = _convert(name, text, kind)
-    for parameter in inspect.signature(command).parameters.values():
-        if parameter.default is parameter.empty and parameter.name not in values:
-            raise UsageError(f"--{parameter.name} is missing; --help lists the options")
-    return values
+            values[option.name] = option.convert(text)
+    for option in options.values():
+        if option.is_required and option.name not in values:
+            raise UsageError(f"--{option.name} is missing; --help lists the options")
+    return {
+        parameter: group(**{f.name: values[f.name] for f in fields(group) if f.name in values})
+        for parameter, group in _groups(command).items()
+    }
 
 
-_TRUTH = {"true": True, "false": False}
+def help_text(command: Command) -> str:
+    """What a command does, and a paragraph for each of its options."""
+    paragraphs = [inspect.getdoc(command) or "", "Options:"]
+    for option in _options(command).values():
+        default = option.field.default
+        shown = "" if option.is_required or default in (None, False, ()) else f" ({default})"
+        text = textwrap.fill(option.help + shown, 96, break_on_hyphens=False)
+        head = f"  --{option.name}{_METAVAR[option.kind]}"
+        paragraphs.append(f"{head}\n{textwrap.indent(text, ' ' * 6)}")
+    return "\n\n".join(paragraphs)
 
 
-def _plain(kind: Any) -> Any:
-    """The type that an option has when it is given: `int` for `int | None`."""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return next(member for member in typing.get_args(kind) if member is not type(None))
-    return kind
+def _groups(command: Command) -> dict[str, Any]:
+    hints = typing.get_type_hints(command)
+    return {name: kind for name, kind in hints.items() if name != "return"}
 
 
-def _option(argument: str, names: list[str]) -> str:
-    if len(argument) == 2 and argument[0] == "-" and argument[1] != "-":
-        matches = [name for name in names if name.startswith(argument[1])]
-        if len(matches) == 1:
-            return matches[0]
-    name = argument.removeprefix("--").replace("-", "_")
+def _options(command: Command) -> dict[str, _Option]:
+    options = {}
+    for group in _groups(command).values():
+        hints, helps = typing.get_type_hints(group), _helps(group)
+        for field in fields(group):
+            kind, repeats = hints[field.name], False
+            if typing.get_origin(kind) in (types.UnionType, typing.Union):
+                kind = next(part for part in typing.get_args(kind) if part is not type(None))
+            if typing.get_origin(kind) is not None:
+                kind, repeats = typing.get_args(kind)[0], True
+            options[field.name] = _Option(field, kind, repeats, helps.get(field.name, ""))
+    return options
+
+
+def _helps(group: type) -> dict[str, str]:
+    """The paragraphs of a docstring's section `Args:`, by the names that they begin with."""
+    _, _, section = (inspect.getdoc(group) or "").partition("Args:\n")
+    section = re.split(r"\n(?=\S)", section)[0]
+    entries = re.split(r"^    (?=\w[\w, ]*:)", section, flags=re.MULTILINE)[1:]
+    helps = {}
+    for entry in entries:
+        names, _, text = entry.partition(":")
+        helps.update(dict.fromkeys(names.split(", "), " ".join(text.split())))
+    return helps
+
+
+def _find(argument: str, options: dict[str, _Option]) -> _Option:
     if not argument.startswith("-"):
         raise UsageError(f"unexpected {argument!r}; every value follows an option, as in --help")
-    if argument.startswith("--") and name in names:
-        return name
-    close = difflib.get_close_matches(name.lstrip("_"), names, n=1)
+    name = argument.removeprefix("--").replace("-", "_")
+    if argument.startswith("--") and name in options:
+        return options[name]
+    if len(argument) == 2:
+        matches = [option for option in options.values() if option.name.startswith(argument[1])]
+        if len(matches) == 1:
+            return matches[0]
+    close = difflib.get_close_matches(name.lstrip("_"), options, n=1)
     advice = f"did you mean --{close[0]}?" if close else "--help lists the options"
     raise UsageError(f"unknown option {argument}; {advice}")
-
-
-def _convert(name: str, text: str, kind: Any) -> Any:
-    expected = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
-    try:
-        value = _TRUTH[text.lower()] if kind is bool else kind(text)
-        if kind is not float or math.isfinite(value):
-            return value
-    except (ValueError, KeyError):
-        pass
-    raise UsageError(f"--{name} is {text!r}; expected {expected[kind]}")

@@ -1,0 +1,37 @@
+"""Every exception that a user can cause.
+
+Each text says what was found, what was expected, and what to do. Commands print it as one sentence
+and end with exit code 2. Whatever else is raised is a defect of this package.
+"""
+
+
+class CodeLlamaError(ValueError):
+    """The base of all the others."""
+
+
+class ConfigError(CodeLlamaError):
+    """Hyper-parameters that do not describe a model."""
+
+
+class CheckpointError(CodeLlamaError):
+    """Files that are not a checkpoint, or not one whole checkpoint; or no place to write one."""
+
+
+class TokenizerError(CodeLlamaError):
+    """A vocabulary that cannot be read, or text and ids that it does not cover."""
+
+
+class PromptError(CodeLlamaError):
+    """A prompt that the model's formats cannot express, or that would break out of them."""
+
+
+class RequestError(CodeLlamaError):
+    """An option out of its range, or a request that this model or machine cannot serve."""
+
+
+class DataError(CodeLlamaError):
+    """Documents, problems or a run's files that cannot be used."""
+
+
+class UsageError(CodeLlamaError):
+    """Words on a command line that the command cannot follow."""
