@@ -3,110 +3,92 @@
 from __future__ import annotations
 
 import importlib.util
-import json as json_
+import json
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from codellama.arguments import UsageError
-from codellama.cli import (
-    checkpoint_directory,
-    human_bytes,
-    load,
-    peak_memory_bytes,
-    run,
-    torch_device,
-)
+from codellama.cli import Source, human_bytes, peak_memory_bytes, run
+from codellama.errors import UsageError
 from codellama.evaluation import speed
 from codellama.evaluation.edit_speed import edit_speed
+from codellama.inference.cache_rows import bytes_per_token
+from codellama.inference.generation import CodeLlama
 from codellama.weights import huggingface
 from codellama.weights.huggingface_config import CONFIG
-from codellama.weights.loading import default_device, open_checkpoint, weight_bytes
+from codellama.weights.loading import LoadOptions, open_checkpoint, weight_bytes
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What else to time, and how often.
+
+    Args:
+        context: also time decoding with so many tokens in the KV cache.
+        speculate: also time an edit, once with so many draft tokens at a time, once without.
+        repeats: runs that each figure is the median of.
+        against: transformers: also time that library, in the same process (extra `parity`).
+    """
+
+    context: int | None = None
+    speculate: int = 0
+    repeats: int = 3
+    against: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("speculate", 0), ("repeats", 1), ("context", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"--{name} is {value}; expected {least} or more")
+        if self.against not in (None, "transformers"):
+            raise UsageError(f"--against is {self.against!r}; expected transformers")
+        if self.against and importlib.util.find_spec("transformers") is None:
+            raise UsageError("--against transformers needs it: pip install 'codellama[parity]'")
 
 
 def benchmark(
-    *,
-    ckpt: str | None = None,
-    prompt_tokens: int = 512,
-    new_tokens: int = 32,
-    batch: int = 1,
-    ragged: bool = False,
-    context: int | None = None,
-    speculate: int = 0,
-    repeats: int = 3,
-    quantize: str | None = None,
-    kv_dtype: str | None = None,
-    pack: bool = False,
-    compile: bool = False,
-    against: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    json: bool = False,
-    quiet: bool = False,
+    work: speed.Workload, measurement: Measurement, source: Source, loading: LoadOptions
 ) -> None:
     """Time loading, prefill and decoding; medians of several runs after a warm-up.
 
     Meant for a machine that does nothing else. Rates are beside what the machine can do, measured
     in the same run: decoding reads every weight once a token, prefill multiplies by each once.
-
-    Args:
-        ckpt: checkpoint directory; without it, the small one that comes with the package.
-        prompt_tokens: length of each prompt, of random tokens.
-        new_tokens: tokens to generate for each; 2 or more.
-        batch: prompts that run together.
-        ragged: let their lengths rise evenly up to prompt_tokens.
-        context: also time decoding with so many tokens behind it.
-        speculate: also time an edit, once with so many tokens guessed at a time, once without.
-        repeats: runs that each figure is the median of.
-        quantize: int8 or int4: round the matrices.
-        kv_dtype: int8: round the keys and values of past tokens.
-        pack: put matrices of 16 or 8 bits into the order that the processor's library reads
-            fastest; a billion weights take seconds more to load, then all is faster, above all
-            several prompts and guessed tokens.
-        compile: decode by compiled steps.
-        against: transformers: also time that library, in the same process (extra `parity`).
-        device: cpu, cuda, cuda:1, mps; without it, the best there is.
-        dtype: bfloat16, float16 or float32; without it, that of the files.
-        json: print one JSON object.
-        quiet: show no progress.
     """
-    for name, value, least in (
-        ("prompt_tokens", prompt_tokens, 1),
-        ("new_tokens", new_tokens, 2),
-        ("batch", batch, 1),
-        ("speculate", speculate, 0),
-        ("repeats", repeats, 1),
-        ("context", 1 if context is None else context, 1),
-    ):
-        if value < least:
-            raise UsageError(f"--{name} is {value}; expected {least} or more")
-    if against not in (None, "transformers"):
-        raise UsageError(f"--against is {against!r}; expected transformers")
-    if against and importlib.util.find_spec("transformers") is None:
-        raise UsageError("--against transformers needs it: pip install 'codellama[parity]'")
-    directory, place = checkpoint_directory(ckpt), torch_device(device) or default_device()
     started = time.perf_counter()
-    llm = load(ckpt, device, dtype, quantize, kv_dtype, quiet, pack=pack, compile=compile)
+    llm = source.load(loading)
     load_seconds = time.perf_counter() - started
     longest = llm.model.config.max_seq_len
-    if max(prompt_tokens, context or 0) + new_tokens > longest:
+    if max(work.prompt_tokens, measurement.context or 0) + work.new_tokens > longest:
         raise UsageError(
             f"the model's context holds {longest:,} tokens; take fewer in --prompt_tokens, "
             "--new_tokens and --context"
         )
-    kind = llm.model.tok_embeddings.weight.dtype
-    work = speed.Workload(prompt_tokens, new_tokens, batch, ragged)
+    figures = {"load_seconds": load_seconds, **_measure(llm, work, measurement, source.directory)}
+    if source.json:
+        print(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name.replace('_', ' '):<38} {_readable(name, value)}")
+
+
+def _measure(
+    llm: CodeLlama, work: speed.Workload, measurement: Measurement, directory: Path
+) -> dict[str, Any]:
+    """All figures but that of loading."""
+    embedding = llm.model.tok_embeddings.weight
+    device, dtype = embedding.device, embedding.dtype
     runs, theirs = [speed.our_run(llm, work)], {}
     runs[0]()
-    peak = peak_memory_bytes(place)  # before anything else is in memory
-    if against:
-        seconds, their_run = _load_transformers(directory, kind, place, work)
+    peak = peak_memory_bytes(device)  # before anything else is in memory
+    if measurement.against:
+        seconds, their_run = _load_transformers(directory, dtype, device, work)
         runs.append(their_run)
         theirs["transformers_load_seconds"] = seconds
-    ours, *others = speed.speeds(runs, repeats)
+    ours, *others = speed.speeds(runs, measurement.repeats)
     for other in others:
         theirs |= {
             "transformers_prefill_tokens_per_second": other.prefill,
@@ -116,37 +98,31 @@ def benchmark(
             "decode_ratio": ours.decode / other.decode,
             "whole_ratio": other.seconds / ours.seconds,
         }
-    bandwidth, rate = speed.read_bandwidth(place), speed.matrix_rate(place, kind)
-    weights, embedding = weight_bytes(llm.model), llm.model.tok_embeddings.weight
+    bandwidth, weights = speed.read_bandwidth(device), weight_bytes(llm.model)
     read = weights - embedding.numel() * embedding.itemsize  # of which a token takes one row
     figures: dict[str, Any] = {
-        "load_seconds": load_seconds,
         "prefill_tokens_per_second": ours.prefill,
         "decode_tokens_per_second": ours.decode,
         "seconds": ours.seconds,
         "peak_memory_bytes": peak,
         "weights_bytes": weights,
-        "kv_cache_bytes_per_token": llm.model.new_cache().bytes_per_token,
-        "decode_bytes_per_second": read * ours.decode / batch,
+        "kv_cache_bytes_per_token": bytes_per_token(llm.model.new_cache()),
+        "decode_bytes_per_second": read * ours.decode / work.batch,
         "read_bandwidth_bytes_per_second": bandwidth,
-        "decode_share_of_bandwidth": read * ours.decode / batch / bandwidth,
+        "decode_share_of_bandwidth": read * ours.decode / work.batch / bandwidth,
         "prefill_operations_per_second": 2 * llm.model.config.parameter_count * ours.prefill,
-        "matrix_operations_per_second": rate,
+        "matrix_operations_per_second": speed.matrix_rate(device, dtype),
     }
-    if context is not None:
-        figures["context"] = context
-        figures["decode_tokens_per_second_at_context"] = speed.decode_speed_at(llm, context)
-    if speculate:
-        edit = edit_speed(llm, speculate)
+    if measurement.context is not None:
+        figures["context"] = measurement.context
+        decode = speed.decode_speed_at(llm, measurement.context)
+        figures["decode_tokens_per_second_at_context"] = decode
+    if measurement.speculate:
+        edit = edit_speed(llm, measurement.speculate)
         figures["edit_tokens_per_second"] = edit.plain
         figures["edit_tokens_per_second_with_drafts"] = edit.speculative
         figures["drafts_ratio"] = edit.speculative / edit.plain
-    figures |= theirs
-    if json:
-        print(json_.dumps(figures))
-    else:
-        for name, value in figures.items():
-            print(f"{name.replace('_', ' '):<38} {_readable(name, value)}")
+    return figures | theirs
 
 
 def _load_transformers(

@@ -1,31 +1,25 @@
-"""What the commands share: errors in one sentence and exit codes, devices, progress, memory."""
+"""What the commands share: errors in one sentence and exit codes, loading, progress, memory."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import torch
-from fire.helptext import HelpText
-from fire.trace import FireTrace
 from tqdm import tqdm
 
-from codellama.arguments import HELP, UsageError, parse
+from codellama.arguments import HELP, Command, help_text, parse
+from codellama.errors import CodeLlamaError, UsageError
 from codellama.inference.generation import CodeLlama
-from codellama.inference.requests import RequestError
-from codellama.model.config import ConfigError
-from codellama.text.prompts import PromptError
-from codellama.text.tokenizer import TokenizerError
-from codellama.training.documents import DataError
-from codellama.weights.downloads import CheckpointError, Progress
-from codellama.weights.quantize import MODES
+from codellama.weights.downloads import Progress
+from codellama.weights.loading import LoadOptions, torch_device
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -36,32 +30,45 @@ EMBEDDED_CHECKPOINTS = (
     PACKAGE.parent / "checkpoints" / "tiny",  # in a checkout
 )
 T = TypeVar("T")
-DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
 
 
-USER_ERRORS = (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    PromptError,
-    RequestError,
-    TokenizerError,
-    UsageError,
-)
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint of a command, and how it speaks.
+
+    Args:
+        ckpt: checkpoint directory; without it, the small one that comes with the package, in
+            float32.
+        plain: run the plain model, with nothing of codellama/fast.
+        json: print one JSON object for each result.
+        quiet: print nothing to stderr but errors.
+    """
+
+    ckpt: str | None = None
+    plain: bool = False
+    json: bool = False
+    quiet: bool = False
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the checkpoint."""
+        return checkpoint_directory(self.ckpt)
+
+    def load(self, options: LoadOptions, mesh: DeviceMesh | None = None) -> CodeLlama:
+        """The model, loaded behind a progress bar."""
+        if self.ckpt is None and options.dtype is None:
+            options = replace(options, dtype="float32")
+        with progress_bar("loading", self.quiet) as progress:
+            return CodeLlama.load(
+                self.directory, fast=not self.plain, progress=progress, mesh=mesh, **vars(options)
+            )
 
 
-def run(command: Callable[..., None] | Mapping[str, Callable[..., None]]) -> NoReturn:
+def run(command: Command | Mapping[str, Command]) -> NoReturn:
     """Calls `command` with the options on the command line, and ends the process.
 
-    `command` takes keyword arguments alone; they are the options (see `arguments.parse`). Of
-    several commands the first word on the command line picks one.
+    The parameters of `command` are dataclasses, whose fields are the options (see
+    `arguments.parse`). Of several commands the first word on the command line picks one.
 
     Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
     whoever reads the output has closed it.
@@ -77,9 +84,7 @@ def run(command: Callable[..., None] | Mapping[str, Callable[..., None]]) -> NoR
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
         code = _exit_code(command, sys.argv[1:])
     if _is_launched():
-        from codellama.inference import parallel
-
-        parallel.leave(code)
+        _leave(code)
     sys.exit(code)
 
 
@@ -88,9 +93,23 @@ def _is_launched() -> bool:
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
 
 
-def _exit_code(
-    command: Callable[..., None] | Mapping[str, Callable[..., None]], arguments: list[str]
-) -> int:
+def _leave(code: int) -> NoReturn:
+    """Ends one of several processes; after success only when all have come this far.
+
+    Gloo's threads may abort a process that is torn down as usual while others end beside it, so the
+    interpreter's own clean-up is left out.
+    """
+    import torch.distributed as dist
+
+    if code == 0 and dist.is_initialized():
+        with contextlib.suppress(RuntimeError):  # one that has died is reported by its launcher
+            dist.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _exit_code(command: Command | Mapping[str, Command], arguments: list[str]) -> int:
     try:
         if isinstance(command, Mapping):
             if arguments[:1] in ([flag] for flag in HELP):
@@ -100,10 +119,9 @@ def _exit_code(
         if (options := parse(arguments, command)) is not None:
             command(**options)
         else:
-            text = HelpText(command, FireTrace(command, name=f"codellama.{command.__name__}"))
-            print(text.replace("-h, --", "--"))  # which fire takes for an option
+            print(help_text(command))
         sys.stdout.flush()
-    except USER_ERRORS as error:
+    except CodeLlamaError as error:
         return _fail(str(error))
     except (OSError, torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         return _system_failure(error)
@@ -113,18 +131,16 @@ def _exit_code(
     return 0
 
 
-def _overview(commands: Mapping[str, Callable[..., None]]) -> str:
+def _overview(commands: Mapping[str, Command]) -> str:
     """A line for each of several commands."""
     lines = [
-        f"  {name:<12} {(command.__doc__ or '').splitlines()[0]}"
+        f"  {name:<14} {(command.__doc__ or '').splitlines()[0]}"
         for name, command in commands.items()
     ]
     return "\n".join(["First comes one of these; each has a --help of its own.", *lines])
 
 
-def _pick(
-    commands: Mapping[str, Callable[..., None]], arguments: list[str]
-) -> tuple[Callable[..., None], list[str]]:
+def _pick(commands: Mapping[str, Command], arguments: list[str]) -> tuple[Command, list[str]]:
     name = arguments[0] if arguments else "nothing"
     if name not in commands:
         raise UsageError(f"expected one of {', '.join(commands)} first, found {name}")
@@ -146,10 +162,10 @@ def _system_failure(error: BaseException) -> int:
     if isinstance(error, OSError) and error.strerror:
         _forget_output()
         return _fail(f"output: {error.strerror}")
-    if "by peer" in str(error):
+    if "by peer" in str(error):  # Gloo has no type of its own for it
         print("error: another process of this run has ended, so this one ends", file=sys.stderr)
         return 1
-    if "out of memory" in str(error) or "allocate memory" in str(error):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
         return _fail(
             "not enough memory for the model and its KV cache; take a smaller model, dtype, prompt "
             "or batch"
@@ -164,80 +180,39 @@ def _forget_output() -> None:
 
 
 def checkpoint_directory(ckpt: str | None) -> Path:
-    """The directory that `--ckpt` names, or the checkpoint that comes with the package."""
+    """The directory that `ckpt` names, or the checkpoint that comes with the package."""
     if ckpt is not None:
-        return Path(ckpt).expanduser()
+        return user_path(ckpt)
     for directory in EMBEDDED_CHECKPOINTS:
         if directory.is_dir():
             return directory
     raise UsageError("no checkpoint given; name a directory with --ckpt")
 
 
-def load(
-    ckpt: str | None,
-    device: str | None,
-    dtype: str | None,
-    quantize: str | None,
-    kv_dtype: str | None,
-    quiet: bool,
-    mesh: DeviceMesh | None = None,
-    pack: bool = False,
-    compile: bool = False,
-) -> CodeLlama:
-    """Loads what the options of that name ask for, behind a progress bar."""
-    if quantize is not None and quantize not in MODES:
-        raise UsageError(f"--quantize is {quantize!r}; expected {' or '.join(MODES)}")
-    with progress_bar("loading", quiet) as progress:
-        return CodeLlama.load(
-            checkpoint_directory(ckpt),
-            torch_device(device),
-            torch_dtype(dtype),
-            progress,
-            mesh,
-            quantize,
-            kv_dtype,
-            pack,
-            compile,
-        )
-
-
-def torch_device(name: str | None) -> torch.device | None:
-    """The device that `--device` names, if this machine has it."""
-    if name is None:
-        return None
+def user_path(text: str) -> Path:
+    """A path as typed, with `~` for a home directory."""
     try:
-        device = torch.empty(0, device=name).device
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("no device for models")
-        return device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = re.split(r"[\n.]", str(error))[0]
-        raise UsageError(f"--device {name}: {reason}; expected cpu, cuda, cuda:1, mps") from None
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{text}: there is no such user; write the path out") from None
 
 
-def launched_mesh(device: torch.device | None) -> DeviceMesh | None:
+def launched_mesh(device: str | torch.device | None) -> DeviceMesh | None:
     """The processes that torchrun started, joined; None for a process that stands alone."""
     if not _is_launched():
         return None
-    from codellama.inference import parallel
+    from codellama.fast import tensor_parallel
 
-    return parallel.launched_mesh(device)
+    return tensor_parallel.launched_mesh(torch_device(device))
 
 
 def read_once(read: Callable[[], T], mesh: DeviceMesh | None) -> T:
     """What `read` returns; of several processes the first alone calls it, and tells the others."""
     if mesh is None:
         return read()
-    from codellama.inference import parallel
+    from codellama.fast import tensor_parallel
 
-    return parallel.from_first_rank(read, mesh)
-
-
-def torch_dtype(name: str | None) -> torch.dtype | None:
-    """The dtype that `--dtype` names."""
-    if name is not None and name not in DTYPES:
-        raise UsageError(f"--dtype is {name!r}; expected one of {', '.join(DTYPES)}")
-    return None if name is None else DTYPES[name]
+    return tensor_parallel.from_first_rank(read, mesh)
 
 
 @contextlib.contextmanager

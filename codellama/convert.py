@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from codellama.arguments import UsageError
-from codellama.cli import progress_bar, run, torch_dtype
+from codellama.cli import progress_bar, run, user_path
+from codellama.errors import UsageError
 from codellama.text.tokenizer import TOKENIZER
-from codellama.weights import huggingface, meta, quantized_checkpoint
+from codellama.weights import huggingface, meta
 from codellama.weights.checkpoint import Checkpoint, Read, Region, new_directory
 from codellama.weights.downloads import write_checklist
-from codellama.weights.loading import load_model, load_tokenizer, open_checkpoint
-from codellama.weights.quantize import MODES, Quantized
+from codellama.weights.loading import load_model, load_tokenizer, open_checkpoint, torch_dtype
+
+FORMATS = ("meta", "hf", "int8", "int4")
 
 
-def convert(
-    *,
-    src: str,
-    dst: str,
-    to: str,
-    shards: int | None = None,
-    dtype: str | None = None,
-    quiet: bool = False,
-) -> None:
-    """Write a checkpoint anew: in another format, cut into more or fewer shards, or rounded.
-
-    A rounded one loads at once, as small as it is. The new directory appears when all of it is
-    written; nothing is ever overwritten.
+@dataclass(frozen=True)
+class Conversion:
+    """What to write from what.
 
     Args:
         src: checkpoint directory in any of the formats.
@@ -41,42 +33,66 @@ def convert(
         dtype: bfloat16, float16 or float32; without it, that of src.
         quiet: print nothing but errors.
     """
-    if to not in ("meta", "hf", *MODES):
-        raise UsageError(f"--to is {to!r}; expected meta, hf, {' or '.join(MODES)}")
-    if to != "meta" and shards is not None:
-        raise UsageError(f"--shards counts Meta's files; leave it out with --to {to}")
-    source = open_checkpoint(Path(src).expanduser())
+
+    src: str
+    dst: str
+    to: str
+    shards: int | None = None
+    dtype: str | None = None
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.to not in FORMATS:
+            raise UsageError(f"--to is {self.to!r}; expected one of {', '.join(FORMATS)}")
+        if self.to != "meta" and self.shards is not None:
+            raise UsageError(f"--shards counts Meta's files; leave it out with --to {self.to}")
+
+
+def convert(conversion: Conversion) -> None:
+    """Write a checkpoint anew: in another format, cut into more or fewer shards, or rounded.
+
+    A rounded one loads at once, as small as it is. The new directory appears when all of it is
+    written; nothing is ever overwritten.
+    """
+    source = open_checkpoint(user_path(conversion.src))
     tokenizer = source.directory / TOKENIZER
     if tokenizer.is_file():
         load_tokenizer(source.directory, source.config.vocab_size)  # refuses one that does not fit
-    elif not quiet:
+    elif not conversion.quiet:
         print(f"warning: {source.directory} has no {TOKENIZER} to copy", file=sys.stderr)
-    kind = torch_dtype(dtype) or source.dtype
-    if shards is None:
-        shards = source.file_count if source.format == "Meta" else 1
-    with new_directory(Path(dst).expanduser()) as beside:
-        if to in MODES:
-            with progress_bar("rounding", quiet) as progress:
-                model = load_model(source.directory, "cpu", kind, progress, Quantized(to))
-            quantized_checkpoint.save_checkpoint(beside, model, to)
-        else:
-            unit = "file" if to == "meta" else "tensor"
-            with progress_bar("writing", quiet, unit) as progress:
-                read = _in_dtype(source, kind)
-                if to == "hf":
-                    huggingface.save_checkpoint(beside, source.config, read, progress=progress)
-                else:
-                    meta.save_checkpoint(beside, source.config, read, shards, progress)
+    dtype = torch_dtype(conversion.dtype) or source.dtype
+    with new_directory(user_path(conversion.dst)) as beside:
+        _write(source, beside, dtype, conversion)
         if tokenizer.is_file():
             shutil.copyfile(tokenizer, beside / TOKENIZER)
-        if to == "meta":
-            with progress_bar("md5", quiet) as progress:
+        if conversion.to == "meta":
+            with progress_bar("md5", conversion.quiet) as progress:
                 write_checklist(beside, progress)
+
+
+def _write(source: Checkpoint, target: Path, dtype: torch.dtype, conversion: Conversion) -> None:
+    if conversion.to in ("int8", "int4"):
+        from codellama.fast import rounded_checkpoint
+        from codellama.fast.quantize import place_quantized
+
+        place = place_quantized(conversion.to)
+        with progress_bar("rounding", conversion.quiet) as progress:
+            model = load_model(source.directory, "cpu", dtype, progress, place=place)
+        rounded_checkpoint.save_checkpoint(target, model, conversion.to)
+        return
+    read = _in_dtype(source, dtype)
+    if conversion.to == "hf":
+        with progress_bar("writing", conversion.quiet, "tensor") as progress:
+            huggingface.save_checkpoint(target, source.config, read, progress=progress)
+        return
+    shards = conversion.shards or (source.file_count if source.format == "Meta" else 1)
+    with progress_bar("writing", conversion.quiet, "file") as progress:
+        meta.save_checkpoint(target, source.config, read, shards, progress=progress)
 
 
 def _in_dtype(source: Checkpoint, dtype: torch.dtype) -> Read:
     def read(name: str, region: Region | None = None) -> Tensor:
-        return source.read(name, region, dtype)
+        return source.read(name, region, dtype=dtype)
 
     return read
 

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-import json as json_
+import json
+from dataclasses import dataclass
 from typing import Any
 
 from codellama.cli import checkpoint_directory, human_bytes, progress_bar, run
+from codellama.errors import CheckpointError
 from codellama.weights.checkpoint import Checkpoint, dtype_names
-from codellama.weights.downloads import CheckpointError, verify_checklist
+from codellama.weights.downloads import verify_checklist
 from codellama.weights.loading import load_tokenizer, open_checkpoint
 from codellama.weights.variants import Variant, matching
 
 CONTEXTS = (4096, 16384, 100_000)
 
 
-def describe(*, ckpt: str | None = None, md5: bool = True, json: bool = False) -> None:
-    """Say what a checkpoint is and what it needs, from its headers alone.
-
-    Exit code 2 if the files are not one whole checkpoint, or differ from their checklist.
+@dataclass(frozen=True)
+class Description:
+    """What to describe.
 
     Args:
         ckpt: checkpoint directory; without it, the small one that comes with the package.
         md5: compare the files with checklist.chk, where there is one; this reads all of them.
         json: print one JSON object instead.
     """
-    directory = checkpoint_directory(ckpt)
+
+    ckpt: str | None = None
+    md5: bool = True
+    json: bool = False
+
+
+def describe(description: Description) -> None:
+    """Say what a checkpoint is and what it needs, from its headers alone.
+
+    Exit code 2 if the files are not one whole checkpoint, or differ from their checklist.
+    """
+    directory = checkpoint_directory(description.ckpt)
     facts = describe_checkpoint(open_checkpoint(directory))
-    if not json:
+    if not description.json:
         for name, value in facts.items():
             label = name.replace("_bytes", "").replace("_", " ")
             print(f"{label:<26} {_readable(name, value)}", flush=True)
     verdicts = {}
-    if md5:
+    if description.md5:
         with progress_bar("md5") as progress:
             verdicts = verify_checklist(directory, progress)
-    if json:
-        print(json_.dumps({**facts, "md5": verdicts}))
+    if description.json:
+        print(json.dumps({**facts, "md5": verdicts}))
     else:
         for name, verdict in verdicts.items():
             print(f"{'md5 of ' + name:<26} {verdict}")

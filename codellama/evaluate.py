@@ -9,8 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from codellama.arguments import UsageError
 from codellama.cli import load, progress_bar, run
+from codellama.errors import UsageError
 from codellama.evaluation.infilling import exact_matches, gaps
 from codellama.evaluation.perplexity import loss_by_position
 from codellama.evaluation.perplexity import perplexity as measure_perplexity

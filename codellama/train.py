@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from codellama.arguments import UsageError
 from codellama.cli import run, torch_device, torch_dtype
+from codellama.errors import UsageError
 from codellama.training import infilling, plotting, run_directory
 from codellama.training.contexts import SHORTEST_RUN
 from codellama.training.recipe import Recipe

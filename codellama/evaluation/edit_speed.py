@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codellama.inference.decoding import Timing, decode
+from codellama.inference.decoding import Decoder
 from codellama.inference.generation import CodeLlama
 from codellama.inference.requests import Options, Prompt, RunningSequence
 from codellama.inference.speculative import PromptLookup
@@ -66,10 +66,10 @@ def edit_speed(llm: CodeLlama, speculate: int, most: int = 512) -> EditSpeed:
     text = tokenizer.encode_continuation(re.sub(rf"\b{OLD_NAME}\b", NEW_NAME, source))[:most]
 
     def speed(drafts: int) -> float:
-        timing = Timing()
+        decoder = Decoder(llm.model, PromptLookup)
         sequence = Dictation(prompt, text, Options(speculate=drafts), tokenizer)
-        for _ in decode(llm.model, [sequence], timing, 1, PromptLookup):
+        for _ in decoder.run([sequence], batch_size=1):
             pass
-        return timing.decoded_tokens / timing.decode_seconds
+        return decoder.timing.decoded_tokens / decoder.timing.decode_seconds
 
     return EditSpeed(speed(0), speed(speculate))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codellama.errors import UsageError
 from codellama.inference.decoding import Timing
 from codellama.inference.generation import CodeLlama
 
@@ -25,17 +25,22 @@ Run = Callable[[], Timing]
 class Workload:
     """Prompts of random tokens, run together to completions of one length.
 
-    Attributes:
-        prompt_tokens: length of the longest prompt.
-        new_tokens: length of each completion; its first token comes out of the prompt's pass.
-        batch: number of prompts.
-        ragged: whether lengths rise evenly up to the longest, instead of all being equal.
+    Args:
+        prompt_tokens: length of each prompt, of random tokens.
+        new_tokens: tokens to generate for each, 2 or more; the first comes out of prefill.
+        batch: prompts that run together.
+        ragged: let their lengths rise evenly up to prompt_tokens.
     """
 
-    prompt_tokens: int
-    new_tokens: int
+    prompt_tokens: int = 512
+    new_tokens: int = 32
     batch: int = 1
     ragged: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("prompt_tokens", 1), ("new_tokens", 2), ("batch", 1)):
+            if (value := getattr(self, name)) < least:
+                raise UsageError(f"--{name} is {value}; expected {least} or more")
 
     def prompts(self, vocab_size: int) -> list[list[int]]:
         """The same token ids at every call."""
@@ -82,9 +87,9 @@ def our_run(llm: CodeLlama, work: Workload) -> Run:
     prompts = work.prompts(llm.model.config.vocab_size)
 
     def run() -> Timing:
-        llm.timing = Timing()
+        llm.decoder.timing = Timing()
         llm.generate(prompts, stop_ids=[], max_new_tokens=work.new_tokens, batch_size=work.batch)
-        return llm.timing
+        return llm.decoder.timing
 
     return run
 
@@ -147,16 +152,15 @@ def decode_speed_at(llm: CodeLlama, context: int, new_tokens: int = 16, repeats:
     weight, config = model.tok_embeddings.weight, model.config
     for layer in range(config.n_layers):
         shape = (2, 1, context, config.n_kv_heads, config.head_dim)
-        cache.write(layer, *torch.randn(shape, dtype=weight.dtype, device=weight.device))
+        keys, values = torch.randn(shape, dtype=weight.dtype, device=weight.device)
+        cache.write(layer, keys, values)
     token = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
-    forward: Callable[..., Tensor] = llm.compiled or model
 
     def decode() -> None:
         cache.lengths = [context]
-        stepping = llm.compiled.fixed(cache, new_tokens) if llm.compiled else nullcontext(cache)
-        with stepping as its_own:
+        with llm.decoder.steps.cache_for(cache, new_tokens) as stepped:
             for _ in range(new_tokens):
-                forward(token, its_own)
+                llm.decoder.steps(token, stepped)
 
     decode()
     return new_tokens / statistics.median(_seconds(decode, token.device) for _ in range(repeats))

@@ -1,18 +1,23 @@
-"""The loop that runs a batch of prompts through the model: prefill, then a token a row a step."""
+"""Decoding: a batch of prompts is read, then goes on by a token a row a step.
+
+Batching is continuous (Yu et al. 2022, "Orca"): a row that ends leaves the batch, and a waiting
+prompt takes its place.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from codellama.inference.compiled import CompiledSteps
-from codellama.inference.prefill import Past, logprobs_of, prefill
+from codellama.inference.cache_rows import join_rows, keep_rows
+from codellama.inference.prefill import PrefixCache, logprobs_of, prefill
 from codellama.inference.requests import RunningSequence
 from codellama.inference.sampling import sample
 from codellama.inference.speculative import Drafter
@@ -33,127 +38,165 @@ class Timing:
     decode_seconds: float = 0.0
 
 
-def decode(
-    model: Transformer,
-    sequences: Iterable[RunningSequence],
-    timing: Timing,
-    batch_size: int = 8,
-    new_drafter: Callable[[], Drafter] | None = None,
-    past: Past | None = None,
-    compiled: CompiledSteps | None = None,
-    burst: int = 1,
-) -> Iterator[tuple[RunningSequence, str]]:
-    """Runs each sequence to its own end, up to `batch_size` of them together.
+class Steps(Protocol):
+    """Runs passes over one token a row.
 
-    Rows that have ended leave the batch, and waiting sequences take their places; what a row gets
-    does not depend on the others.
-
-    Args:
-        new_drafter: makes what guesses at a row's next tokens, `options.speculate` of them.
-        past: what a single sequence may go on from; holds that sequence when it has ended.
-        compiled: takes the steps without drafts in the model's place.
-        burst: such steps after which tokens are looked at; what follows a row's end is discarded.
-
-    Yields:
-        A sequence and the text of it that has become certain.
+    Attributes:
+        steps_per_sync: steps after which the host should look at the tokens, unless they are
+            streamed.
     """
-    waiting = deque(sequences)
-    batch = _Batch(model, timing, new_drafter, past, compiled, burst)
-    while waiting or batch.rows:
-        free = batch_size - len(batch.rows)
-        if waiting and (not batch.rows or free * REFILL_SHARE >= batch_size):
-            newcomers = [waiting.popleft() for _ in range(min(free, len(waiting)))]
-            yield from ((sequence, sequence.begin()) for sequence in newcomers)
-            yield from batch.admit(newcomers)
-        else:
-            yield from batch.step()
+
+    steps_per_sync: int
+
+    def cache_for(self, cache: KVCache, count: int) -> AbstractContextManager[KVCache]:
+        """What stands for `cache` in the next `count` steps; they are counted in it at the end."""
+        ...
+
+    def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Tokens (batch, 1) -> float32 logits (batch, 1, vocab_size)."""
+        ...
+
+
+class PlainSteps:
+    """Steps that the model takes as it is."""
+
+    steps_per_sync = 1
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+
+    def cache_for(self, cache: KVCache, count: int) -> AbstractContextManager[KVCache]:
+        """The cache itself."""
+        return nullcontext(cache)
+
+    def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """As the model's `forward`."""
+        logits: Tensor = self._model(tokens, cache)
+        return logits
+
+
+class Decoder:
+    """Runs sequences through a model, each to its own end.
+
+    Attributes:
+        steps: takes the steps without drafts.
+        new_drafter: makes what guesses a row's next tokens, where `Options.speculate` asks for it.
+        timing: what all runs so far have spent in the model.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        new_drafter: Callable[[], Drafter] | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        self.model = model
+        self.steps: Steps = PlainSteps(model)
+        self.new_drafter = new_drafter
+        self.timing = timing or Timing()
+
+    def run(
+        self,
+        sequences: Iterable[RunningSequence],
+        *,
+        batch_size: int = 8,
+        steps_per_sync: int = 1,
+        prefix: PrefixCache | None = None,
+    ) -> Iterator[tuple[RunningSequence, str]]:
+        """Runs up to `batch_size` sequences together; none of them changes what another gets.
+
+        Args:
+            steps_per_sync: steps after which tokens are looked at; what follows a row's end is
+                discarded.
+            prefix: what a single sequence may go on from; holds that sequence when it has ended.
+
+        Yields:
+            A sequence and the text of it that has become certain.
+        """
+        waiting = deque(sequences)
+        batch = _Batch(self, steps_per_sync, prefix)
+        while waiting or batch.rows:
+            free = batch_size - len(batch.rows)
+            if waiting and (not batch.rows or free * REFILL_SHARE >= batch_size):
+                newcomers = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+                yield from ((sequence, sequence.begin()) for sequence in newcomers)
+                yield from batch.admit(newcomers)
+            else:
+                yield from batch.step()
 
 
 class _Batch:
     """Sequences that run together, with a cache that holds a row for each."""
 
-    def __init__(
-        self,
-        model: Transformer,
-        timing: Timing,
-        new_drafter: Callable[[], Drafter] | None = None,
-        past: Past | None = None,
-        compiled: CompiledSteps | None = None,
-        burst: int = 1,
-    ) -> None:
-        self.model = model
-        self.compiled = compiled
-        self.burst = burst
-        self.timing = timing
-        self.new_drafter = new_drafter
-        self.past = past
+    def __init__(self, decoder: Decoder, steps_per_sync: int, prefix: PrefixCache | None) -> None:
+        self.decoder = decoder
+        self.steps_per_sync = steps_per_sync
+        self.prefix = prefix
         self.rows: list[RunningSequence] = []
         self.drafters: list[Drafter | None] = []
         self.cache: KVCache
 
     def admit(self, sequences: Sequence[RunningSequence]) -> Iterator[tuple[RunningSequence, str]]:
         """Reads the prompts of more sequences, and goes on to the first token of each."""
-        unread = [row for row in sequences if not row.finish_reason]
+        unread = [sequence for sequence in sequences if not sequence.finish_reason]
         if not unread:
             return
         started = time.perf_counter()
-        rows, cache, logits, read = prefill(self.model, unread, self.past)
-        for row in rows:
+        model, timing = self.decoder.model, self.decoder.timing
+        read = self.prefix.prefill(model, unread[0]) if self.prefix else prefill(model, unread)
+        for row in read.rows:
             row.prompt_read()
-        self.timing.prompt_tokens += read
-        running = [number for number, row in enumerate(rows) if not row.finish_reason]
-        chosen = self._accept([rows[number] for number in running], logits[running, None])
-        self.timing.prefill_seconds += time.perf_counter() - started
+        timing.prompt_tokens += read.tokens
+        running = [number for number, row in enumerate(read.rows) if not row.finish_reason]
+        texts = self._accept([read.rows[number] for number in running], read.logits[running, None])
+        timing.prefill_seconds += time.perf_counter() - started
         if self.rows:
-            self.cache.join([cache], max(cache.capacity, self.cache.capacity))
+            join_rows(self.cache, read.cache)
         else:
-            self.cache = cache
-        self.rows += rows
+            self.cache = read.cache
+        self.rows += read.rows
+        new_drafter = self.decoder.new_drafter
         self.drafters += [
-            self.new_drafter() if self.new_drafter and row.options.speculate else None
-            for row in rows
+            new_drafter() if new_drafter and row.options.speculate else None for row in read.rows
         ]
         self._drop_finished()
-        yield from chosen
+        yield from texts
 
     @torch.no_grad()
     def step(self) -> Iterator[tuple[RunningSequence, str]]:
         """Goes on by a token a row or more."""
         started = time.perf_counter()
         drafts = [self._draft(row, by) for row, by in zip(self.rows, self.drafters, strict=True)]
-        texts = self._check(drafts) if any(drafts) else self._extend()
-        self.timing.decoded_tokens += len(texts)
+        texts = self._verify(drafts) if any(drafts) else self._extend()
         self._drop_finished()
-        self.timing.decode_seconds += time.perf_counter() - started
+        self.decoder.timing.decoded_tokens += len(texts)
+        self.decoder.timing.decode_seconds += time.perf_counter() - started
         yield from texts
 
-    def _check(self, drafts: Sequence[Sequence[int]]) -> list[tuple[RunningSequence, str]]:
-        """Feeds each row its newest token, and drafts of what follows it."""
+    def _verify(self, drafts: Sequence[Sequence[int]]) -> list[tuple[RunningSequence, str]]:
+        """Feeds each row its newest token and its draft tokens in one pass."""
         width = 1 + max(map(len, drafts))
         fed = [
             [row.tokens[-1], *draft] + [0] * (width - 1 - len(draft))
             for row, draft in zip(self.rows, drafts, strict=True)
         ]
         before, counts = self.cache.lengths, [len(row.tokens) for row in self.rows]
-        logits = self.model(torch.tensor(fed).to(self.cache.keys[0].device), self.cache)
+        logits = self.decoder.model(self._on_device(fed), self.cache)
         texts = self._accept(self.rows, logits, drafts)
         accepted = [len(row.tokens) - count for row, count in zip(self.rows, counts, strict=True)]
-        # The newest token and the drafts that were kept stay; the last one accepted is fed next.
+        # The newest token and the accepted drafts stay; the last token chosen is fed next.
         self.cache.lengths = [old + new for old, new in zip(before, accepted, strict=True)]
         return texts
 
     def _extend(self) -> list[tuple[RunningSequence, str]]:
-        """Feeds each row its newest token, then what is chosen after it, a burst of steps long."""
-        steps = min(self.burst, *(row.budget - len(row.tokens) for row in self.rows))
-        newest = torch.tensor([row.tokens[-1] for row in self.rows]).to(self.cache.keys[0].device)
-        forward: Callable[..., Tensor] = self.compiled or self.model
-        chosen: list[_Chosen] = []
-        with (
-            self.compiled.fixed(self.cache, steps) if self.compiled else nullcontext(self.cache)
-        ) as cache:
-            for _ in range(steps):
-                tokens = chosen[-1].tokens if chosen else newest
-                chosen.append(_choose(self.rows, forward(tokens[:, None], cache)[:, 0]))
+        """Feeds each row its newest token, then what is chosen after it, `steps_per_sync` times."""
+        count = min(self.steps_per_sync, *(row.budget - len(row.tokens) for row in self.rows))
+        tokens = self._on_device([row.tokens[-1] for row in self.rows])
+        steps, chosen = self.decoder.steps, []
+        with steps.cache_for(self.cache, count) as cache:
+            for _ in range(count):
+                chosen.append(_choose(self.rows, steps(tokens[:, None], cache)[:, 0]))
+                tokens = chosen[-1].tokens
         return [
             (row, row.accept(*choice))
             for choices in chosen
@@ -195,14 +238,17 @@ class _Batch:
 
     def _drop_finished(self) -> None:
         running = [number for number, row in enumerate(self.rows) if not row.finish_reason]
-        if self.past is not None and not running:
+        if self.prefix is not None and not running:
             [row] = self.rows
             ids = row.prompt.ids + row.tokens
-            self.past.ids, self.past.cache = ids[: self.cache.longest], self.cache
+            self.prefix.ids, self.prefix.cache = ids[: self.cache.longest], self.cache
         if running and len(running) < len(self.rows):
-            self.cache.keep(running)
+            keep_rows(self.cache, running)
         self.rows = [self.rows[number] for number in running]
         self.drafters = [self.drafters[number] for number in running]
+
+    def _on_device(self, numbers: Sequence[object]) -> Tensor:
+        return torch.tensor(numbers).to(self.cache.keys[0].device)
 
 
 @dataclass
@@ -226,10 +272,10 @@ def _choose(rows: Sequence[RunningSequence], logits: Tensor) -> _Chosen:
         [
             sample(
                 row.allowed(scores),
-                row.options.temperature,
-                row.options.top_k,
-                row.options.top_p,
-                row.generator,
+                temperature=row.options.temperature,
+                top_k=row.options.top_k,
+                top_p=row.options.top_p,
+                generator=row.generator,
             )
             for row, scores in zip(rows, logits, strict=True)
         ]

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsInt
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from codellama.inference import lone_query
-from codellama.inference.compiled import BURST, CompiledSteps
-from codellama.inference.decoding import Timing, decode
-from codellama.inference.int8_kv_cache import Int8KVCache
-from codellama.inference.prefill import Past
+from codellama.errors import RequestError
+from codellama.inference.decoding import Decoder
+from codellama.inference.prefill import PrefixCache
 from codellama.inference.requests import (
     Completion,
     CompletionStream,
     Options,
     Prompt,
-    RequestError,
     RunningSequence,
 )
 from codellama.inference.speculative import Drafter, DraftModel, PromptLookup
-from codellama.inference.ways import check_ways, layout_for
 from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import Tokenizer
 from codellama.weights.downloads import Progress
-from codellama.weights.loading import default_device, load_model, load_tokenizer
+from codellama.weights.loading import LoadOptions, load_model, load_tokenizer
 from codellama.weights.variants import matching
 
 if TYPE_CHECKING:
@@ -46,99 +43,90 @@ class CodeLlama:
     fit the format, and `TokenizerError` for text that cannot be encoded.
 
     Attributes:
-        draft_model: a smaller model of the same vocabulary that guesses the next tokens where
-            `Options.speculate` asks for it; None: they are looked up in the text so far.
-        compiled: compiled steps of the model that decoding uses; None: the model as it is.
-        timing: what all calls so far have spent in the model.
+        decoder: runs the model; its `timing` counts what all calls so far have spent.
+        draft_model: a smaller model of the same vocabulary that makes draft tokens where
+            `Options.speculate` asks for them; None: they are looked up in the text so far.
+        draw_seed: where the seed comes from that nobody has given; None: each sequence draws one.
     """
 
-    def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, mesh: DeviceMesh | None = None
-    ) -> None:
-        lone_query.prepare(model)
+    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.mesh = mesh
+        self.decoder = Decoder(model, self._new_drafter)
         self.draft_model: Transformer | None = None
-        self.compiled: CompiledSteps | None = None
-        self.timing = Timing()
-        self._dialog = Past()
+        self.draw_seed: Callable[[], int] | None = None
+        self._dialog = PrefixCache()
 
     @classmethod
     def load(
         cls,
         directory: str | Path,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
+        *,
+        fast: bool = True,
         progress: Progress | None = None,
         mesh: DeviceMesh | None = None,
-        quantize: str | None = None,
-        kv_dtype: str | None = None,
-        pack: bool = False,
-        compile: bool = False,
+        **options: Any,
     ) -> CodeLlama:
         """Loads a checkpoint directory: `params.json`, shards and `tokenizer.model`.
 
         Args:
             directory, device, dtype, progress: as for `load_model`.
+            fast: let `codellama.fast` hold and run the model, whose logits stay the same within
+                rounding; False keeps the model of `load_model`.
             mesh: processes to lay the model over, one device each; every one of them has to make
                 the same calls, and gets the same results.
-            quantize: "int8" or "int4" rounds the matrices as they are read (see `Quantized`).
-            kv_dtype: "int8" rounds keys and values in the cache (see `Int8KVCache`); None keeps
-                them as the model computes them.
-            pack: put matrices of 16 or 8 bits into the order that the processor's matrix library
-                reads fastest (see `codellama.weights.packing`): slower to load, faster to use.
-            compile: decode by compiled steps (see `CompiledSteps`).
+            options: the other fields of `LoadOptions`.
 
         Raises:
             CheckpointError: as `load_model`; or the tokenizer is missing, damaged, or of another
-                vocabulary than the model; or matrices to be packed are of another dtype than the
-                processor's library takes.
-            RequestError: the number of processes does not divide the model's heads; or there is no
-                such way to quantize; or options exclude each other, or the device.
+                vocabulary than the model.
+            RequestError: an option is out of its range, or this machine cannot follow it.
         """
-        place = torch.device(device or default_device())
-        check_ways(place, mesh, quantize, kv_dtype, pack, compile)
-        layout = layout_for(mesh, quantize, pack)
-        place = torch.device(mesh.device_type) if mesh else place
-        model = load_model(directory, place, dtype, progress, layout)
-        if kv_dtype is not None:
-            model.cache_type = Int8KVCache
-        llm = cls(model, load_tokenizer(directory, model.config.vocab_size), mesh)
-        if compile:
-            llm.compiled = CompiledSteps(model)
-        return llm
+        chosen = LoadOptions(device, dtype, **options)
+        if fast:
+            from codellama.fast.acceleration import load_accelerated
 
-    def load_draft(self, directory: str | Path) -> None:
-        """Loads a smaller model that guesses next tokens, to the same device.
+            return load_accelerated(directory, chosen, progress=progress, mesh=mesh)
+        if chosen != LoadOptions(device, dtype) or mesh is not None:
+            raise RequestError(
+                "quantize, kv_dtype, compile and several processes are the work of codellama.fast; "
+                "leave them out, or load with fast=True"
+            )
+        model = load_model(directory, device, dtype, progress)
+        return cls(model, load_tokenizer(directory, model.config.vocab_size))
+
+    def load_draft(self, directory: str | Path, *, fast: bool = True) -> None:
+        """Loads a smaller model that makes draft tokens, to the same device.
+
+        Args:
+            directory, fast: as for `load`.
 
         Raises:
-            CheckpointError: as `load_model`.
-            RequestError: its vocabulary is another, or this model runs in several processes.
+            CheckpointError: as `load`.
+            RequestError: its vocabulary is another.
         """
-        weight = self.model.tok_embeddings.weight
-        if self.mesh is not None:
-            raise RequestError("a model in several processes takes no draft model")
-        draft = load_model(directory, weight.device)
+        device = self.model.tok_embeddings.weight.device
+        draft = type(self).load(directory, device, fast=fast).model
         if draft.config.vocab_size != self.model.config.vocab_size:
             raise RequestError(
                 f"{directory} has {draft.config.vocab_size} token ids, the model "
                 f"{self.model.config.vocab_size}; drafts need the same vocabulary"
             )
-        lone_query.prepare(draft)
         self.draft_model = draft
 
-    def complete(self, prompts: Sequence[str], **options: Any) -> list[Completion]:
+    def complete(self, prompts: Iterable[str], **options: Any) -> list[Completion]:
         """Continues each prompt.
 
         The text goes on from the prompt's: prompt + text is what the model has read and written.
         """
-        _refuse_single(prompts)
-        return self._run([self._completion(text) for text in prompts], options)
+        batch = [self._completion(text) for text in _several(prompts)]
+        return self._run(batch, options)
 
     def infill(
         self,
-        gaps: Sequence[tuple[str, str]],
+        gaps: Iterable[tuple[str, str]],
         suffix_first: bool = False,
         allow_control_tags: bool = False,
         **options: Any,
@@ -150,12 +138,13 @@ class CodeLlama:
             suffix_first: show the model the suffix before the prefix (see `prompts.infilling`).
             allow_control_tags: let texts spell control tokens.
         """
-        _refuse_single(gaps, str)
-        batch = [self._infilling(gap, suffix_first, allow_control_tags) for gap in gaps]
+        batch = [
+            self._infilling(gap, suffix_first, allow_control_tags) for gap in _several(gaps, str)
+        ]
         return self._run(batch, {**options, "echo": False})
 
     def each(
-        self, texts: Sequence[str], suffix_first: bool = False, **options: Any
+        self, texts: Iterable[str], suffix_first: bool = False, **options: Any
     ) -> Iterator[Completion]:
         """Completes each text, or fills the gap that `<FILL_ME>` marks in it; yields a completion
         as soon as it and those before it are done. `echo` is for texts without a gap."""
@@ -172,17 +161,18 @@ class CodeLlama:
 
     def chat(
         self,
-        dialogs: Sequence[Sequence[Message]],
+        dialogs: Iterable[Sequence[Message]],
         allow_control_tags: bool = False,
         **options: Any,
     ) -> list[Completion]:
         """Answers the last message of each dialog (see `prompts.chat`)."""
         _refuse_healing(options)
-        return self._run([self._chat(dialog, allow_control_tags) for dialog in dialogs], options)
+        batch = [self._chat(dialog, allow_control_tags) for dialog in _several(dialogs, Mapping)]
+        return self._run(batch, options)
 
     def generate(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Iterable[Sequence[int]],
         stop_ids: Sequence[int] | None = None,
         **options: Any,
     ) -> list[Completion]:
@@ -191,10 +181,12 @@ class CodeLlama:
         Args:
             stop_ids: ids that end a sequence; None: the end-of-sequence id alone.
         """
-        _refuse_single(prompts, int)
         stops = frozenset([self.tokenizer.eos_id] if stop_ids is None else stop_ids)
         control = self.tokenizer.control_ids
-        batch = [Prompt(ids, stops, not control.issuperset(ids)) for ids in map(_ints, prompts)]
+        batch = [
+            Prompt(ids, stops, not control.issuperset(ids))
+            for ids in map(_whole_numbers, _several(prompts, int))
+        ]
         return self._run(batch, options)
 
     def stream(self, prompt: str, **options: Any) -> CompletionStream:
@@ -218,7 +210,7 @@ class CodeLlama:
     ) -> CompletionStream:
         """As `chat` for one dialog, in pieces of text as they become certain.
 
-        Of a dialog that goes on from the last one streamed, only what is new is read.
+        Of a dialog that goes on from the last one streamed, only what is new is prefilled.
         """
         _refuse_healing(options)
         return self._stream(self._chat(messages, allow_control_tags), options, self._dialog)
@@ -230,7 +222,14 @@ class CodeLlama:
     def _infilling(
         self, gap: tuple[str, str], suffix_first: bool, allow_control_tags: bool = False
     ) -> Prompt:
-        ids = prompts.infilling(self.tokenizer, *gap, suffix_first, allow_control_tags)
+        prefix, suffix = gap
+        ids = prompts.infilling(
+            self.tokenizer,
+            prefix,
+            suffix,
+            suffix_first=suffix_first,
+            allow_control_tags=allow_control_tags,
+        )
         if any(variant.infilling == "untrained" for variant in matching(self.model.config)):
             warnings.warn(
                 "Code Llama 70B has infilling tokens, but may not have been trained to infill",
@@ -257,46 +256,34 @@ class CodeLlama:
             for number in range(options.num_samples)
         ]
         pending = deque(sequences)
-        for _ in self._decode(sequences):
+        running = self.decoder.run(
+            sequences,
+            batch_size=max((sequence.options.batch_size for sequence in sequences), default=1),
+            steps_per_sync=self.decoder.steps.steps_per_sync,
+        )
+        for _ in running:
             while pending and pending[0].finish_reason:
                 yield pending.popleft().completion()
         yield from (sequence.completion() for sequence in pending)
 
     def _stream(
-        self, prompt: Prompt, keywords: dict[str, Any], past: Past | None = None
+        self, prompt: Prompt, keywords: dict[str, Any], prefix: PrefixCache | None = None
     ) -> CompletionStream:
         options = self._options(keywords)
         if options.num_samples > 1:
             raise RequestError(f"a stream is one text; num_samples is {options.num_samples}")
         sequence = self._sequence(prompt, options)
-        pieces = (text for _, text in self._decode([sequence], past, burst=1) if text)
+        pieces = (text for _, text in self.decoder.run([sequence], prefix=prefix) if text)
         return CompletionStream(sequence, pieces)
-
-    def _decode(
-        self, sequences: Sequence[RunningSequence], past: Past | None = None, burst: int = BURST
-    ) -> Iterator[tuple[RunningSequence, str]]:
-        return decode(
-            self.model,
-            sequences,
-            self.timing,
-            max((sequence.options.batch_size for sequence in sequences), default=1),
-            self._new_drafter,
-            past,
-            self.compiled,
-            min(burst, self.compiled.burst) if self.compiled else 1,
-        )
 
     def _new_drafter(self) -> Drafter:
         return PromptLookup() if self.draft_model is None else DraftModel(self.draft_model)
 
     def _options(self, keywords: dict[str, Any]) -> Options:
-        """The options asked for; processes of a mesh agree on a seed, so as to sample alike."""
         options = Options(**keywords)
-        if self.mesh is None or options.seed is not None:
-            return options
-        from codellama.inference.parallel import from_first_rank
-
-        return replace(options, seed=from_first_rank(torch.Generator().seed, self.mesh))
+        if options.seed is None and self.draw_seed is not None:
+            options = replace(options, seed=self.draw_seed())
+        return options
 
     def _sequence(self, prompt: Prompt, options: Options) -> RunningSequence:
         ids, config = prompt.ids, self.model.config
@@ -330,11 +317,16 @@ def _nth(options: Options, number: int) -> Options:
     return replace(options, seed=options.seed + number)
 
 
-def _ints(ids: Iterable[SupportsInt]) -> list[int]:
-    return [int(id) for id in ids]
+def _whole_numbers(ids: Iterable[Any]) -> list[int]:
+    try:
+        return [operator.index(id) for id in ids]
+    except TypeError as error:
+        raise RequestError(f"token ids are whole numbers; {error}") from None
 
 
-def _refuse_single(prompts: Sequence[Any], part: type | tuple[()] = ()) -> None:
-    """Catches one prompt, a string or made of `part`s, where a list of prompts is meant."""
-    if isinstance(prompts, str) or any(isinstance(prompt, part) for prompt in prompts):
+def _several(prompts: Iterable[Any], part: type | tuple[()] = ()) -> list[Any]:
+    """The prompts; catches a single one, a string or made of `part`s, where several are meant."""
+    several = [prompts] if isinstance(prompts, str) else list(prompts)
+    if isinstance(prompts, str) or any(isinstance(prompt, part) for prompt in several):
         raise RequestError(f"expected a list of prompts, got {prompts!r:.60}; wrap it in a list")
+    return several

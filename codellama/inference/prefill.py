@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from codellama.inference.cache_rows import copy_row, view_rows
 from codellama.inference.requests import RunningSequence
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
@@ -17,73 +18,89 @@ PREFILL_CHUNK = 512
 
 
 @dataclass
-class Past:
-    """What a cache of one row still holds of an earlier request, for one that begins alike.
+class Prefilled:
+    """What decoding goes on from.
 
     Attributes:
-        ids: the tokens of the row.
-        cache: their keys and values; None before the first request.
+        rows: the sequences, in the order of the cache's rows.
+        cache: keys and values of their prompts, with capacity for what they may generate.
+        logits: (rows, vocab_size) of the first new token.
+        tokens: how many went through the model.
+    """
+
+    rows: list[RunningSequence]
+    cache: KVCache
+    logits: Tensor
+    tokens: int
+
+
+def prefill(model: Transformer, sequences: Sequence[RunningSequence]) -> Prefilled:
+    """Reads the prompts, `PREFILL_CHUNK` tokens at a time, and duplicate prompts once for all.
+
+    Short prompts share a chunk, padded on the right to the longest of them. A long prompt has its
+    chunks to itself, so that padding never costs more than a chunk. Besides weights and cache this
+    takes the activations of one chunk (its widest is `PREFILL_CHUNK * hidden_dim` numbers), a mask
+    of `PREFILL_CHUNK` times the prompt's length, and the logits of one position a row (of a chunk's
+    positions where prompt log-probabilities are wanted).
+    """
+    duplicates: dict[tuple[int, ...], list[RunningSequence]] = {}
+    for sequence in sequences:
+        duplicates.setdefault(tuple(sequence.prompt.ids), []).append(sequence)
+    groups = _groups([first for first, *_ in duplicates.values()])
+    rows = [sequence for group in groups for sequence in group]
+    cache = model.new_cache(len(sequences), max(map(_capacity, sequences)))
+    logits: list[Tensor] = []
+    for group in groups:
+        start = len(logits)
+        view = view_rows(cache, start, start + len(group))
+        logits += _prefill_group(model, group, view)
+        cache.lengths[start : start + len(group)] = view.lengths
+    for source, first in enumerate(list(rows)):
+        for sequence in duplicates[tuple(first.prompt.ids)][1:]:
+            sequence.prompt_logprobs = list(first.prompt_logprobs)
+            copy_row(cache, source, len(rows))
+            rows.append(sequence)
+            logits.append(logits[source])
+    return Prefilled(rows, cache, torch.stack(logits), sum(map(len, duplicates)))
+
+
+@dataclass
+class PrefixCache:
+    """The KV cache of the last sequence, for a prompt with the same prefix: a dialog that goes on.
+
+    Attributes:
+        ids: the tokens in its one row.
+        cache: their keys and values; None before the first sequence has ended.
     """
 
     ids: list[int] = field(default_factory=list)
     cache: KVCache | None = None
 
-
-@torch.no_grad()
-def prefill(
-    model: Transformer, sequences: Sequence[RunningSequence], past: Past | None = None
-) -> tuple[list[RunningSequence], KVCache, Tensor, int]:
-    """Reads the prompts, `PREFILL_CHUNK` tokens at a time; equal prompts once for all, and of a
-    single one only what `past` does not hold.
-
-    Short prompts share a chunk, padded on the right to the longest of them; a long prompt has its
-    chunks to itself, so that padding never costs more than a chunk. Besides weights and cache this
-    takes the activations of one chunk (its widest is `PREFILL_CHUNK * hidden_dim` numbers), a mask
-    of `PREFILL_CHUNK` times the prompt's length, and the logits of one position a row (of a chunk's
-    positions where prompt log-probabilities are wanted).
-
-    Returns:
-        The sequences in the order of the cache's rows, the cache with room for what they may
-        generate, the logits (rows, vocab_size) of the first new token, and how many tokens had to
-        be read.
-    """
-    twins: dict[tuple[int, ...], list[RunningSequence]] = {}
-    for sequence in sequences:
-        twins.setdefault(tuple(sequence.prompt.ids), []).append(sequence)
-    groups = _groups([first for first, *_ in twins.values()])
-    read = sum(map(len, twins))
-    # A draft may reach as far behind a row's last token as it is long.
-    capacity = max(
-        len(row.prompt.ids) + row.budget + min(row.options.speculate, row.budget)
-        for row in sequences
-    )
-    if past is not None and past.cache is not None:
-        cache = past.cache
-        cache.lengths = [known := _same(past.ids, sequences[0])]
-        read -= known
-        past.ids, past.cache = [], None  # until the sequence has ended
-        cache.reserve(capacity)
-        logits = _prefill_group(model, sequences, cache)
-    else:
-        cache, logits = _prefill_groups(model, groups, capacity)
-    rows, sources = [], []
-    for source, first in enumerate(sequence for group in groups for sequence in group):
-        for twin in twins[tuple(first.prompt.ids)]:
-            twin.prompt_logprobs = list(first.prompt_logprobs)
-            rows.append(twin)
-            sources.append(source)
-    if len(rows) > len(twins):
-        cache.keep(sources)
-    return rows, cache, logits[sources], read
+    def prefill(self, model: Transformer, sequence: RunningSequence) -> Prefilled:
+        """As `prefill` for one sequence, of which only what the cache lacks is read."""
+        if self.cache is None:
+            return prefill(model, [sequence])
+        cache, known, prompt = self.cache, self.ids, sequence.prompt.ids
+        self.ids, self.cache = [], None  # until the sequence has ended
+        cache.lengths = [0 if sequence.wants_prompt_logprobs else common_prefix(known, prompt)]
+        read = len(prompt) - cache.longest
+        if (capacity := _capacity(sequence)) > cache.capacity:
+            cache.reserve(capacity)
+        logits = _prefill_group(model, [sequence], cache)
+        return Prefilled([sequence], cache, torch.stack(logits), read)
 
 
-def _same(known: Sequence[int], sequence: RunningSequence) -> int:
-    """How many tokens of a sequence's prompt need not be read again."""
-    if sequence.wants_prompt_logprobs:
-        return 0
-    asked = sequence.prompt.ids[:-1]  # the last token's logits are needed
-    pairs = enumerate(zip(known, asked, strict=False))
-    return next((at for at, (old, new) in pairs if old != new), min(len(known), len(asked)))
+def common_prefix(known: Sequence[int], ids: Sequence[int]) -> int:
+    """Length of the common prefix of two sequences; without the last of `ids`, whose logits are
+    always needed."""
+    most = min(len(known), len(ids) - 1)
+    return next((at for at in range(most) if known[at] != ids[at]), most)
+
+
+def _capacity(sequence: RunningSequence) -> int:
+    """Positions that a sequence needs; draft tokens may reach past its last one."""
+    drafts = min(sequence.options.speculate, sequence.budget)
+    return len(sequence.prompt.ids) + sequence.budget + drafts
 
 
 def _groups(sequences: Sequence[RunningSequence]) -> list[list[RunningSequence]]:
@@ -98,21 +115,11 @@ def _groups(sequences: Sequence[RunningSequence]) -> list[list[RunningSequence]]
     return groups
 
 
-def _prefill_groups(
-    model: Transformer, groups: Sequence[Sequence[RunningSequence]], capacity: int
-) -> tuple[KVCache, Tensor]:
-    caches, logits = [], []
-    for group in groups:
-        longest = max(len(sequence.prompt.ids) for sequence in group)
-        caches.append(model.new_cache(len(group), longest if len(groups) > 1 else capacity))
-        logits.append(_prefill_group(model, group, caches[-1]))
-    cache = caches[0]
-    if len(groups) > 1:
-        cache.join(caches[1:], capacity)
-    return cache, torch.cat(logits)
-
-
-def _prefill_group(model: Transformer, group: Sequence[RunningSequence], cache: KVCache) -> Tensor:
+@torch.no_grad()
+def _prefill_group(
+    model: Transformer, group: Sequence[RunningSequence], cache: KVCache
+) -> list[Tensor]:
+    """Reads what `cache` lacks of the prompts; returns each row's logits (vocab_size)."""
     prompts = [sequence.prompt.ids for sequence in group]
     longest = max(map(len, prompts))
     padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in prompts])
@@ -129,7 +136,7 @@ def _prefill_group(model: Transformer, group: Sequence[RunningSequence], cache: 
             if 0 <= (end := len(prompts[row]) - 1 - start) < hidden.shape[1]:
                 last[row] = hidden[row, end]
     cache.lengths = [len(ids) for ids in prompts]  # what padding wrote is overwritten later
-    return model.logits(torch.stack(last))
+    return list(model.logits(torch.stack(last)))
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is asked of the model for one prompt, what comes back, and when it is done."""
+"""A prompt and its options, the completion that comes back, and when it ends."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from codellama.errors import RequestError
 from codellama.text.tokenizer import IncrementalDecoder, Tokenizer
 
 FinishReason = Literal["stop", "length"]
-
-
-class RequestError(ValueError):
-    """A request that the model cannot serve."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +26,18 @@ class Options:
         temperature: 0 always takes the most likely token; 1 samples from the model's distribution.
         top_p: sample from the most likely tokens that together have this probability (nucleus).
         top_k: sample from this many of the most likely tokens; 0: from all.
-        seed: the same seed gives the same text, whatever else is in the batch. None: another each
-            time.
-        stop: strings that end the text; they are not part of it.
+        seed: the same seed gives the same text, whatever else is in the batch. Without it, another
+            text each time.
+        stop: a string that ends the text and is not part of it; may be given several times.
         logprobs: also return the log-probability, in nats, that the model's own distribution (at
             temperature 1) gives to each token.
         echo: let text, tokens and logprobs begin with the prompt's.
         batch_size: sequences that run through the model together.
         num_samples: completions of each prompt; with a seed, each has the next one.
-        heal: take back the prompt's last token, and let the first new one be any that begins with
-            it: for prompts that end inside a word.
-        speculate: tokens to guess and check in one pass (see `speculative`); changes the speed, not
-            the text.
+        heal: for prompts that end inside a word: take back the prompt's last token, and let the
+            first new one be any that begins with it (token healing).
+        speculate: draft tokens to verify in one pass; changes the speed, not the text. They are
+            looked up in the text so far, or come from a draft model.
 
     Raises:
         RequestError: a value is out of its range.

@@ -34,7 +34,8 @@ def token_probabilities(
     if top_p < 1:
         descending, order = probabilities.sort(dim=-1, descending=True)
         before = descending.cumsum(-1) - descending
-        nucleus = descending.masked_fill(before >= top_p, 0.0)
+        least = max(top_p, torch.finfo(before.dtype).tiny)  # keeps the most likely one
+        nucleus = descending.masked_fill(before >= least, 0.0)
         probabilities = torch.zeros_like(nucleus).scatter(-1, order, nucleus)
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     return probabilities
@@ -42,16 +43,17 @@ def token_probabilities(
 
 def sample(
     logits: Tensor,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    generator: torch.Generator | None,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draws one token from `token_probabilities`; the most likely one where temperature is 0.
 
-    Draws as `torch.multinomial` does, by a race of exponential variables (the smallest
-    `E_i / p_i` is `i` with probability `p_i`), but for its check of the probabilities, which would
-    make the host wait for the device.
+    Draws as `torch.multinomial` does: of exponential variables `E_i`, the smallest `E_i / p_i` is
+    that of `i` with probability `p_i`. `torch.multinomial` also checks the probabilities, for which
+    the host would have to wait for the device.
 
     Shape:
         (vocab_size) -> ()
@@ -59,5 +61,5 @@ def sample(
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = token_probabilities(logits, temperature, top_k, top_p)
-    race = torch.empty_like(probabilities).exponential_(generator=generator)
-    return (probabilities / race).argmax(-1)
+    exponential = torch.empty_like(probabilities).exponential_(generator=generator)
+    return (probabilities / exponential).argmax(-1)

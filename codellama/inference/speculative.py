@@ -1,9 +1,9 @@
-"""Drafts: guesses at the next tokens that one pass of the model checks together.
+"""Speculative decoding: one pass of the model verifies several draft tokens together.
 
 A pass over a few tokens reads the weights once, as a pass over one does, so that on most machines
-it costs little more. The model chooses a token after each drafted one just as it would without
-drafts; a draft is kept as long as it is what the model has chosen. Greedy or sampled, the text is
-therefore the model's own (Leviathan et al. 2022, arXiv 2211.17192, with drafts that are certain).
+it costs little more. The model chooses a token after each draft token just as it would without
+drafts. A draft token is accepted if it is what the model has chosen. Greedy or sampled, the text is
+therefore the model's own (Leviathan et al. 2022, arXiv 2211.17192, with deterministic drafts).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Protocol
 
 import torch
 
-from codellama.inference.prefill import PREFILL_CHUNK
+from codellama.inference.prefill import PREFILL_CHUNK, common_prefix
 from codellama.model.transformer import Transformer
 
 LONGEST_MATCH = 4
 
 
 class Drafter(Protocol):
-    """Guesses how one sequence goes on."""
+    """Proposes draft tokens for one sequence."""
 
     def draft(self, ids: Sequence[int], count: int) -> list[int]:
         """Up to `count` tokens that may follow `ids`, which begin with those of the last call."""
@@ -28,8 +28,8 @@ class Drafter(Protocol):
 
 
 class PromptLookup:
-    """Guesses that what has followed the newest tokens before follows them again: good where a text
-    repeats itself, as code that is edited or refactored does."""
+    """Proposes what followed an earlier copy of the newest tokens (Saxena 2023, prompt lookup
+    decoding): good where a text repeats itself, as code that is edited does."""
 
     def __init__(self) -> None:
         self._read = 0
@@ -49,7 +49,7 @@ class PromptLookup:
 
 
 class DraftModel:
-    """Lets a smaller model of the same vocabulary go on greedily."""
+    """Proposes what a smaller model of the same vocabulary writes greedily."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
@@ -60,12 +60,8 @@ class DraftModel:
     def draft(self, ids: Sequence[int], count: int) -> list[int]:
         """What the smaller model would write."""
         device = self.model.tok_embeddings.weight.device
-        known = self._ids
-        same = next(
-            (at for at, (old, new) in enumerate(zip(known, ids, strict=False)) if old != new),
-            min(len(known), len(ids) - 1),
-        )
-        self.cache.lengths = [same]  # forgets drafts that were not kept
+        same = common_prefix(self._ids, ids)
+        self.cache.lengths = [same]  # forgets drafts that were not accepted
         drafted: list[int] = []
         unread = list(ids[same:])
         while len(drafted) < count:

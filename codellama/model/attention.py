@@ -48,7 +48,7 @@ def grouped_query_attention(
 
 
 class Attention(nn.Module):
-    """Projects to queries, keys and values, turns queries and keys by their position, attends.
+    """Projects to queries, keys and values, rotates queries and keys by their position, attends.
 
     Args:
         dim: channels of the input and of the output.
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         (batch, seq, dim) -> (batch, seq, dim)
 
     Attributes:
-        attend: `grouped_query_attention`, or something quicker that gives the same.
+        attend: `grouped_query_attention`, or another function of the same arguments and result.
     """
 
     def __init__(self, dim: int, n_heads: int, n_kv_heads: int) -> None:

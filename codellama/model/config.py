@@ -8,15 +8,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
+from codellama.errors import ConfigError
+
 LLAMA2_CONTEXT = 4096
 CODE_LLAMA_CONTEXT = 100 * 1024
 LARGEST = 2**24
 """Bounds the numbers that `_BOUNDS` leaves out, so that sizes of tensors fit 64 bits."""
 _BOUNDS = {"n_layers": 1000, "rope_theta": 10**12}
-
-
-class ConfigError(ValueError):
-    """Hyper-parameters that do not describe a model."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Rotary position embedding (Su et al. 2021, arXiv 2104.09864).
 
-Channels are taken in pairs (0, 1), (2, 3), …, as Meta's weights expect, and pair `i` of the vector
-at position `m` is turned by the angle `m * theta ** (-2i / head_dim)`. The dot product of a turned
-query and a turned key then depends on their distance alone. Code Llama raises `theta` from 1e4 to
-1e6, so that the slow pairs turn slower still and tell distances of 100k tokens apart (arXiv
-2308.12950, section 2.4).
+Channels are taken in pairs (0, 1), (2, 3), …, as Meta's weights expect. Pair `i` of the vector at
+position `m` is rotated by the angle `m * theta ** (-2i / head_dim)`. The dot product of a rotated
+query and a rotated key then depends on their distance alone. Code Llama raises `theta` from 1e4 to
+1e6: the slow pairs rotate slower still, and tell distances of 100k tokens apart (arXiv 2308.12950,
+section 2.4).
 """
 
 import torch
@@ -15,11 +15,11 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
     """Cosine and sine of the angle of every pair of channels at every position.
 
     Computed for the positions at hand, so that no table bounds the context. Everything is float32,
-    with the roundings of Meta's code, which the models were trained with: at position 100,000 bf16
-    would not even tell neighbouring tokens apart.
+    with the roundings of Meta's code, which the models were trained with: at position 100,000
+    bfloat16 would not even tell neighbouring tokens apart.
 
     Args:
-        positions: (batch, seq) whole numbers from 0.
+        positions: (batch, seq) numbers from 0.
         head_dim: channels of an attention head; even.
         theta: the base.
 
@@ -33,18 +33,11 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns every pair of channels by its angle, in float32; the result has the dtype of `x`.
-
-    A pair is a complex number, and turning it a product: `(x0 + i x1) * (cos + i sin)`.
+    """Rotates every pair of channels by its angle, in float32; the result has the dtype of `x`.
 
     Shape:
         x (batch, seq, heads, head_dim), cos and sin (batch, seq, 1, head_dim / 2) -> as x
     """
-    pairs = x.float().unflatten(-1, (-1, 2))
-    if torch.compiler.is_compiling():  # the product written out: only real numbers are fused
-        real, imaginary = pairs.unbind(-1)
-        parts = real * cos - imaginary * sin, real * sin + imaginary * cos
-        turned = torch.stack(parts, -1)
-    else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
-    return turned.flatten(-2).to(x.dtype)
+    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    return rotated.flatten(-2).to(x.dtype)

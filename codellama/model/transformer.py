@@ -55,7 +55,7 @@ class Transformer(nn.Module):
     `new_cache` the tokens continue the sequences that it holds.
 
     Attributes:
-        cache_type: what `new_cache` makes.
+        cache_type: the class of the caches that `new_cache` makes.
     """
 
     cache_type: type[KVCache] = KVCache
@@ -63,34 +63,26 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        # nn.Embedding's own initialisation takes a second on the meta device, where nothing needs
-        # it.
-        embedding = torch.empty(config.vocab_size, config.dim)
-        if not embedding.is_meta:
-            nn.init.normal_(embedding, std=0.02)
+        # nn.Embedding draws from a normal distribution, which takes seconds on the meta device.
+        embedding = torch.empty(config.vocab_size, config.dim).uniform_(-0.03, 0.03)
         self.tok_embeddings = nn.Embedding.from_pretrained(embedding, freeze=False)
         self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
 
-    def forward(
-        self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Scores of the next token after each given one.
 
         Args:
             tokens: (batch, seq) token ids.
-            cache: what came before; is extended by `tokens`.
-            positions: (batch, seq) where the tokens are, without a cache; 0, 1, 2 … unless given.
+            cache: keys and values of what came before; is extended by `tokens`.
 
         Returns:
             float32 logits (batch, seq, vocab_size)
         """
-        return self.logits(self.hidden(tokens, cache, positions))
+        return self.logits(self.hidden(tokens, cache))
 
-    def hidden(
-        self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None
-    ) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """The normalised output of the last block, for callers who need the logits of few
         positions. Takes what `forward` takes.
 
@@ -99,12 +91,12 @@ class Transformer(nn.Module):
         """
         seq = tokens.shape[1]
         mask = None
-        if cache is not None:
+        if cache is None:
+            positions = torch.arange(seq, device=tokens.device)[None]
+        else:
             positions = cache.next_positions(seq)
             if cache.needs_mask(seq):
                 mask = causal_mask(positions, cache.key_count(seq))
-        elif positions is None:
-            positions = torch.arange(seq, device=tokens.device)[None]
         cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
         x = self.tok_embeddings(tokens)
         for layer, block in enumerate(self.layers):

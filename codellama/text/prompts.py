@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from codellama.errors import PromptError
 from codellama.text.tokenizer import Tokenizer
 
 FILL = "<FILL_ME>"
 CONTROL_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<step>")
 
 Message = Mapping[str, str]
-
-
-class PromptError(ValueError):
-    """A prompt that the model's formats cannot express, or that would break out of them."""
 
 
 def split_fill(text: str) -> tuple[str, str]:
@@ -104,10 +101,11 @@ def chat(
 def _inst_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[str | int]:
     """`[INST] user [/INST] assistant `, each exchange a sequence of its own; the system message
     goes into the first user message (arXiv 2307.09288, appendix A.3.3)."""
-    contents = [message["content"].strip() for message in messages]
+    contents = [message["content"] for message in messages]
     if messages[0]["role"] == "system":
         system, user, *rest = contents
         contents = [f"<<SYS>>\n{system}\n<</SYS>>\n\n{user}", *rest]
+    contents = [content.strip() for content in contents]
     bos, eos = tokenizer.bos_id, tokenizer.eos_id
     parts: list[str | int] = []
     for user, assistant in zip(contents[0:-1:2], contents[1::2], strict=True):

@@ -9,14 +9,12 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
+from codellama.errors import TokenizerError
+
 TOKENIZER = "tokenizer.model"
 """The file of a checkpoint directory that holds the vocabulary."""
 SPACE = "▁"
 SENTINEL = "☺"
-
-
-class TokenizerError(ValueError):
-    """A vocabulary that cannot be read, or text and ids that it does not cover."""
 
 
 def _one_mark_per_byte(error: UnicodeError) -> tuple[str, int]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from codellama.errors import DataError
 from codellama.model.transformer import Transformer
-from codellama.training.documents import DataError
 
 
 @torch.no_grad()

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from codellama.text.prompts import PromptError
+from codellama.errors import DataError, PromptError
 from codellama.text.tokenizer import Tokenizer
 from codellama.training import infilling
-from codellama.training.documents import DataError, read_document
+from codellama.training.documents import read_document
 
 PADDING = -1
 SHORTEST_RUN = 8

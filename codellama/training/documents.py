@@ -9,12 +9,10 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from codellama.errors import DataError
+
 HELD_OUT_SHARE = 1 / 16
 FOREIGN = {"site-packages", "dist-packages", "__pycache__"}
-
-
-class DataError(ValueError):
-    """Documents that cannot be trained on."""
 
 
 @dataclass(frozen=True)

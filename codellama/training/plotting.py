@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from codellama.training.documents import DataError
+from codellama.errors import DataError
 
 SMOOTHING = 0.98
 

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from codellama.errors import DataError
 from codellama.model.config import ModelConfig
 from codellama.training import infilling
 from codellama.training.contexts import SHORTEST_RUN
-from codellama.training.documents import DataError, Documents, find_documents
+from codellama.training.documents import Documents, find_documents
 from codellama.training.trainer import Stage
 
 _RANGES = (

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codellama.errors import DataError
 from codellama.inference.compiled import can_compile
 from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
@@ -19,7 +20,7 @@ from codellama.text.tokenizer import TOKENIZER, Tokenizer
 from codellama.training import hardware, run_directory
 from codellama.training.averaging import mix
 from codellama.training.contexts import ContextStream
-from codellama.training.documents import DataError, read_document
+from codellama.training.documents import read_document
 from codellama.training.expansion import insert_blocks
 from codellama.training.recipe import Recipe
 from codellama.training.tokenizer import train_tokenizer

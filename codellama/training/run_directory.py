@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from codellama.errors import DataError
 from codellama.text.tokenizer import TOKENIZER
-from codellama.training.documents import DataError
 
 RECIPE = "recipe.json"
 STATE = "state.pt"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from sentencepiece import SentencePieceTrainer
 
-from codellama.text.tokenizer import TokenizerError
+from codellama.errors import TokenizerError
 
 EXTRA_PIECES = (
     *("▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E", "▁<EOT"),

@@ -1,4 +1,4 @@
-"""What a checkpoint is, whatever format it has on disk: one whole model, parameter by parameter."""
+"""What a checkpoint is in any format on disk: one whole model, read parameter by parameter."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from codellama.errors import CheckpointError
 from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
-from codellama.weights.downloads import CheckpointError
 
 Region = tuple[slice, ...]
 """A part of a tensor: a range of indices for each of its dimensions."""
@@ -57,7 +57,7 @@ class Checkpoint(ABC):
         if len(self.dtypes) > 1 or not self.dtypes <= COMPUTED:
             raise CheckpointError(
                 f"{self.directory} has weights of {dtype_names(self.dtypes)}; choose one dtype for "
-                "all by --dtype float32, bfloat16 or float16 (in Python dtype=)"
+                "all: float32, bfloat16 or float16"
             )
         return next(iter(self.dtypes))
 
@@ -75,14 +75,15 @@ class Checkpoint(ABC):
         self,
         name: str,
         region: Region | None = None,
+        *,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        """One parameter under its name in `Transformer`, or a region of it.
+        """One parameter under its name in `Transformer`, or a region of it, contiguous.
 
-        On a CPU the result is mapped from disk where one file holds it as it is, in that dtype;
-        what has to be put together from several, or in another order, is copied straight into its
-        final place. Nothing around a region is read.
+        On a CPU the result is mapped from disk where one file holds it as it is, in that dtype.
+        What has to be joined from several files, or reordered, is copied straight into its final
+        memory. Nothing around a region is read.
 
         Raises:
             CheckpointError: float16 was asked for and cannot hold a number; or no dtype was, and
@@ -92,6 +93,7 @@ class Checkpoint(ABC):
         dtype = dtype or self.dtype
         if len(parts) == 1:
             whole = parts[0].to(device, dtype, copy=self._is_tied(name, region, parts[0]))
+            whole = whole.contiguous()
         else:
             shape = list(parts[0].shape)
             widths = [part.shape[dimension] for part in parts]
@@ -168,7 +170,7 @@ def weight_dtypes(tensors: Mapping[str, Tensor]) -> set[torch.dtype]:
 
 
 def dtype_names(dtypes: Collection[torch.dtype]) -> str:
-    """As in `bfloat16 and float32`."""
+    """Names joined by "and": `bfloat16 and float32`."""
     return " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
 

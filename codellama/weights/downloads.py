@@ -13,16 +13,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from codellama.errors import CheckpointError
+
 Progress = Callable[[int, int], None]
 """Told how many bytes are done, and of how many."""
 
 CHECKLIST = "checklist.chk"
 ZIP = b"PK\x03\x04"
 """How a zip archive begins, as PyTorch writes."""
-
-
-class CheckpointError(ValueError):
-    """Files that are not a checkpoint, or not one whole checkpoint."""
 
 
 def check_download(path: Path) -> None:

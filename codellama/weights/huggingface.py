@@ -16,6 +16,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from codellama.errors import CheckpointError
 from codellama.model.config import ModelConfig
 from codellama.weights.checkpoint import (
     Checkpoint,
@@ -26,7 +27,7 @@ from codellama.weights.checkpoint import (
     parameter_shapes,
     weight_dtypes,
 )
-from codellama.weights.downloads import CheckpointError, Progress, read_json, read_safetensors
+from codellama.weights.downloads import Progress, read_json, read_safetensors
 from codellama.weights.huggingface_config import CONFIG, model_config, settings_of
 
 SINGLE_FILE = "model.safetensors"
@@ -125,6 +126,7 @@ def save_checkpoint(
     directory: str | Path,
     config: ModelConfig,
     read: Read,
+    *,
     file_bytes: int = FILE_BYTES,
     progress: Progress | None = None,
 ) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from codellama.model.config import ConfigError, ModelConfig
-from codellama.weights.downloads import CheckpointError
+from codellama.errors import CheckpointError, ConfigError
+from codellama.model.config import ModelConfig
 from codellama.weights.variants import matching
 
 CONFIG = "config.json"

@@ -1,20 +1,139 @@
-"""From a checkpoint directory to a model and a tokenizer in memory."""
+"""From a checkpoint directory to a model and a tokenizer in memory.
+
+The way of a parameter has three stops. The format (`meta.py`, `huggingface.py`) knows its name in
+the files, how it was cut, and the order of its rows. The loader here asks for one parameter after
+the other. A `Place` puts each into a model that was built without memory.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import Tensor, nn
 
+from codellama.errors import CheckpointError, RequestError, TokenizerError
 from codellama.model.transformer import Transformer
-from codellama.text.tokenizer import TOKENIZER, Tokenizer, TokenizerError
-from codellama.weights.checkpoint import Checkpoint
-from codellama.weights.downloads import CheckpointError, Progress, check_download
+from codellama.text.tokenizer import TOKENIZER, Tokenizer
+from codellama.weights.checkpoint import Checkpoint, Region
+from codellama.weights.downloads import Progress, check_download
 from codellama.weights.huggingface import HuggingFaceCheckpoint
 from codellama.weights.huggingface_config import CONFIG
-from codellama.weights.layout import Layout, PackedLinear
 from codellama.weights.meta import PARAMS, MetaCheckpoint
-from codellama.weights.quantized_checkpoint import FILE, QuantizedCheckpoint
+
+ROUNDED = "quantized.safetensors"
+"""The file of a checkpoint whose matrices are 8-bit or 4-bit integers."""
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is held in memory.
+
+    Args:
+        device: cpu, cuda, cuda:1 or mps; without it, the best there is.
+        dtype: bfloat16, float16 or float32; without it, that of the files.
+        quantize: int8 or int4: round the matrices to so many bits while they are read.
+        kv_dtype: int8: round keys and values in the KV cache, for half its memory.
+        compile: prepare for many or long texts: matrices in the order that the processor's library
+            reads fastest, decoding steps fused by torch.compile. Takes seconds to minutes at first.
+
+    Raises:
+        RequestError: a value is none of these, or this machine has no such device.
+    """
+
+    device: str | torch.device | None = None
+    dtype: str | torch.dtype | None = None
+    quantize: str | None = None
+    kv_dtype: str | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        torch_device(self.device)
+        torch_dtype(self.dtype)
+        if self.quantize not in (None, "int8", "int4"):
+            raise RequestError(f"quantize is {self.quantize!r}; expected int8 or int4")
+        if self.kv_dtype not in (None, "int8"):
+            raise RequestError(f"kv_dtype is {self.kv_dtype!r}; expected int8")
+
+
+class Place(Protocol):
+    """Puts the parameter `name` into a model whose parameters have no memory yet.
+
+    `read()` gives the whole parameter in its final dtype, on its device; `read(region)` reads that
+    part of it and nothing else from disk. A place may keep something else than a parameter, such as
+    a layer of integers: memory then never holds more than one matrix in both forms.
+    """
+
+    def __call__(self, model: Transformer, name: str, read: Callable[..., Tensor], /) -> None: ...
+
+
+def place_whole(model: Transformer, name: str, read: Callable[..., Tensor]) -> None:
+    """The plain `Place`: an ordinary parameter."""
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(read()))
+
+
+def load_model(
+    directory: str | Path,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    progress: Progress | None = None,
+    *,
+    place: Place = place_whole,
+) -> Transformer:
+    """Builds the model of a checkpoint directory, weights in place, in evaluation mode.
+
+    On a CPU a parameter that one file holds just so, in its own dtype, stays mapped from disk and
+    is read when it is used. Otherwise memory grows to the size of the weights plus one parameter,
+    however many files there are.
+
+    Args:
+        directory: a checkpoint in any format.
+        device: where the weights go; None picks CUDA, else MPS, else the CPU.
+        dtype: None keeps the stored one, if there is one for all weights.
+        progress: told bytes done and bytes in all, after each parameter.
+        place: puts each parameter into the model.
+
+    Raises:
+        CheckpointError: as `open_checkpoint` and `Checkpoint.read`.
+        RequestError: there is no such device or dtype.
+    """
+    target = torch_device(device) or default_device()
+    checkpoint = open_checkpoint(directory)
+    kind = torch_dtype(dtype) or checkpoint.dtype
+    with torch.device("meta"):
+        model = Transformer(checkpoint.config)
+    total = checkpoint.config.parameter_count * kind.itemsize
+    done = 0
+    for name, parameter in dict(model.named_parameters()).items():
+        place(model, name, partial(_read, checkpoint, name, kind, target))
+        done += parameter.numel() * kind.itemsize
+        if progress:
+            progress(done, total)
+    return model.eval()
+
+
+def _read(
+    checkpoint: Checkpoint,
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    region: Region | None = None,
+) -> Tensor:
+    return checkpoint.read(name, region, dtype=dtype, device=device)
 
 
 def open_checkpoint(directory: str | Path) -> Checkpoint:
@@ -33,61 +152,11 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
         )
     if (directory / CONFIG).exists() and not (directory / PARAMS).exists():
         return HuggingFaceCheckpoint(directory)
-    if (directory / FILE).exists():
-        return QuantizedCheckpoint(directory)
+    if (directory / ROUNDED).exists():
+        from codellama.fast.rounded_checkpoint import RoundedCheckpoint
+
+        return RoundedCheckpoint(directory)
     return MetaCheckpoint(directory)
-
-
-def load_model(
-    directory: str | Path,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    progress: Progress | None = None,
-    layout: Layout | None = None,
-) -> Transformer:
-    """Builds the model of a checkpoint directory, weights in place, in evaluation mode.
-
-    The model is built without memory, then given one parameter after the other. On a CPU a
-    parameter that one file holds just so, in its own dtype, stays mapped from disk and is read when
-    it is used; otherwise memory grows to the weights' size plus one parameter's, however many files
-    there are.
-
-    Args:
-        directory: a checkpoint.
-        device: where the weights go; None picks CUDA, else MPS, else the CPU.
-        dtype: None keeps the stored one, if there is one for all weights.
-        progress: told bytes done and bytes in all, after each parameter.
-        layout: how to hold the model; None: whole.
-
-    Raises:
-        CheckpointError: as `open_checkpoint` and `Checkpoint.read`; or the checkpoint is rounded
-            already, and another layout or dtype was asked for.
-    """
-    checkpoint = open_checkpoint(directory)
-    device = torch.device(device) if device is not None else default_device()
-    if isinstance(checkpoint, QuantizedCheckpoint):
-        if layout is not None or dtype not in (None, checkpoint.dtype):
-            raise CheckpointError(
-                f"{directory} is rounded to {checkpoint.mode} for {checkpoint.dtype}, in one "
-                "process; load the checkpoint that it was made from instead"
-            )
-        return checkpoint.model(device).eval()
-    dtype = dtype or checkpoint.dtype
-    with torch.device("meta"):
-        model = Transformer(checkpoint.config)
-    layout = layout or Layout()
-    layout.prepare(model)
-    total = checkpoint.config.parameter_count * dtype.itemsize
-    done = 0
-    for name, parameter in dict(model.named_parameters()).items():
-        owner, _, leaf = name.rpartition(".")
-        share = checkpoint.read(name, layout.region(parameter), dtype, device).contiguous()
-        layout.place(model.get_submodule(owner), leaf, share)
-        done += parameter.numel() * dtype.itemsize
-        if progress:
-            progress(done, total)
-    layout.finish()
-    return model.eval()
 
 
 def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
@@ -117,10 +186,11 @@ def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
 
 
 def weight_bytes(model: Transformer) -> int:
-    """Memory that a model's parameters take, rounded and packed ones included."""
+    """Memory that a model's weights take, in bytes. Modules that keep them in no tensor say how
+    much in an attribute `weight_bytes`."""
     tensors = [*model.parameters(), *model.buffers()]
-    opaque = (module.opaque_bytes for module in model.modules() if isinstance(module, PackedLinear))
-    return sum(tensor.numel() * tensor.itemsize for tensor in tensors) + sum(opaque)
+    others = (getattr(module, "weight_bytes", 0) for module in model.modules())
+    return sum(tensor.numel() * tensor.itemsize for tensor in tensors) + sum(others)
 
 
 def default_device() -> torch.device:
@@ -128,3 +198,36 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def torch_device(name: str | torch.device | None) -> torch.device | None:
+    """The device of that name, if this machine has it; None stays None.
+
+    Raises:
+        RequestError: it has not.
+    """
+    if name is None:
+        return None
+    try:
+        device = torch.empty(0, device=name).device
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("no device for models")
+        return device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = re.split(r"[\n.]", str(error))[0]
+        raise RequestError(
+            f"device is {str(name)!r}: {reason}; expected cpu, cuda, cuda:1 or mps"
+        ) from None
+
+
+def torch_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype of that name, if models compute in it; None stays None.
+
+    Raises:
+        RequestError: they do not.
+    """
+    if name is None or name in DTYPES.values():
+        return name  # type: ignore[return-value]
+    if name not in DTYPES:
+        raise RequestError(f"dtype is {str(name)!r}; expected one of {', '.join(DTYPES)}")
+    return DTYPES[str(name)]

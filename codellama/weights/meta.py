@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codellama.model.config import ConfigError, ModelConfig
+from codellama.errors import CheckpointError, ConfigError
+from codellama.model.config import ModelConfig
 from codellama.weights.checkpoint import (
     Checkpoint,
     Read,
@@ -28,14 +29,7 @@ from codellama.weights.checkpoint import (
     parameter_shapes,
     weight_dtypes,
 )
-from codellama.weights.downloads import (
-    ZIP,
-    CheckpointError,
-    Progress,
-    check_download,
-    read_json,
-    unreadable,
-)
+from codellama.weights.downloads import ZIP, Progress, check_download, read_json, unreadable
 
 PARAMS = "params.json"
 _DERIVED = "rope.freqs"  # Llama 2's files carry this table; it follows from params.json
@@ -112,6 +106,7 @@ def save_checkpoint(
     config: ModelConfig,
     read: Read,
     shards: int = 1,
+    *,
     progress: Progress | None = None,
 ) -> None:
     """Writes `params.json` and shards as Meta would have cut them.
@@ -132,7 +127,7 @@ def save_checkpoint(
     with new_directory(directory) as beside:
         for number in range(shards):
             part = {
-                name: _alone(read(name, _share(name, shape, number, shards)))
+                name: _alone(read(name, shard_region(name, shape, number, shards)))
                 for name, shape in shapes.items()
             }
             torch.save(part, beside / f"consolidated.{number:02d}.pth")
@@ -156,8 +151,8 @@ def check_shards(config: ModelConfig, shards: int) -> None:
         )
 
 
-def _share(name: str, shape: Sequence[int], number: int, shards: int) -> Region | None:
-    """The region of a parameter that shard `number` holds."""
+def shard_region(name: str, shape: Sequence[int], number: int, shards: int) -> Region | None:
+    """The region of a parameter that shard `number` of so many holds; None: all of it."""
     dimension = cut_dimension(name)
     if dimension is None or shards == 1:
         return None

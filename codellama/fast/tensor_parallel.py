@@ -1,0 +1,112 @@
+"""Tensor parallelism: one model laid over several processes, each with a device of its own.
+
+Slow or impossible: a model that one device cannot hold, or reads too slowly.
+Instead: the plan of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053), laid over the unchanged
+    `Transformer` with PyTorch's DTensor, cut as Meta cut its files. The first matrices of
+    attention and feed-forward are cut by rows of their output, so that each process computes some
+    of the heads and some of the hidden channels; the second ones by columns of their input, so
+    that one all-reduce after each adds the shares up. The embedding is cut by channels, the
+    output by vocabulary, and the logits are gathered for sampling.
+Gains: memory divided by the processes.
+Costs: two all-reduces a block.
+Not for: quantised and compiled models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+from codellama.errors import RequestError
+from codellama.model.attention import Attention
+from codellama.model.config import ModelConfig
+from codellama.model.transformer import Transformer
+from codellama.weights.loading import Place, place_whole
+from codellama.weights.meta import cut_dimension, shard_region
+
+T = TypeVar("T")
+
+
+def place_share(mesh: DeviceMesh) -> Place:
+    """Reads this process's share of each parameter, and nothing else."""
+
+    def place(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
+        dimension = cut_dimension(name)
+        if dimension is None:
+            return place_whole(model, name, read)
+        shape = model.get_parameter(name).shape
+        share = read(shard_region(name, shape, mesh.get_local_rank(), mesh.size()))
+        whole = DTensor.from_local(share, mesh, [Shard(dimension)], run_check=False)
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(whole))
+        return None
+
+    return place
+
+
+def parallelize(model: Transformer, mesh: DeviceMesh) -> None:
+    """Lets a model whose shares are in place exchange activations."""
+    gathered = ColwiseParallel(input_layouts=Replicate(), output_layouts=Replicate())
+    first, second = ColwiseParallel(), RowwiseParallel()
+    plan = {
+        "tok_embeddings": gathered,
+        **{f"layers.*.attention.{name}": first for name in ("wq", "wk", "wv")},
+        "layers.*.attention.wo": second,
+        **{f"layers.*.feed_forward.{name}": first for name in ("w1", "w3")},
+        "layers.*.feed_forward.w2": second,
+        "output": gathered,
+    }
+    parallelize_module(model, mesh, plan)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.n_kv_heads //= mesh.size()
+
+
+def check_divisible(config: ModelConfig, size: int) -> None:
+    """Raises RequestError if `size` processes cannot share a model out evenly."""
+    cut = {
+        "key-value heads": config.n_kv_heads,
+        "hidden channels": config.hidden_dim,
+        "channels": config.dim,
+        "token ids": config.vocab_size,
+    }
+    for what, count in cut.items():
+        if count % size:
+            raise RequestError(
+                f"the model's {count} {what} cannot be shared out evenly among {size} processes; "
+                f"start a number of processes that divides {count}"
+            )
+
+
+def launched_mesh(device: torch.device | None = None) -> DeviceMesh:
+    """Joins the processes that torchrun started: over NCCL on CUDA, else over Gloo on the CPU.
+
+    On a CPU the cores of this machine are shared out among its processes.
+    """
+    kind = device.type if device else "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // neighbours))
+    return init_device_mesh(kind, (int(os.environ["WORLD_SIZE"]),))
+
+
+def from_first_rank(read: Callable[[], T], mesh: DeviceMesh) -> T:
+    """Calls `read` in the first process alone; all get what it returns."""
+    box: list[object] = [json.dumps(read()) if mesh.get_local_rank() == 0 else None]
+    dist.broadcast_object_list(box, group=mesh.get_group(), group_src=0)
+    return cast(T, json.loads(cast(str, box[0])))
