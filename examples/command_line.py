@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
+import typing
 from collections.abc import Callable
+from dataclasses import fields
 from typing import NoReturn
 
 from codellama.cli import run
@@ -13,5 +14,6 @@ from codellama.cli import run
 def run_example(example: Callable[..., None]) -> NoReturn:
     """As `codellama.cli.run`; a first word that is no option is the value of the first one."""
     if sys.argv[1:] and not sys.argv[1].startswith("-"):
-        sys.argv.insert(1, f"--{next(iter(inspect.signature(example).parameters))}")
+        options = next(iter(typing.get_type_hints(example).values()))
+        sys.argv.insert(1, f"--{fields(options)[0].name}")
     run(example)

@@ -9,6 +9,7 @@ What it writes, it writes as Meta does: `params.json`, `consolidated.*.pth` and 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,17 +27,9 @@ def tokenizer_model(vocab_size: int = 512) -> bytes:
     return train_tokenizer((path.read_text("utf-8") for path in sorted(sources)), vocab_size)
 
 
-def random_checkpoint(
-    directory: str,
-    dim: int = 64,
-    n_layers: int = 2,
-    n_heads: int = 4,
-    n_kv_heads: int = 2,
-    vocab_size: int = 512,
-    shards: int = 1,
-    seed: int = 0,
-) -> None:
-    """Writes a checkpoint of random weights.
+@dataclass(frozen=True)
+class Shape:
+    """What to write.
 
     Args:
         directory: where to.
@@ -48,17 +41,37 @@ def random_checkpoint(
         shards: number of files to cut the weights into.
         seed: the same seed gives the same weights.
     """
-    tokenizer = tokenizer_model(vocab_size)
-    config = ModelConfig(dim, n_layers, n_heads, vocab_size, n_kv_heads, rope_theta=1e6)
-    generator = torch.Generator().manual_seed(seed)
+
+    directory: str
+    dim: int = 64
+    n_layers: int = 2
+    n_heads: int = 4
+    n_kv_heads: int = 2
+    vocab_size: int = 512
+    shards: int = 1
+    seed: int = 0
+
+
+def random_checkpoint(shape: Shape) -> None:
+    """Write a checkpoint of random weights."""
+    tokenizer = tokenizer_model(shape.vocab_size)
+    config = ModelConfig(
+        dim=shape.dim,
+        n_layers=shape.n_layers,
+        n_heads=shape.n_heads,
+        n_kv_heads=shape.n_kv_heads,
+        vocab_size=shape.vocab_size,
+        rope_theta=1e6,
+    )
+    generator = torch.Generator().manual_seed(shape.seed)
     weights = {
-        name: torch.ones(shape)
-        if len(shape) == 1
-        else torch.randn(shape, generator=generator) * shape[-1] ** -0.5
-        for name, shape in parameter_shapes(config).items()
+        name: torch.ones(size)
+        if len(size) == 1
+        else torch.randn(size, generator=generator) * size[-1] ** -0.5
+        for name, size in parameter_shapes(config).items()
     }
-    save_checkpoint(directory, config, reader(weights), shards)
-    (Path(directory) / "tokenizer.model").write_bytes(tokenizer)
+    save_checkpoint(shape.directory, config, reader(weights), shape.shards)
+    (Path(shape.directory) / "tokenizer.model").write_bytes(tokenizer)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_checkpoint import random_checkpoint, tokenizer_model
+from random_checkpoint import Shape, random_checkpoint, tokenizer_model
 
 from codellama import CodeLlama, Tokenizer
 
@@ -15,7 +15,7 @@ torch.set_num_threads(1)  # models this small lose more to threads than they gai
 def checkpoint(tmp_path_factory) -> Path:
     """A checkpoint directory of random weights in one shard, with a vocabulary that can infill."""
     directory = tmp_path_factory.mktemp("checkpoint")
-    random_checkpoint(str(directory))
+    random_checkpoint(Shape(str(directory)))
     return directory
 
 
