@@ -87,7 +87,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 def _infilling(variants: list[Variant], has_tokens: bool) -> str:
     if not has_tokens:
         return "no: the vocabulary has no infilling tokens"
-    if any(variant.infilling == "untrained" for variant in variants):
+    if any(variant.infilling == "unstated" for variant in variants):
         return "the vocabulary has the tokens, but the model may not have been trained with them"
     return "yes"
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codellama.errors import UsageError
+from codellama.errors import RequestError
 from codellama.inference.decoding import Timing
 from codellama.inference.generation import CodeLlama
 
@@ -40,7 +40,7 @@ class Workload:
     def __post_init__(self) -> None:
         for name, least in (("prompt_tokens", 1), ("new_tokens", 2), ("batch", 1)):
             if (value := getattr(self, name)) < least:
-                raise UsageError(f"--{name} is {value}; expected {least} or more")
+                raise RequestError(f"{name} is {value}; expected {least} or more")
 
     def prompts(self, vocab_size: int) -> list[list[int]]:
         """The same token ids at every call."""

@@ -230,9 +230,10 @@ class CodeLlama:
             suffix_first=suffix_first,
             allow_control_tags=allow_control_tags,
         )
-        if any(variant.infilling == "untrained" for variant in matching(self.model.config)):
+        if any(variant.infilling == "unstated" for variant in matching(self.model.config)):
             warnings.warn(
-                "Code Llama 70B has infilling tokens, but may not have been trained to infill",
+                "Code Llama 70B Python and Instruct have infilling tokens, but may not have been "
+                "trained with them",
                 stacklevel=3,
             )
         return Prompt(ids, self._stop_ids(self.tokenizer.eot_id), continuation=True)
@@ -300,7 +301,7 @@ class CodeLlama:
             )
         budget = min(options.max_new_tokens, config.max_seq_len - len(ids))
         device = self.model.tok_embeddings.weight.device
-        return RunningSequence(prompt, options, self.tokenizer, budget, device)
+        return RunningSequence(prompt, options, self.tokenizer, budget, device=device)
 
 
 def _refuse_healing(keywords: Mapping[str, Any]) -> None:

@@ -140,6 +140,7 @@ class RunningSequence:
         options: Options,
         tokenizer: Tokenizer,
         budget: int,
+        *,
         device: torch.device | str = "cpu",
     ) -> None:
         self.prompt = prompt

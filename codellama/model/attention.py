@@ -78,6 +78,7 @@ class Attention(nn.Module):
         cos: Tensor,
         sin: Tensor,
         mask: Tensor | None = None,
+        *,
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Tensor:

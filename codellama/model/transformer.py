@@ -41,10 +41,12 @@ class TransformerBlock(nn.Module):
         cos: Tensor,
         sin: Tensor,
         mask: Tensor | None = None,
+        *,
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache, layer)
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, cos, sin, mask, cache=cache, layer=layer)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -100,7 +102,7 @@ class Transformer(nn.Module):
         cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
         x = self.tok_embeddings(tokens)
         for layer, block in enumerate(self.layers):
-            x = block(x, cos, sin, mask, cache, layer)
+            x = block(x, cos, sin, mask, cache=cache, layer=layer)
         if cache is not None:
             cache.advance(seq)
         return self.norm(x)
@@ -122,7 +124,7 @@ class Transformer(nn.Module):
             attention.n_kv_heads,
             attention.head_dim,
             batch_size,
-            capacity,
-            weight.dtype,
-            weight.device,
+            capacity=capacity,
+            dtype=weight.dtype,
+            device=weight.device,
         )

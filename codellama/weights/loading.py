@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from codellama.errors import CheckpointError, RequestError, TokenizerError
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
-from codellama.weights.checkpoint import Checkpoint, Region
+from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import Progress, check_download
 from codellama.weights.huggingface import HuggingFaceCheckpoint
 from codellama.weights.huggingface_config import CONFIG
@@ -119,21 +119,11 @@ def load_model(
     total = checkpoint.config.parameter_count * kind.itemsize
     done = 0
     for name, parameter in dict(model.named_parameters()).items():
-        place(model, name, partial(_read, checkpoint, name, kind, target))
+        place(model, name, partial(checkpoint.read, name, dtype=kind, device=target))
         done += parameter.numel() * kind.itemsize
         if progress:
             progress(done, total)
     return model.eval()
-
-
-def _read(
-    checkpoint: Checkpoint,
-    name: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    region: Region | None = None,
-) -> Tensor:
-    return checkpoint.read(name, region, dtype=dtype, device=device)
 
 
 def open_checkpoint(directory: str | Path) -> Checkpoint:

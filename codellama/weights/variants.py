@@ -7,7 +7,7 @@ from typing import Literal
 
 from codellama.model.config import ModelConfig
 
-Infilling = Literal["yes", "no", "untrained"]
+Infilling = Literal["yes", "no", "unstated"]
 Chat = Literal["[INST]", "Source:"]
 
 
@@ -15,8 +15,8 @@ Chat = Literal["[INST]", "Source:"]
 class Variant:
     """What is published of one checkpoint.
 
-    `infilling` is "untrained" where the vocabulary has the tokens but Meta's pages disagree on
-    whether the model learned to use them. `trained_context` counts the tokens of a sequence in
+    `infilling` is "unstated" where the vocabulary has the tokens but the paper does not say that
+    the model was trained with them. `trained_context` counts the tokens of a sequence in
     training; `chat` names the prompt format, None for models that do not chat.
     """
 
@@ -34,7 +34,14 @@ _SIZES = {
     "34b": (ModelConfig(8192, 48, 64, 32000, n_kv_heads=8, rope_theta=1e6), 4),
     "70b": (
         ModelConfig(
-            8192, 80, 64, 32016, 8, multiple_of=4096, ffn_dim_multiplier=1.3, rope_theta=1e6
+            8192,
+            80,
+            64,
+            32016,
+            n_kv_heads=8,
+            multiple_of=4096,
+            ffn_dim_multiplier=1.3,
+            rope_theta=1e6,
         ),
         8,
     ),
@@ -49,14 +56,14 @@ def _variant(size: str, kind: Literal["", "Python", "Instruct"]) -> Variant:
     if size == "70b" and kind:
         context = 4096
         config = replace(config, rope_theta=1e4, max_seq_len=0)
-    infilling: Infilling = (
-        "untrained" if size == "70b" else "no" if config.vocab_size == 32000 else "yes"
-    )
+    infilling: Infilling = "no" if config.vocab_size == 32000 else "yes"
+    if size == "70b" and kind:
+        infilling = "unstated"
     chat: Chat | None = None
     if kind == "Instruct":
         chat = "Source:" if size == "70b" else "[INST]"
     name = f"CodeLlama-{size}" + (f"-{kind}" if kind else "")
-    return Variant(name, config, shards, context, infilling, chat)
+    return Variant(name, config, shards, context, infilling=infilling, chat=chat)
 
 
 VARIANTS: dict[str, Variant] = {
