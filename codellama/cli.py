@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -71,7 +72,7 @@ def run(command: Command | Mapping[str, Command]) -> NoReturn:
     `arguments.parse`). Of several commands the first word on the command line picks one.
 
     Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
-    whoever reads the output has closed it.
+    whoever reads the output has closed it; 143 after SIGTERM.
     """
     if _is_launched() and os.environ["RANK"] != "0":  # the first process speaks for all
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
@@ -81,7 +82,9 @@ def run(command: Command | Mapping[str, Command]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # what models write fits no smaller alphabet
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+        if not _is_launched():  # torchrun's processes end at once
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         code = _exit_code(command, sys.argv[1:])
     if _is_launched():
         _leave(code)
@@ -126,7 +129,7 @@ def _exit_code(command: Command | Mapping[str, Command], arguments: list[str]) -
     except (OSError, torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         return _system_failure(error)
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        say("")
         return 130
     return 0
 
@@ -148,7 +151,7 @@ def _pick(commands: Mapping[str, Command], arguments: list[str]) -> tuple[Comman
 
 
 def _fail(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    say(f"error: {sentence}")
     return 2
 
 
@@ -163,7 +166,7 @@ def _system_failure(error: BaseException) -> int:
         _forget_output()
         return _fail(f"output: {error.strerror}")
     if "by peer" in str(error):  # Gloo has no type of its own for it
-        print("error: another process of this run has ended, so this one ends", file=sys.stderr)
+        say("error: another process of this run has ended, so this one ends")
         return 1
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
         return _fail(
@@ -171,6 +174,12 @@ def _system_failure(error: BaseException) -> int:
             "or batch"
         )
     raise error
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Prints to stderr; results come all the same where that is closed or full."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, end=end, file=sys.stderr, flush=True)
 
 
 def _forget_output() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from codellama.cli import progress_bar, run, user_path
+from codellama.cli import progress_bar, run, say, user_path
 from codellama.errors import UsageError
 from codellama.text.tokenizer import TOKENIZER
 from codellama.weights import huggingface, meta
@@ -59,7 +58,7 @@ def convert(conversion: Conversion) -> None:
     if tokenizer.is_file():
         load_tokenizer(source.directory, source.config.vocab_size)  # refuses one that does not fit
     elif not conversion.quiet:
-        print(f"warning: {source.directory} has no {TOKENIZER} to copy", file=sys.stderr)
+        say(f"warning: {source.directory} has no {TOKENIZER} to copy")
     dtype = torch_dtype(conversion.dtype) or source.dtype
     with new_directory(user_path(conversion.dst)) as beside:
         _write(source, beside, dtype, conversion)

@@ -8,7 +8,7 @@ from typing import Any
 
 from codellama.cli import checkpoint_directory, human_bytes, progress_bar, run
 from codellama.errors import CheckpointError
-from codellama.weights.checkpoint import Checkpoint, dtype_names
+from codellama.weights.checkpoint import Checkpoint, dtype_names, parameter_shapes
 from codellama.weights.downloads import verify_checklist
 from codellama.weights.loading import load_tokenizer, open_checkpoint
 from codellama.weights.variants import Variant, matching
@@ -23,11 +23,13 @@ class Description:
     Args:
         ckpt: checkpoint directory; without it, the small one that comes with the package.
         md5: compare the files with checklist.chk, where there is one; this reads all of them.
+        check: read all weights, and name the first that holds NaN or infinity.
         json: print one JSON object instead.
     """
 
     ckpt: str | None = None
     md5: bool = True
+    check: bool = False
     json: bool = False
 
 
@@ -37,7 +39,8 @@ def describe(description: Description) -> None:
     Exit code 2 if the files are not one whole checkpoint, or differ from their checklist.
     """
     directory = checkpoint_directory(description.ckpt)
-    facts = describe_checkpoint(open_checkpoint(directory))
+    checkpoint = open_checkpoint(directory)
+    facts = describe_checkpoint(checkpoint)
     if not description.json:
         for name, value in facts.items():
             label = name.replace("_bytes", "").replace("_", " ")
@@ -51,8 +54,22 @@ def describe(description: Description) -> None:
     else:
         for name, verdict in verdicts.items():
             print(f"{'md5 of ' + name:<26} {verdict}")
+    if description.check:
+        _check_weights(checkpoint)
     if wrong := [name for name, verdict in verdicts.items() if verdict != "ok"]:
         raise CheckpointError(f"{directory}: not as in checklist.chk: {', '.join(wrong)}")
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a weight that is NaN or infinite."""
+    names = list(parameter_shapes(checkpoint.config))
+    with progress_bar("checking", unit="tensor") as progress:
+        for number, name in enumerate(names, 1):
+            if not checkpoint.read(name).isfinite().all():
+                raise CheckpointError(
+                    f"{checkpoint.directory}: {name} holds NaN or infinity; download it again"
+                )
+            progress(number, len(names))
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

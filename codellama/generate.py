@@ -20,6 +20,7 @@ from codellama.cli import (
     peak_memory_bytes,
     read_once,
     run,
+    say,
     user_path,
 )
 from codellama.errors import PromptError, RequestError, UsageError
@@ -91,7 +92,7 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
     if request.draft_ckpt is not None:
         llm.load_draft(user_path(request.draft_ckpt), fast=not source.plain)
     if not source.quiet:
-        print(_summary(llm, time.perf_counter() - started, mesh), file=sys.stderr)
+        say(_summary(llm, time.perf_counter() - started, mesh))
     if request.chat:
         _Conversation(llm, request.system, options, quiet=source.quiet, mesh=mesh).hold()
     elif source.json or len(prompts) > 1 or options.num_samples > 1:
@@ -99,17 +100,26 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
     else:
         _print_stream(llm, prompts[0], request, options)
     if not source.quiet:
-        print(_report(llm), file=sys.stderr)
+        say(_report(llm))
 
 
 def _prompts(request: Request, mesh: DeviceMesh | None) -> list[str]:
     if request.prompt is not None:
+        _check_prompt(request.prompt)
         return [request.prompt]
     if request.file is None:
         return [read_once(_standard_input, mesh)]
     path = user_path(request.file)
     text = _text(str(path), path.read_bytes().removeprefix(codecs.BOM_UTF8))
     return _json_strings(path, text) if path.suffix.lower() == ".jsonl" else [text]
+
+
+def _check_prompt(text: str) -> None:
+    """Raises PromptError for what no model takes, before any is loaded."""
+    if FILL in text:
+        split_fill(text)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise PromptError("the text is not valid Unicode: it holds half of a surrogate pair")
 
 
 def _json_strings(path: Path, text: str) -> list[str]:
@@ -125,6 +135,10 @@ def _json_strings(path: Path, text: str) -> list[str]:
                 raise UsageError(
                     f"{path}, line {number}: expected a JSON string, got {line[:40]!r}"
                 )
+            try:
+                _check_prompt(prompts[-1])
+            except PromptError as error:
+                raise UsageError(f"{path}, line {number}: {error}") from None
     if not prompts:
         raise UsageError(f"{path} holds no prompt")
     return prompts
@@ -136,8 +150,13 @@ def _standard_input() -> str:
     return _text("standard input", sys.stdin.buffer.read())
 
 
-def _line() -> str:
-    return _text("standard input", sys.stdin.buffer.readline())
+def _line() -> str | None:
+    """The next line of a chat; empty at its end, None if it is not UTF-8."""
+    line = b"" if sys.stdin is None else sys.stdin.buffer.readline()
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _text(source: str, content: bytes) -> str:
@@ -196,10 +215,14 @@ class _Conversation:
         variants = matching(self.llm.model.config)
         if variants and not any(variant.chat for variant in variants):
             self._note("note: this model was not trained to chat; Instruct models are\n")
+        formats.chat(self.llm.tokenizer, [*self.opening, {"role": "user", "content": ""}])
         self._note("/reset forgets the conversation, /exit ends it\n")
         while True:
             self._note("> ")
             line = read_once(_line, self.mesh)
+            if line is None:
+                say("error: the line is not UTF-8 text; write it again")
+                continue
             if not line or line.strip() == "/exit":
                 return
             if line.strip() == "/reset":
@@ -212,13 +235,16 @@ class _Conversation:
         messages = [*self.messages, {"role": "user", "content": question}]
         answer = ""
         try:
-            for piece in self.llm.stream_chat(messages, **self.options):
+            stream = self.llm.stream_chat(messages, **self.options)
+            for piece in stream:
                 print(piece, end="", flush=True)
                 answer += piece
+            if stream.completion.finish_reason == "length":
+                self._note("\nnote: the answer was cut at its length")
         except KeyboardInterrupt:
             pass
         except (PromptError, RequestError) as error:
-            print(f"error: {error} (or /reset)", file=sys.stderr)
+            say(f"error: {error} (or /reset)")
             return
         print(flush=True)
         if not answer.strip():
@@ -233,7 +259,7 @@ class _Conversation:
 
     def _note(self, text: str) -> None:
         if not self.quiet:
-            print(text, end="", file=sys.stderr, flush=True)
+            say(text, end="")
 
 
 def _summary(llm: CodeLlama, seconds: float, mesh: DeviceMesh | None) -> str:

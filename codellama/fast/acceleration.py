@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from codellama.errors import RequestError
-from codellama.fast.compiled import CompiledSteps, can_compile
+from codellama.fast.compiled import CompiledSteps, check_compiler
 from codellama.fast.int8 import Int8Linear, QuantizedLinear
 from codellama.fast.int8_kv_cache import Int8KVCache
 from codellama.fast.prepacked import PrepackedLinear, can_prepack
@@ -61,11 +61,8 @@ def load_accelerated(
         CheckpointError, RequestError: as `CodeLlama.load`.
     """
     device = torch_device(options.device) or default_device()
-    if options.compile and not can_compile(device):
-        raise RequestError(
-            "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install "
-            "one, or leave out compile"
-        )
+    if options.compile:
+        check_compiler(device)
     if mesh is None:
         place = _place(directory, options, device)
         model = load_model(directory, device, options.dtype, progress, place=place)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils._triton import has_triton
 
+from codellama.errors import RequestError
 from codellama.fast.single_row_linear import without_onednn
 from codellama.fast.static_kv_cache import StaticKVCache, move, static_rows
 from codellama.model.kv_cache import KVCache
@@ -51,6 +52,27 @@ def can_compile(device: torch.device) -> bool:
     if device.type == "cpu":
         return any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
     return device.type == "cuda" and has_triton()
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compiles something small.
+
+    Raises:
+        RequestError: there is no compiler for the device, or it fails.
+    """
+    if not can_compile(device):
+        raise RequestError(
+            "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install "
+            "one, or leave out compile"
+        )
+    try:
+        torch.compile(torch.neg)(torch.ones(2, device=device))
+    except Exception as error:  # headers, permissions, disks: each fails in its own way
+        reason = str(error).strip().split("\n")[0]
+        raise RequestError(
+            f"torch.compile fails on this machine ({reason:.200}); mend its compiler or cache "
+            "directory, or leave out compile"
+        ) from None
 
 
 class CompiledSteps:

@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from codellama.errors import CheckpointError
 from codellama.inference.cache_rows import join_rows, keep_rows
 from codellama.inference.prefill import PrefixCache, logprobs_of, prefill
 from codellama.inference.requests import RunningSequence
@@ -253,13 +254,24 @@ class _Batch:
 
 @dataclass
 class _Chosen:
-    """The next token of each row (rows), and its log-probability in nats where that is wanted."""
+    """The next token of each row (rows), its log-probability in nats where that is wanted, and the
+    row's largest logit."""
 
     tokens: Tensor
     logprobs: Tensor | None
+    largest: Tensor
 
     def pairs(self) -> list[tuple[int, float]]:
-        """Both as numbers, for which the host waits."""
+        """Tokens and log-probabilities as numbers, for which the host waits.
+
+        Raises:
+            CheckpointError: the model's logits are not finite.
+        """
+        if not self.largest.isfinite().all():
+            raise CheckpointError(
+                "the model's scores are not finite; its weights are damaged, or overflow in this "
+                "dtype: check the files, or choose bfloat16 or float32"
+            )
         tokens = self.tokens.tolist()
         logprobs = [0.0] * len(tokens) if self.logprobs is None else self.logprobs.tolist()
         return list(zip(tokens, logprobs, strict=True))
@@ -281,4 +293,4 @@ def _choose(rows: Sequence[RunningSequence], logits: Tensor) -> _Chosen:
         ]
     )
     wanted = any(row.options.logprobs for row in rows)
-    return _Chosen(tokens, logprobs_of(logits, tokens) if wanted else None)
+    return _Chosen(tokens, logprobs_of(logits, tokens) if wanted else None, logits.amax(-1))

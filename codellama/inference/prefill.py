@@ -78,7 +78,7 @@ class PrefixCache:
 
     def prefill(self, model: Transformer, sequence: RunningSequence) -> Prefilled:
         """As `prefill` for one sequence, of which only what the cache lacks is read."""
-        if self.cache is None:
+        if self.cache is None or self.cache.keys[0].is_inference():  # which cannot be written to
             return prefill(model, [sequence])
         cache, known, prompt = self.cache, self.ids, sequence.prompt.ids
         self.ids, self.cache = [], None  # until the sequence has ended

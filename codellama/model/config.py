@@ -62,7 +62,7 @@ class ModelConfig:
             whole = field.type == "int"
             if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
                 kind = "a whole number" if whole else "a number"
-                raise ConfigError(f"{field.name} is {value!r}; expected {kind}")
+                raise ConfigError(f"{field.name} is {value!r:.60}; expected {kind}")
         derived = {
             "n_kv_heads": self.n_kv_heads or self.n_heads,
             "max_seq_len": self.max_seq_len
@@ -105,7 +105,8 @@ class ModelConfig:
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(params) - known):
-            warnings.warn(f"params.json: ignoring unknown {', '.join(unknown)}", stacklevel=2)
+            names = repr(", ".join(unknown))[1:-1]
+            warnings.warn(f"params.json: ignoring unknown {names:.200}", stacklevel=2)
         given = {key: value for key, value in params.items() if key in known and value is not None}
         if given.get("vocab_size", -1) == -1:
             given.pop("vocab_size", None)

@@ -68,6 +68,12 @@ class Tokenizer:
         repeated = (self._id_of(SPACE + "<EOT>" * count) for count in range(2, 7))
         marks = (self.bos_id, self.eos_id, *infilling, *repeated, self.step_id)
         self.control_ids = frozenset(mark for mark in marks if mark is not None)
+        try:
+            self._bytes_of = [self._piece_bytes(id) for id in range(self.vocab_size)]
+        except UnicodeDecodeError:
+            raise TokenizerError(
+                f"{path} is damaged (a piece is not UTF-8); get it from the download again"
+            ) from None
 
     def piece(self, id: int) -> str:
         """The vocabulary's entry for an id, with `▁` for a space."""
@@ -127,21 +133,15 @@ class Tokenizer:
     def _implicit_space(self) -> bool:
         return self._processor.encode("a", out_type=str)[0].startswith(SPACE)
 
-    @cached_property
-    def _bytes_of(self) -> list[bytes]:
-        """The bytes that each id stands for."""
-        processor = self._processor
-
-        def bytes_of(id: int) -> bytes:
-            if id in self.control_ids or processor.is_control(id):
-                return b""
-            if processor.is_byte(id):  # a piece such as <0x0A>
-                return bytes([int(self.piece(id)[1:-1], 16)])
-            if processor.is_unknown(id):
-                return processor.decode([id]).encode()
-            return self.piece(id).replace(SPACE, " ").encode()
-
-        return [bytes_of(id) for id in range(self.vocab_size)]
+    def _piece_bytes(self, id: int) -> bytes:
+        """The bytes that an id stands for."""
+        if id in self.control_ids or self._processor.is_control(id):
+            return b""
+        if self._processor.is_byte(id):  # a piece such as <0x0A>
+            return bytes([int(self.piece(id)[1:-1], 16)])
+        if self._processor.is_unknown(id):
+            return self._processor.decode([id]).encode()
+        return self.piece(id).replace(SPACE, " ").encode()
 
 
 class IncrementalDecoder:

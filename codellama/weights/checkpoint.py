@@ -156,9 +156,9 @@ def differences(
 
 
 def first_few(names: Collection[str]) -> str:
-    """Three names and the number of the others."""
+    """Three names, cut and without control characters, and the number of the others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(list(names)[:3]) + more
+    return ", ".join(repr(name)[1:-1][:80] for name in list(names)[:3]) + more
 
 
 def weight_dtypes(tensors: Mapping[str, Tensor]) -> set[torch.dtype]:
@@ -182,16 +182,25 @@ def new_directory(path: str | Path) -> Iterator[Path]:
         CheckpointError: `path` exists and is not empty, for nothing is ever overwritten; or the
             disk is full.
     """
-    path = Path(path).resolve()  # of a link, the place that it leads to
+    try:
+        path = Path(path).resolve()  # of a link, the place that it leads to
+    except (OSError, RuntimeError):
+        raise CheckpointError(f"{path} is a link to itself; choose a new directory") from None
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise CheckpointError(f"{path} exists; choose a new directory")
-    above = next(parent for parent in path.parents if parent.exists())
+    is_mount = path.is_mount()  # cannot be replaced, so its files are moved into it
+    above = path if is_mount else next(parent for parent in path.parents if parent.exists())
     beside = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=above))
     try:
         yield beside
         beside.chmod(0o755)  # temporary ones, and safetensors files, are their owner's alone
         for file in beside.iterdir():
             file.chmod(0o644)
+        if is_mount:
+            for file in beside.iterdir():
+                file.rename(path / file.name)
+            beside.rmdir()
+            return
         if path.exists():
             path.rmdir()
         path.parent.mkdir(parents=True, exist_ok=True)

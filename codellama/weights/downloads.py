@@ -92,6 +92,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def unreadable(path: Path, error: Exception) -> CheckpointError:
     """What is wrong with a file, or with its place, that a library failed to read."""
     reason = str(error).split("\n")[0] or type(error).__name__
+    if "weights_only" in reason:  # PyTorch's advice to switch it off
+        return CheckpointError(f"{path} is not a set of tensors; get it from its publisher")
     if isinstance(error, MemoryError) or "allocate memory" in reason:
         return CheckpointError(f"{path} does not fit into memory ({reason}); free some of it")
     if str(path).encode(errors="replace") != os.fsencode(path):

@@ -11,6 +11,7 @@ import json
 import math
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from codellama.weights.downloads import ZIP, Progress, check_download, read_json
 PARAMS = "params.json"
 _DERIVED = "rope.freqs"  # Llama 2's files carry this table; it follows from params.json
 Shards = Sequence[Mapping[str, Tensor]]
+LARGEST_HEADER = 64_000_000
+"""Bytes; the names and shapes of the largest model take a thousandth of it."""
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
 _CUT = {
     **dict.fromkeys(("wq", "wk", "wv", "w1", "w3", "output"), 0),
@@ -172,6 +175,8 @@ def _shard_paths(directory: Path) -> list[Path]:
     numbered: dict[int, Path] = {}
     for path in sorted(directory.iterdir()):
         if match := _SHARD.fullmatch(path.name):
+            if path.exists() and not path.is_file():
+                raise CheckpointError(f"{path} is no file; expected a shard of the model")
             other = numbered.setdefault(int(match[1]), path)
             if other != path:
                 raise CheckpointError(
@@ -195,11 +200,9 @@ def _shard_paths(directory: Path) -> list[Path]:
 def _read_shard(path: Path) -> dict[str, Tensor]:
     """Maps a shard into memory; nothing but the tensors' headers is read."""
     check_download(path)
-    with path.open("rb") as file:
-        zipped = file.read(len(ZIP)) == ZIP
+    stored_bytes = _stored_bytes(path)
     try:
-        # Files from before PyTorch 1.6 are no archives and can only be read whole.
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=bool(stored_bytes))
     except pickle.UnpicklingError as error:
         if call := re.search(r"GLOBAL (\S+)|class|reduce", str(error)):
             raise CheckpointError(
@@ -217,7 +220,42 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
             f"{path} does not hold a flat set of named tensors, as Meta's files do"
         )
     tensors.pop(_DERIVED, None)
+    for name, tensor in tensors.items():
+        if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
+            raise CheckpointError(f"{path}: {name!r:.80} is no dense tensor, as Meta's files have")
+    if stored_bytes:
+        storages = {tensor.data_ptr(): tensor.untyped_storage() for tensor in tensors.values()}
+        claimed = sum({s.data_ptr(): s.nbytes() for s in storages.values()}.values())
+        if claimed > stored_bytes:
+            raise CheckpointError(
+                f"{path} is damaged (its tensors claim {claimed:,} bytes, it holds "
+                f"{stored_bytes:,}); download it again"
+            )
     return tensors
+
+
+def _stored_bytes(path: Path) -> int:
+    """Bytes of the tensors in a shard that can be mapped. 0 for one that can only be read whole:
+    files from before PyTorch 1.6 are no archives, and entries of an archive may be deflated.
+
+    Raises:
+        CheckpointError: the part that is unpickled is larger than names and shapes ever are.
+    """
+    with path.open("rb") as file:
+        if file.read(len(ZIP)) != ZIP:
+            return 0
+    try:
+        entries = zipfile.ZipFile(path).infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise unreadable(path, error) from None
+    headers = [entry.file_size for entry in entries if "/data/" not in entry.filename]
+    if sum(headers) > LARGEST_HEADER:
+        raise CheckpointError(
+            f"{path} has headers of {sum(headers):,} bytes; expected {LARGEST_HEADER:,} at most"
+        )
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        return 0
+    return sum(entry.file_size for entry in entries if "/data/" in entry.filename)
 
 
 def _check_tensors(directory: Path, config: ModelConfig, shards: Shards) -> None:
