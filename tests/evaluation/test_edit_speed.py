@@ -2,7 +2,7 @@
 
 from codellama import Options
 from codellama.evaluation.edit_speed import Dictation, edit_speed
-from codellama.inference.decoding import Timing, decode
+from codellama.inference.decoding import Decoder
 from codellama.inference.speculative import PromptLookup
 
 PROMPT, TEXT = [1, 300, 301, 302, 303], [300, 301, 310, 303, 300, 301, 310]
@@ -12,7 +12,7 @@ def write(llm, speculate):
     passes = []
     hook = llm.model.register_forward_hook(lambda *_: passes.append(1))
     sequence = Dictation(PROMPT, TEXT, Options(speculate=speculate), llm.tokenizer)
-    for _ in decode(llm.model, [sequence], Timing(), 1, PromptLookup):
+    for _ in Decoder(llm.model, PromptLookup).run([sequence]):
         pass
     hook.remove()
     return sequence.tokens, len(passes)

@@ -6,7 +6,8 @@ from random_models import random_model
 from shared_data import shared
 
 from codellama import CodeLlama
-from codellama.inference import decoding, prefill
+from codellama.inference import prefill
+from codellama.inference.decoding import Decoder
 from codellama.inference.requests import Options, Prompt
 
 # Sorting by length, sharing chunks of prefill and going through several all happen to these.
@@ -182,11 +183,11 @@ def test_prefill_reads_no_more_than_a_chunk_at_a_time(tokenizer, monkeypatch):
 def test_timing_counts_the_tokens_that_went_through_the_model(tokenizer):
     llm = CodeLlama(random_model(), tokenizer)
     llm.generate([[1, 5, 6], [1]], [], max_new_tokens=4)
-    assert (llm.timing.prompt_tokens, llm.timing.decoded_tokens) == (4, 2 * 3)
+    assert (llm.decoder.timing.prompt_tokens, llm.decoder.timing.decoded_tokens) == (4, 2 * 3)
     llm.generate([[1, 7]], [], max_new_tokens=1)
-    assert (llm.timing.prompt_tokens, llm.timing.decoded_tokens) == (6, 6)
+    assert (llm.decoder.timing.prompt_tokens, llm.decoder.timing.decoded_tokens) == (6, 6)
     llm.generate([[1, 7, 8]], [], max_new_tokens=1, num_samples=5)
-    assert (llm.timing.prompt_tokens, llm.timing.decoded_tokens) == (9, 6)
+    assert (llm.decoder.timing.prompt_tokens, llm.decoder.timing.decoded_tokens) == (9, 6)
 
 
 def test_after_generation_the_model_still_trains(tokenizer):
@@ -207,18 +208,18 @@ def test_a_batch_that_is_refilled_gives_each_prompt_what_it_gets_alone(llm, size
         llm._sequence(Prompt(prompt, frozenset(), True), Options(max_new_tokens=length))
         for prompt, length in zip(PROMPTS, lengths, strict=True)
     ]
-    for _ in decoding.decode(llm.model, sequences, decoding.Timing(), size):
+    for _ in Decoder(llm.model).run(sequences, batch_size=size):
         pass
     assert [sequence.tokens for sequence in sequences] == [one.tokens for one in alone]
 
 
-def test_a_row_that_ends_makes_room_for_a_waiting_one(llm):
+def test_a_waiting_sequence_takes_the_place_of_a_row_that_ends(llm):
     shapes = watch(llm.model)
     sequences = [
         llm._sequence(Prompt([1], frozenset(), True), Options(max_new_tokens=length))
         for length in (2, 8, 3, 2)
     ]
-    for _ in decoding.decode(llm.model, sequences, decoding.Timing(), 2):
+    for _ in Decoder(llm.model).run(sequences, batch_size=2):
         pass
     steps = [batch for batch, seq in shapes[1:] if seq == 1]
     assert sum(steps) < 4 * len(steps)  # never more than two rows

@@ -272,14 +272,16 @@ def test_infilling_without_the_tokens_is_refused_before_the_model_runs(asked):
 
 
 @pytest.mark.parametrize("asked", [ASK, STREAM], ids=["at once", "stream"])
-def test_infilling_with_70b_warns_whoever_asks(llm, monkeypatch, asked):
-    monkeypatch.setattr(generation, "matching", lambda _: [VARIANTS["CodeLlama-70b"]])
+@pytest.mark.parametrize("name", ["CodeLlama-70b-Python", "CodeLlama-70b-Instruct"])
+def test_infilling_that_may_be_untrained_warns_whoever_asks(llm, monkeypatch, asked, name):
+    monkeypatch.setattr(generation, "matching", lambda _: [VARIANTS[name]])
     with pytest.warns(UserWarning, match="70B"):
         asked["infill"](llm, max_new_tokens=1)
 
 
-def test_infilling_with_any_other_model_does_not_warn(llm, monkeypatch):
-    monkeypatch.setattr(generation, "matching", lambda _: [VARIANTS["CodeLlama-7b"]])
+@pytest.mark.parametrize("name", ["CodeLlama-7b", "CodeLlama-13b-Instruct", "CodeLlama-70b"])
+def test_infilling_with_any_other_model_does_not_warn(llm, monkeypatch, name):
+    monkeypatch.setattr(generation, "matching", lambda _: [VARIANTS[name]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ASK["infill"](llm, max_new_tokens=1)
@@ -396,7 +398,7 @@ def test_a_dialog_that_goes_on_is_read_from_where_it_left_off(llm):
     answer = "".join(fresh.stream_chat(first, max_new_tokens=6))
     then = [{"role": "assistant", "content": answer.strip() or "ok"}]
     second = [*first, *then, {"role": "user", "content": "now in C"}]
-    before = fresh.timing.prompt_tokens
+    before = fresh.decoder.timing.prompt_tokens
     read = []
     hook = llm.model.tok_embeddings.register_forward_pre_hook(
         lambda _, inputs: read.append(inputs[0].numel())
@@ -404,7 +406,7 @@ def test_a_dialog_that_goes_on_is_read_from_where_it_left_off(llm):
     again = "".join(fresh.stream_chat(second, max_new_tokens=6))
     hook.remove()
     ids = prompts.chat(llm.tokenizer, second)
-    assert fresh.timing.prompt_tokens - before == read[0]
+    assert fresh.decoder.timing.prompt_tokens - before == read[0]
     assert read[0] < len(ids) - len(prompts.chat(llm.tokenizer, first)) + 2
     [expected] = llm.chat([second], max_new_tokens=6)
     assert again == expected.text

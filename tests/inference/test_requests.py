@@ -93,7 +93,7 @@ def test_a_fraction_of_a_token_is_refused():
         Options(max_new_tokens=2.5)
 
 
-def test_a_lone_stop_string_is_one_string(tokenizer):
+def test_a_single_stop_string_is_one_string(tokenizer):
     assert Options(stop="ab").stop == ("ab",)
     sequence = start(tokenizer, stop="ta")
     feed(sequence, [A, T, A])

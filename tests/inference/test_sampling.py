@@ -30,7 +30,7 @@ def test_temperature_is_a_power_of_the_probabilities(temperature, weights):
 def test_temperature_zero_leaves_the_most_likely_token_alone():
     assert token_probabilities(LOGITS, temperature=0).tolist() == [0, 1, 0, 0]
     generator = torch.Generator().manual_seed(0)
-    assert {int(sample(LOGITS, 0, 0, 1.0, generator)) for _ in range(20)} == {1}
+    assert {int(sample(LOGITS, temperature=0, generator=generator)) for _ in range(20)} == {1}
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-46])
@@ -96,9 +96,9 @@ def test_each_row_of_a_batch_has_its_own_distribution(options):
     torch.testing.assert_close(found.flatten(0, 1), torch.stack(rows))
 
 
-def draws(count, seed, temperature=1.0, top_k=0, top_p=1.0):
+def draws(count, seed, **options):
     generator = torch.Generator().manual_seed(seed)
-    return [int(sample(LOGITS, temperature, top_k, top_p, generator)) for _ in range(count)]
+    return [int(sample(LOGITS, generator=generator, **options)) for _ in range(count)]
 
 
 def test_the_same_seed_draws_the_same_tokens():
@@ -129,4 +129,4 @@ def test_draws_are_those_of_multinomial(size):
     ours, theirs = (torch.Generator().manual_seed(1) for _ in range(2))
     for _ in range(50):
         expected = torch.multinomial(logits.softmax(-1), 1, generator=theirs)
-        assert int(sample(logits, 1.0, 0, 1.0, ours)) == int(expected)
+        assert int(sample(logits, generator=ours)) == int(expected)

@@ -124,13 +124,15 @@ def test_a_draft_model_reads_a_chunk_at_a_time(llm, monkeypatch):
     assert read == [6, 6, 6, 3, 1, 1, 1]
 
 
-def test_drafts_take_no_more_room_than_may_be_written(llm, monkeypatch):
+def test_drafts_take_no_more_capacity_than_may_be_generated(llm, monkeypatch):
     capacities = []
     new_cache = type(llm.model).new_cache
     monkeypatch.setattr(
         type(llm.model),
         "new_cache",
-        lambda self, rows=1, capacity=0: capacities.append(capacity) or new_cache(self, rows),
+        lambda self, rows=1, capacity=0: (
+            capacities.append(capacity) or new_cache(self, rows, min(capacity, 99))
+        ),
     )
     llm.complete(["a"], max_new_tokens=5, speculate=10**9)
     assert max(capacities) < 30

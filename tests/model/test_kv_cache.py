@@ -2,50 +2,12 @@
 
 import pytest
 import torch
+from caches import HEAD_DIM, KV_HEADS, LAYERS, append, assert_rows, empty_cache, new_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-
-from codellama import KVCache
-
-LAYERS, KV_HEADS, HEAD_DIM = 2, 3, 4
 
 
-def empty_cache(batch_size: int, capacity: int = 0) -> KVCache:
-    return KVCache(LAYERS, KV_HEADS, HEAD_DIM, batch_size, capacity)
-
-
-def new_tokens(batch_size: int, seq: int, seed: int = 0) -> Tensor:
-    """Keys and values of every layer: (layers, 2, batch, seq, kv_heads, head_dim)."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(LAYERS, 2, batch_size, seq, KV_HEADS, HEAD_DIM, generator=generator)
-
-
-def append(cache: KVCache, tokens: Tensor) -> Tensor:
-    """Writes to every layer and advances; returns what each layer gave back, stacked."""
-    written = [
-        torch.stack(cache.write(layer, *keys_and_values))
-        for layer, keys_and_values in enumerate(tokens)
-    ]
-    cache.advance(tokens.shape[3])
-    return torch.stack(written)
-
-
-def contents(cache: KVCache) -> list[Tensor]:
-    """Of each row what the cache holds, as (layers, 2, length, kv_heads, head_dim)."""
-    stored = torch.stack((torch.stack(cache.keys), torch.stack(cache.values)), dim=1)
-    return [
-        stored[:, :, row, :, :length].transpose(2, 3) for row, length in enumerate(cache.lengths)
-    ]
-
-
-def assert_rows(cache: KVCache, expected: list[Tensor]) -> None:
-    assert cache.lengths == [row.shape[2] for row in expected]
-    for row, tokens in zip(contents(cache), expected, strict=True):
-        assert torch.equal(row, tokens)
-
-
-def test_new_cache_is_empty_and_has_the_room_asked_for():
+def test_new_cache_is_empty_and_has_the_capacity_asked_for():
     cache = empty_cache(batch_size=3, capacity=7)
     assert (cache.lengths, cache.longest, cache.capacity) == ([0, 0, 0], 0, 7)
     assert cache.uniform
@@ -63,18 +25,18 @@ def test_write_returns_all_tokens_so_far_with_heads_before_positions(capacity):
 def test_nothing_is_copied_within_the_reserved_capacity():
     cache = empty_cache(2)
     cache.reserve(8)
-    places = [store.data_ptr() for store in cache.keys + cache.values]
+    addresses = [buffer.data_ptr() for buffer in cache.keys + cache.values]
     for step in range(8):
         append(cache, new_tokens(2, 1, seed=step))
-    assert [store.data_ptr() for store in cache.keys + cache.values] == places
-    assert cache.write(0, *new_tokens(2, 0)[0])[0].data_ptr() == places[0]
+    assert [buffer.data_ptr() for buffer in cache.keys + cache.values] == addresses
+    assert cache.write(0, *new_tokens(2, 0)[0])[0].data_ptr() == addresses[0]
 
 
 def test_reserving_less_than_there_is_changes_nothing():
     cache = empty_cache(1, capacity=8)
-    place = cache.keys[0].data_ptr()
+    address = cache.keys[0].data_ptr()
     cache.reserve(5)
-    assert (cache.capacity, cache.keys[0].data_ptr()) == (8, place)
+    assert (cache.capacity, cache.keys[0].data_ptr()) == (8, address)
 
 
 def test_reserving_more_keeps_the_contents():
@@ -138,42 +100,17 @@ def test_lowered_lengths_are_overwritten(lowered):
     assert_rows(cache, expected)
 
 
-def test_keep_leaves_the_rows_asked_for_in_their_order():
-    cache = empty_cache(4, capacity=6)
-    tokens = new_tokens(4, 5)
-    append(cache, tokens)
-    cache.lengths = [5, 2, 3, 4]
-    cache.keep([3, 1, 1])
-    assert cache.capacity == 6
-    assert_rows(cache, [tokens[:, :, 3, :4], tokens[:, :, 1, :2], tokens[:, :, 1, :2]])
-
-
-def test_join_appends_the_rows_of_other_caches():
-    caches = [empty_cache(2, 5), empty_cache(1, 9), empty_cache(1)]
-    tokens = [new_tokens(2, 4, seed=0), new_tokens(1, 7, seed=1)]
-    for cache, given_tokens in zip(caches, tokens, strict=False):
-        append(cache, given_tokens)
-    caches[0].lengths = [4, 3]
-    caches[0].join(caches[1:], capacity=8)
-    assert caches[0].capacity == 8
-    nothing = tokens[0][:, :, 0, :0]
-    expected = [tokens[0][:, :, 0], tokens[0][:, :, 1, :3], tokens[1][:, :, 0], nothing]
-    assert_rows(caches[0], expected)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_dtype_survives_growing_and_keeping(dtype):
-    cache = KVCache(LAYERS, KV_HEADS, HEAD_DIM, batch_size=2, dtype=dtype)
+def test_dtype_survives_growing(dtype):
+    cache = empty_cache(2, dtype=dtype)
     append(cache, new_tokens(2, 3).to(dtype))
-    cache.keep([1])
-    assert {store.dtype for store in cache.keys + cache.values} == {dtype}
+    assert {buffer.dtype for buffer in cache.keys + cache.values} == {dtype}
 
 
 ROWS = 3
 STEPS = st.one_of(
     st.tuples(st.just("append"), st.integers(1, 6)),
     st.tuples(st.just("lower"), st.lists(st.floats(0, 1), min_size=ROWS, max_size=ROWS)),
-    st.tuples(st.just("keep"), st.lists(st.integers(0, ROWS - 1), min_size=ROWS, max_size=ROWS)),
     st.tuples(st.just("reserve"), st.integers(0, 40)),
 )
 
@@ -188,18 +125,15 @@ def test_any_sequence_of_steps_leaves_each_row_as_a_plain_list_would_be(steps, c
             tokens = new_tokens(ROWS, argument, seed=number)
             append(cache, tokens)
             expected = [
-                torch.cat((past, tokens[:, :, row]), dim=2) for row, past in enumerate(expected)
+                torch.cat((held, tokens[:, :, row]), dim=2) for row, held in enumerate(expected)
             ]
         elif step == "lower":
             cache.lengths = [
                 int(part * length) for part, length in zip(argument, cache.lengths, strict=True)
             ]
             expected = [
-                past[:, :, :length] for past, length in zip(expected, cache.lengths, strict=True)
+                held[:, :, :length] for held, length in zip(expected, cache.lengths, strict=True)
             ]
-        elif step == "keep":
-            cache.keep(argument)
-            expected = [expected[row] for row in argument]
         else:
             cache.reserve(argument)
         assert_rows(cache, expected)

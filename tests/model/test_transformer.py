@@ -11,6 +11,7 @@ from random_models import random_model
 from torch import Tensor
 
 from codellama import KVCache, ModelConfig, Transformer
+from codellama.inference.cache_rows import join_rows, keep_rows
 
 kv_head_counts = pytest.mark.parametrize(
     "n_kv_heads", [4, 2, 1], ids=["multi", "grouped", "single"]
@@ -143,18 +144,36 @@ def test_logits_are_those_of_the_hidden_states(model):
     assert_same_logits(model.logits(hidden[:, -1:]), model(tokens)[:, -1:])
 
 
-def test_only_distances_between_positions_matter(model):
-    tokens = random_tokens(2, 12)
-    positions = torch.arange(12).expand(2, 12)
+class Moved(KVCache):
+    """A cache whose next tokens are `offset` positions further on than their number says."""
+
+    offset = 0
+
+    def next_positions(self, seq: int) -> Tensor:
+        return super().next_positions(seq) + self.offset
+
+
+def at_offsets(model: Transformer, tokens: Tensor, offsets: list[tuple[int, int]]) -> Tensor:
+    """The logits of tokens of which so many at a time are moved by an offset."""
+    model.cache_type = Moved
+    cache, logits, start = model.new_cache(len(tokens)), [], 0
+    for count, cache.offset in offsets:
+        logits.append(model(tokens[:, start : start + count], cache))
+        start += count
+    return torch.cat(logits, dim=1)
+
+
+@torch.inference_mode()
+def test_only_distances_between_positions_matter():
+    model, tokens = random_model(), random_tokens(2, 12)
     expected = model(tokens)
-    torch.testing.assert_close(model(tokens, positions=positions), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        model(tokens, positions=positions + 500), expected, atol=1e-4, rtol=0
-    )
-    moved = torch.cat([positions[:, :6], positions[:, 6:] + 500], dim=1)
-    logits = model(tokens, positions=moved)
-    torch.testing.assert_close(logits[:, :6], expected[:, :6], atol=1e-5, rtol=0)
-    assert not torch.isclose(logits[:, 6:], expected[:, 6:], atol=1e-2).all()
+    together = at_offsets(model, tokens, [(12, 0)])
+    torch.testing.assert_close(together, expected, atol=1e-5, rtol=0)
+    together = at_offsets(model, tokens, [(12, 500)])
+    torch.testing.assert_close(together, expected, atol=1e-4, rtol=0)
+    apart = at_offsets(model, tokens, [(6, 0), *[(1, 500)] * 6])  # singly, so that none is masked
+    torch.testing.assert_close(apart[:, :6], expected[:, :6], atol=1e-5, rtol=0)
+    assert not torch.isclose(apart[:, 6:], expected[:, 6:], atol=1e-2).all()
 
 
 @torch.inference_mode()
@@ -224,9 +243,9 @@ def test_what_lies_behind_a_rows_length_does_not_matter(model, seq, lengths):
         cache = model.new_cache(2, capacity=16)
         model(tokens, cache)
         cache.lengths = list(lengths)
-        for store in cache.keys + cache.values:
+        for buffer in cache.keys + cache.values:
             for row, length in enumerate(lengths):
-                store[row, :, length:] = behind
+                buffer[row, :, length:] = behind
         logits.append(model(following, cache))
     assert torch.equal(*logits)
 
@@ -259,8 +278,8 @@ def test_rows_may_leave_and_join_while_others_go_on(model):
     rows = [random_tokens(12, seed=row) for row in range(3)]
     expected = [model(row[None])[0] for row in rows]
     cache = prefilled(model, [rows[0][:7], rows[1][:4]])
-    cache.keep([1])
-    cache.join([prefilled(model, [rows[2][:9]])], capacity=12)
+    keep_rows(cache, [1])
+    join_rows(cache, prefilled(model, [rows[2][:9]], capacity=12))
     logits = model(torch.stack((rows[1][4:7], rows[2][9:12])), cache)
     assert_same_logits(logits, torch.stack((expected[1][4:7], expected[2][9:12])))
 
@@ -284,7 +303,7 @@ def test_cache_grows_while_gradients_are_recorded(model):
 def test_logits_are_float32_whatever_the_weights_are(dtype):
     model = random_model().to(dtype)
     cache = model.new_cache(2)
-    assert {store.dtype for store in cache.keys + cache.values} == {dtype}
+    assert {buffer.dtype for buffer in cache.keys + cache.values} == {dtype}
     tokens = random_tokens(2, 12)
     exact = random_model()
     exact.load_state_dict(model.state_dict())

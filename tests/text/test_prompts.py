@@ -126,7 +126,7 @@ def test_inst_chat_folds_the_system_message_into_the_first_exchange(tokenizer, e
     messages = dialog(" Hi\n", "\tHello. ", "Bye", "  See you", "\nWait ", system="\nBe brief. ")
     assert prompts.chat(tokenizer, messages) == [
         BOS,
-        *encode("[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST] Hello. "),
+        *encode("[INST] <<SYS>>\n\nBe brief. \n<</SYS>>\n\n Hi [/INST] Hello. "),
         EOS,
         BOS,
         *encode("[INST] Bye [/INST] See you "),
@@ -134,6 +134,14 @@ def test_inst_chat_folds_the_system_message_into_the_first_exchange(tokenizer, e
         BOS,
         *encode("[INST] Wait [/INST]"),
     ]
+
+
+def test_published_ids_of_a_chat_with_a_system_message(code_llama):
+    """Meta strips the two together, so what stands between them stays."""
+    messages = dialog("  Reverse a string  ", system="Answer in JavaScript.")
+    ids = [1, 518, 25580, 29962, 3532, 14816, 29903, 6778, 13, 22550, 297, 8286, 29889, 13, 29966]
+    ids += [829, 14816, 29903, 6778, 13, 13, 29871, 830, 3901, 263, 1347, 518, 29914, 25580, 29962]
+    assert prompts.chat(code_llama, messages) == ids
 
 
 def test_source_chat_adds_an_empty_system_message(code_llama_70b, encode_70b):

@@ -19,7 +19,7 @@ from codellama.weights.loading import open_checkpoint
 
 def write(directory: Path, file_bytes: int = 10**9, dtype=torch.float32, **changes):
     model = random_model(**changes).to(dtype)
-    save_checkpoint(directory, model.config, reader(model.state_dict()), file_bytes)
+    save_checkpoint(directory, model.config, reader(model.state_dict()), file_bytes=file_bytes)
     return model
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from codellama.weights.packing import Reordered, ReorderedInt8Linear, ReorderedLinear, can_pack
 
 from codellama import CheckpointError, CodeLlama, RequestError, load_model
 from codellama.weights.loading import weight_bytes
-from codellama.weights.packing import Reordered, ReorderedInt8Linear, ReorderedLinear, can_pack
 
 pytestmark = pytest.mark.skipif(
     not can_pack(torch.device("cpu")), reason="this PyTorch has no library for this processor"

@@ -20,9 +20,9 @@ PUBLISHED = {
     "CodeLlama-34b": (33_743_970_304, 32000, 1e6, 16384, 102_400, "no", None),
     "CodeLlama-34b-Python": (33_743_970_304, 32000, 1e6, 16384, 102_400, "no", None),
     "CodeLlama-34b-Instruct": (33_743_970_304, 32000, 1e6, 16384, 102_400, "no", "[INST]"),
-    "CodeLlama-70b": (68_976_910_336, 32016, 1e6, 16384, 102_400, "untrained", None),
-    "CodeLlama-70b-Python": (68_976_910_336, 32016, 1e4, 4096, 4096, "untrained", None),
-    "CodeLlama-70b-Instruct": (68_976_910_336, 32016, 1e4, 4096, 4096, "untrained", "Source:"),
+    "CodeLlama-70b": (68_976_910_336, 32016, 1e6, 16384, 102_400, "yes", None),
+    "CodeLlama-70b-Python": (68_976_910_336, 32016, 1e4, 4096, 4096, "unstated", None),
+    "CodeLlama-70b-Instruct": (68_976_910_336, 32016, 1e4, 4096, 4096, "unstated", "Source:"),
 }
 
 # size: dim, layers, heads, kv heads, hidden, shards

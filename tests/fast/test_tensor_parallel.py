@@ -10,7 +10,7 @@ import pytest
 import torch
 from commands import ROOT
 from parallel_worker import PROMPTS
-from random_checkpoint import random_checkpoint
+from random_checkpoint import random_checkpoint, Shape
 
 from codellama import CodeLlama, ModelConfig, RequestError
 from codellama.inference.parallel import _check_divisible
@@ -30,7 +30,7 @@ def torchrun(processes: int, *arguments: object, **pipes) -> subprocess.Popen[st
 def directory(tmp_path_factory) -> Path:
     """A model with four key-value heads in two shards, large enough for its memory to be seen."""
     directory = tmp_path_factory.mktemp("sharded")
-    random_checkpoint(str(directory), dim=256, n_layers=4, n_heads=8, n_kv_heads=4, shards=2)
+    random_checkpoint(Shape(str(directory), dim=256, n_layers=4, n_heads=8, n_kv_heads=4, shards=2))
     return directory
 
 
