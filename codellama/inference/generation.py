@@ -28,7 +28,7 @@ from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import Tokenizer
 from codellama.weights.downloads import Progress
-from codellama.weights.loading import LoadOptions, load_model, load_tokenizer
+from codellama.weights.loading import LoadOptions, fast_module, load_model, load_tokenizer
 from codellama.weights.variants import matching
 
 if TYPE_CHECKING:
@@ -85,14 +85,12 @@ class CodeLlama:
             RequestError: an option is out of its range, or this machine cannot follow it.
         """
         chosen = LoadOptions(device, dtype, **options)
-        if fast:
-            from codellama.fast.acceleration import load_accelerated
-
-            return load_accelerated(directory, chosen, progress=progress, mesh=mesh)
+        if fast and (acceleration := fast_module("acceleration")):
+            return acceleration.load_accelerated(directory, chosen, progress=progress, mesh=mesh)
         if chosen != LoadOptions(device, dtype) or mesh is not None:
             raise RequestError(
-                "quantize, kv_dtype, compile and several processes are the work of codellama.fast; "
-                "leave them out, or load with fast=True"
+                "quantize, kv_dtype, compile and several processes are the work of codellama/fast; "
+                "leave them out, or load with it (fast=True)"
             )
         model = load_model(directory, device, dtype, progress)
         return cls(model, load_tokenizer(directory, model.config.vocab_size))

@@ -7,11 +7,13 @@ the other. A `Place` puts each into a model that was built without memory.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -142,11 +144,25 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
         )
     if (directory / CONFIG).exists() and not (directory / PARAMS).exists():
         return HuggingFaceCheckpoint(directory)
-    if (directory / ROUNDED).exists():
-        from codellama.fast.rounded_checkpoint import RoundedCheckpoint
+    if not (directory / ROUNDED).exists():
+        return MetaCheckpoint(directory)
+    if (fast := fast_module("rounded_checkpoint")) is None:
+        raise CheckpointError(
+            f"{directory} is rounded, which codellama/fast reads; put that folder back, or load "
+            "the checkpoint that it was made from"
+        )
+    return fast.RoundedCheckpoint(directory)
 
-        return RoundedCheckpoint(directory)
-    return MetaCheckpoint(directory)
+
+def fast_module(name: str) -> ModuleType | None:
+    """A module of `codellama.fast`, which is found by name since nothing here depends on it; None
+    where the folder has been left out."""
+    try:
+        return importlib.import_module(f"codellama.fast.{name}")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("codellama.fast"):
+            return None
+        raise
 
 
 def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
