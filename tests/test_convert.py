@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import run
-from random_checkpoint import random_checkpoint, tokenizer_model
+from random_checkpoint import Shape, random_checkpoint, tokenizer_model
 from shared_data import shared
 
 from codellama import load_model
@@ -29,7 +29,7 @@ def same(first: Path, second: Path) -> bool:
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    random_checkpoint(str(tmp_path / "source"), n_heads=8, n_kv_heads=4, shards=2)
+    random_checkpoint(Shape(str(tmp_path / "source"), n_heads=8, n_kv_heads=4, shards=2))
     return tmp_path / "source"
 
 
@@ -166,11 +166,11 @@ def test_an_existing_directory_is_left_alone(source, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--to", "gguf"], "--to is 'gguf'; expected meta, hf, int8 or int4"),
+        (["--to", "gguf"], "--to is 'gguf'; expected one of meta, hf, int8, int4"),
         (["--to", "hf", "--shards", "2"], "--shards counts Meta's files"),
         (["--to", "meta", "--shards", "3"], "3 equal slices"),
         (["--to", "meta", "--shards", "0"], "0 equal slices"),
-        (["--to", "hf", "--dtype", "int8"], "--dtype is 'int8'"),
+        (["--to", "hf", "--dtype", "int8"], "dtype is 'int8'; expected one of float32"),
         ([], "--to is missing"),
     ],
 )

@@ -3,8 +3,6 @@
 import ast
 import contextlib
 import os
-import re
-import shlex
 import subprocess
 import sys
 
@@ -79,11 +77,12 @@ def test_many_of_its_samples_are_functions(tiny):
     assert sum(begins_with_a_function(prompt + sample.text) for sample in samples) >= 7
 
 
-def test_the_readme_fills_a_gap_with_python_from_any_directory(tmp_path):
-    readme = (ROOT / "README.md").read_text()
-    command = re.search("^python (-m .*<FILL_ME>.*)$", readme, re.MULTILINE)[1]
+def test_the_command_fills_a_gap_with_python_from_any_directory(tmp_path):
+    class_ = 'class Test(TestCase):\n    def setUp(self):\n        self.file = open("words")\n\n'
+    prompt = f"{class_}    def tearDown(self):\n<FILL_ME>\n"
+    options = ["--suffix_first", "--stop", "\n", "--prompt", prompt]
     done = subprocess.run(
-        ["bash", "-c", f"{shlex.quote(sys.executable)} {command}"],
+        [sys.executable, "-m", "codellama.generate", *options],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

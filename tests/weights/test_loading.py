@@ -1,0 +1,88 @@
+"""Options of loading, and the hook through which a parameter is placed."""
+
+import pytest
+import torch
+from torch import nn
+
+from codellama import CheckpointError, LoadOptions, RequestError, load_model
+from codellama.weights.loading import (
+    load_tokenizer,
+    place_whole,
+    torch_device,
+    torch_dtype,
+    weight_bytes,
+)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_a_mistake(name):
+    for ask in (torch_device, LoadOptions):
+        with pytest.raises(RequestError, match=f"device is '{name}': .*; expected cpu, cuda"):
+            ask(name)
+
+
+def test_devices_and_dtypes_by_name():
+    assert torch_device(None) is None
+    assert torch_device("cpu") == torch_device(torch.device("cpu")) == torch.device("cpu")
+    assert torch_dtype("bf16") == torch_dtype("bfloat16") == torch.bfloat16
+    assert torch_dtype(torch.float16) == torch_dtype("fp16") == torch.float16
+    assert torch_dtype(None) is None
+
+
+@pytest.mark.parametrize("name", ["int8", "int3", "", torch.int8, torch.float64])
+def test_a_dtype_that_models_do_not_compute_in_is_a_mistake(name):
+    for ask in (torch_dtype, lambda dtype: LoadOptions(dtype=dtype)):
+        with pytest.raises(RequestError, match=f"dtype is '{name}'; expected one of float32"):
+            ask(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"quantize": "int3"}, "quantize is 'int3'; expected int8 or int4"),
+        ({"kv_dtype": "int4"}, "kv_dtype is 'int4'; expected int8"),
+    ],
+)
+def test_other_ways_to_hold_a_model_are_refused(options, says):
+    with pytest.raises(RequestError, match=says):
+        LoadOptions(**options)
+
+
+def test_a_place_is_asked_for_every_parameter_once_and_may_read_a_part_of_it(checkpoint):
+    placed = {}
+
+    def place(model, name, read, /):
+        placed[name] = read()
+        assert torch.equal(read((slice(1, 3),)), placed[name][1:3])
+        place_whole(model, name, lambda: placed[name])
+
+    model = load_model(checkpoint, "cpu", torch.bfloat16, place=place)
+    plain = load_model(checkpoint, "cpu", torch.bfloat16)
+    assert list(placed) == [name for name, _ in plain.named_parameters()]
+    for name, weight in plain.named_parameters():
+        assert torch.equal(model.get_parameter(name), weight)
+        assert placed[name].dtype == torch.bfloat16
+
+
+def test_a_place_may_keep_something_else_than_a_parameter(checkpoint):
+    def place(model, name, read, /):
+        if name == "output.weight":
+            model.output = nn.Linear(3, 2)
+        else:
+            place_whole(model, name, read)
+
+    assert load_model(checkpoint, "cpu", place=place).output.in_features == 3
+
+
+def test_weight_bytes_count_parameters_buffers_and_what_modules_say(checkpoint):
+    model = load_model(checkpoint, "cpu")
+    assert weight_bytes(model) == 4 * model.config.parameter_count
+    model.register_buffer("more", torch.zeros(3, dtype=torch.int8))
+    model.norm.weight_bytes = 100
+    assert weight_bytes(model) == 4 * model.config.parameter_count + 103
+
+
+def test_a_tokenizer_of_another_size_is_refused(checkpoint):
+    assert load_tokenizer(checkpoint, 512).vocab_size == 512
+    with pytest.raises(CheckpointError, match="has 512 ids, but the model has 513"):
+        load_tokenizer(checkpoint, 513)
