@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from codellama.inference.parallel import from_first_rank, launched_mesh, leave
 
 from codellama import CodeLlama
-from codellama.inference.parallel import from_first_rank, launched_mesh, leave
 
 PROMPTS = ["def f(x):", "", "import os\n\nclass Path", "x"]
 

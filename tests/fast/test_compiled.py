@@ -6,9 +6,10 @@ from random_models import random_model
 from torch._dynamo.testing import CompileCounter
 
 from codellama import CodeLlama, RequestError
-from codellama.inference import decoding, lone_query
-from codellama.inference.compiled import BURST, CompiledSteps
-from codellama.inference.int8_kv_cache import Int8KVCache
+from codellama.fast.acceleration import accelerate
+from codellama.fast.compiled import STEPS_PER_SYNC, CompiledSteps
+from codellama.fast.int8_kv_cache import Int8KVCache
+from codellama.inference import decoding
 
 PROMPTS = [[1, 300, 7, 9], [1], [1, *range(40, 51)], [1, 5, 6]]
 GREEDY = {"max_new_tokens": 40, "stop_ids": []}
@@ -26,7 +27,7 @@ def pair(tokenizer, backend="eager", cache_type=None, **changes):
     plain, other = (CodeLlama(random_model(**changes), tokenizer) for _ in range(2))
     for llm in (plain, other):
         llm.model.cache_type = cache_type or llm.model.cache_type
-    other.compiled = CompiledSteps(other.model, backend)
+    other.decoder.steps = CompiledSteps(other.model, backend)
     return plain, other
 
 
@@ -53,7 +54,7 @@ def test_the_compiler_that_users_get_gives_the_same_tokens(tokenizer):
 def test_logits_in_bfloat16_are_those_of_the_model(kv_heads, batch_size, cache_type):
     model = random_model(n_heads=4, n_kv_heads=kv_heads).bfloat16()
     model.cache_type = cache_type or model.cache_type
-    lone_query.prepare(model)
+    accelerate(model)
     steps = CompiledSteps(model)
     caches = [model.new_cache(batch_size) for _ in range(2)]
     tokens = torch.arange(5, 5 + 3 * batch_size).view(batch_size, 3)
@@ -63,16 +64,16 @@ def test_logits_in_bfloat16_are_those_of_the_model(kv_heads, batch_size, cache_t
             cache.lengths = [3 - row for row in range(batch_size)]  # ragged
         for step in range(3):
             new = torch.arange(batch_size)[:, None] + 40 + step
-            with steps.fixed(caches[0], 1) as fixed:
-                found = steps(new, fixed).clone()
+            with steps.cache_for(caches[0], 1) as static:
+                found = steps(new, static).clone()
             expected = model(new, caches[1])
             assert (found - expected).abs().max() < 0.03 * expected.abs().max()
             caches[1].lengths = caches[0].lengths
 
 
-def test_a_row_that_ends_within_a_burst_ends_there(tokenizer):
+def test_a_row_that_ends_before_tokens_are_looked_at_ends_there(tokenizer):
     plain, compiled = pair(tokenizer)
-    compiled.compiled.burst = BURST
+    compiled.decoder.steps.steps_per_sync = STEPS_PER_SYNC
     stop_id = plain.generate(PROMPTS[:1], **GREEDY)[0].tokens[5]
     options = {"max_new_tokens": 40, "stop_ids": [stop_id]}
     expected = plain.generate(PROMPTS, **options)
@@ -88,7 +89,7 @@ def test_any_number_of_steps_and_requests_compile_once(tokenizer):
     assert counter.frame_count == 1
 
 
-def test_any_number_of_rows_and_any_room_compile_once_more(tokenizer):
+def test_any_number_of_rows_and_any_capacity_compile_once_more(tokenizer):
     counter = CompileCounter()
     plain, compiled = pair(tokenizer, backend=counter, max_seq_len=2048)
     prompts = [[1, 300, 7, *range(10, 10 + length)] for length in (3, 500, 40, 9, 1)]
@@ -98,24 +99,24 @@ def test_any_number_of_rows_and_any_room_compile_once_more(tokenizer):
     assert counter.frame_count == 2
 
 
-def test_in_shapes_that_stay_rows_and_room_compile_once_each(tokenizer):
+def test_for_a_graph_rows_and_capacity_compile_once_each(tokenizer):
     counter = CompileCounter()
     plain, compiled = pair(tokenizer, backend=counter, max_seq_len=2048)
-    compiled.compiled._shapes_stay = True  # as on a GPU
+    compiled.decoder.steps._is_graph = True  # as on a GPU
     prompts = [[1, 300, 7, *range(10, 10 + length)] for length in (3, 40, 9, 1, 5)]
     for batch_size, length in [(1, 20), (1, 300), (4, 20), (3, 20), (1, 20), (2, 300)]:
         options = {"max_new_tokens": length, "stop_ids": [], "batch_size": batch_size}
         assert compiled.generate(prompts, **options) == plain.generate(prompts, **options)
-    assert counter.frame_count == 3  # the first shape; any room; any number of rows
+    assert counter.frame_count == 3  # the first shape; any capacity; any number of rows
 
 
-def test_a_batch_that_gets_smaller_stays_in_its_memory(tokenizer):
+def test_a_batch_that_gets_smaller_keeps_its_addresses(tokenizer):
     _, compiled = pair(tokenizer)
     addresses = set()
     for rows in (4, 3, 1, 2):
         cache = compiled.model.new_cache(rows, 8)
-        with compiled.compiled.fixed(cache, 1) as fixed:
-            addresses.add((cache.keys[0].data_ptr(), fixed.starts.data_ptr()))
+        with compiled.decoder.steps.cache_for(cache, 1) as static:
+            addresses.add((cache.keys[0].data_ptr(), static.starts.data_ptr()))
     assert len(addresses) == 1
 
 
@@ -126,24 +127,24 @@ def test_any_number_of_models_compile_in_one_process(tokenizer):
             compiled.generate(PROMPTS[:2], max_new_tokens=3, batch_size=batch_size)
 
 
-def test_requests_are_stepped_in_the_same_memory(tokenizer):
+def test_requests_are_stepped_in_the_same_buffers(tokenizer):
     _, compiled = pair(tokenizer)
     compiled.generate(PROMPTS[:1], **GREEDY)
-    room = compiled.compiled._room
+    buffers = compiled.decoder.steps._buffers
     for prompt in PROMPTS[1:]:
         compiled.generate([prompt], **GREEDY)
-        assert compiled.compiled._room is room
+        assert compiled.decoder.steps._buffers is buffers
 
 
 def test_a_cache_that_is_put_aside_keeps_what_it_held(tokenizer):
     _, compiled = pair(tokenizer)
-    steps, model = compiled.compiled, compiled.model
+    steps, model = compiled.decoder.steps, compiled.model
     caches = [model.new_cache() for _ in range(2)]
     with torch.no_grad():
         for number, cache in enumerate(caches):
             model(torch.tensor([PROMPTS[number]]), cache)
-            with steps.fixed(cache, 1) as fixed:
-                steps(torch.tensor([[5]]), fixed)
+            with steps.cache_for(cache, 1) as static:
+                steps(torch.tensor([[5]]), static)
         assert caches[0].keys[0] is not caches[1].keys[0]
         for number, cache in enumerate(caches):
             found = model(torch.tensor([[6]]), cache)[0, -1]
@@ -151,7 +152,9 @@ def test_a_cache_that_is_put_aside_keeps_what_it_held(tokenizer):
             assert torch.allclose(found, expected, atol=1e-4)
 
 
-def test_tokens_are_looked_at_once_a_burst_unless_they_are_streamed(tokenizer, monkeypatch):
+def test_tokens_are_looked_at_once_in_several_steps_unless_they_are_streamed(
+    tokenizer, monkeypatch
+):
     lengths = []
     _, compiled = pair(tokenizer)
     extend = decoding._Batch._extend
@@ -160,16 +163,16 @@ def test_tokens_are_looked_at_once_a_burst_unless_they_are_streamed(tokenizer, m
     )
     compiled.generate(PROMPTS[:1], **GREEDY)
     assert set(lengths) == {1}  # nothing waits on a CPU
-    compiled.compiled.burst = BURST  # as on a GPU
+    compiled.decoder.steps.steps_per_sync = STEPS_PER_SYNC  # as on a GPU
     lengths.clear()
-    compiled.generate(PROMPTS[:1], stop_ids=[], max_new_tokens=2 * BURST + 4)
-    assert lengths == [BURST, BURST, 3]  # one token came out of the prompt's pass
+    compiled.generate(PROMPTS[:1], stop_ids=[], max_new_tokens=2 * STEPS_PER_SYNC + 4)
+    assert lengths == [STEPS_PER_SYNC, STEPS_PER_SYNC, 3]  # one token came out of the prompt's pass
     lengths.clear()
     "".join(compiled.stream("def f():", max_new_tokens=5))
     assert set(lengths) == {1}
 
 
-def test_a_conversation_goes_on_from_a_cache_that_was_fixed(tokenizer):
+def test_a_conversation_goes_on_from_a_cache_that_was_static(tokenizer):
     plain, compiled = pair(tokenizer, max_seq_len=2048)
     answers = []
     for llm in (plain, compiled):
@@ -193,7 +196,7 @@ def test_drafts_are_checked_by_the_model_as_it_is(tokenizer):
 def test_a_checkpoint_loads_to_be_compiled(checkpoint, quantize):
     plain = CodeLlama.load(checkpoint, "cpu", quantize=quantize)
     compiled = CodeLlama.load(checkpoint, "cpu", quantize=quantize, compile=True)
-    compiled.compiled = CompiledSteps(compiled.model, "eager")
+    compiled.decoder.steps = CompiledSteps(compiled.model, "eager")
     options = {"max_new_tokens": 20}
     assert compiled.complete(["def f("], **options) == plain.complete(["def f("], **options)
 
@@ -202,14 +205,14 @@ def test_a_checkpoint_loads_to_be_compiled(checkpoint, quantize):
 def test_rounded_weights_take_more_rows_than_their_kernels(checkpoint, quantize):
     plain = CodeLlama.load(checkpoint, "cpu", torch.float32, quantize=quantize)
     compiled = CodeLlama.load(checkpoint, "cpu", torch.float32, quantize=quantize)
-    compiled.compiled = CompiledSteps(compiled.model, "eager")
+    compiled.decoder.steps = CompiledSteps(compiled.model, "eager")
     prompts, options = [[1, 300 + row] for row in range(50)], {"max_new_tokens": 4, "stop_ids": []}
     found = compiled.generate(prompts, batch_size=50, **options)
     assert found == plain.generate(prompts, batch_size=50, **options)
 
 
 def test_processes_that_share_a_model_do_not_compile_it(checkpoint):
-    with pytest.raises(RequestError, match="leave out the mesh"):
+    with pytest.raises(RequestError, match="are for one process"):
         CodeLlama.load(checkpoint, mesh=object(), compile=True)
 
 

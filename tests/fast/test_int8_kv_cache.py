@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from codellama import CodeLlama, RequestError
-from codellama.inference.int8_kv_cache import Int8KVCache
+from codellama.fast.int8_kv_cache import Int8KVCache
+from codellama.inference.cache_rows import bytes_per_token, join_rows, keep_rows
 from codellama.model.kv_cache import KVCache
 
 SHAPE = {"n_layers": 2, "n_kv_heads": 3, "head_dim": 16}
@@ -37,14 +38,15 @@ def test_vectors_of_zeros_stay_zeros():
 
 def test_rows_of_different_lengths_are_kept_joined_and_grown_like_unrounded_ones():
     def fill(kind):
-        one, other = kind(**SHAPE, batch_size=2), kind(**SHAPE, batch_size=1)
+        one = kind(**SHAPE, batch_size=2)
+        other = kind(**SHAPE, batch_size=1, capacity=8)
         for layer in range(2):
             one.write(layer, *vectors(2, 5, seed=layer))
             other.write(layer, *vectors(1, 3, seed=9 + layer))
         one.advance(5)
         other.advance(3)
-        one.join([other], capacity=8)
-        one.keep([2, 0])
+        join_rows(one, other)
+        keep_rows(one, [2, 0])
         read = [one.write(layer, *vectors(2, 4, seed=20 + layer)) for layer in range(1)]
         return one, read[0]
 
@@ -60,8 +62,8 @@ def test_it_takes_half_of_bfloat16_and_a_scale_a_vector():
     rounded, exact = (
         kind(**SHAPE, batch_size=1, dtype=torch.bfloat16) for kind in (Int8KVCache, KVCache)
     )
-    assert exact.bytes_per_token == 2 * 2 * 3 * 16 * 2
-    assert rounded.bytes_per_token == 2 * 2 * 3 * (16 + 2)
+    assert bytes_per_token(exact) == 2 * 2 * 3 * 16 * 2
+    assert bytes_per_token(rounded) == 2 * 2 * 3 * (16 + 2)
 
 
 def test_a_model_that_uses_it_predicts_nearly_the_same(checkpoint, llm):

@@ -1,4 +1,4 @@
-"""Products with matrices in the order of a processor's library, against products in float64."""
+"""Products with prepacked weights, against products in float64."""
 
 import gc
 
@@ -9,40 +9,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codellama import CheckpointError
-from codellama.weights.library_products import (
-    DIGIT,
-    SHORT_DIGIT,
+from codellama.fast.int8 import Int8Linear, quantize_rows
+from codellama.fast.prepacked import (
+    LARGEST,
+    PrepackedLinear,
     _objects,
+    can_prepack,
     fbgemm_int8_product,
     fbgemm_product,
-    half_product,
-    int8_product,
-    of_digits,
-    onednn_int8_product,
+    join_products,
+    multiplies_bfloat16,
     onednn_product,
-    two_digits,
+    split_activations,
 )
-from codellama.weights.packing import can_pack
-from codellama.weights.quantize import Int8Linear, quantize_rows
+from codellama.weights.loading import weight_bytes
 
 pytestmark = pytest.mark.skipif(
-    not can_pack(torch.device("cpu")), reason="this PyTorch has no library for this processor"
+    not can_prepack(torch.device("cpu")), reason="this PyTorch has no library for this processor"
 )
 onednn = pytest.param(
     onednn_product,
     marks=pytest.mark.skipif(
-        not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        not multiplies_bfloat16(),
         reason="oneDNN has no bfloat16 for this processor",
     ),
 )
-onednn_int8 = pytest.param(
-    lambda weight: onednn_int8_product(*quantize_rows(weight)),
-    marks=pytest.mark.skipif(
-        not (torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()),
-        reason="oneDNN has no exact products of 8 bits for this processor",
-    ),
-    id="onednn_int8",
-)
+
+
+def from_int8(weight):
+    return PrepackedLinear.from_int8(Int8Linear.from_weight(weight))
 
 
 def fbgemm_int8(weight):
@@ -73,7 +68,7 @@ def test_both_dtypes_of_16_bits_have_a_library(dtype):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(96, 64, generator=generator).to(dtype)
     x = torch.randn(2, 3, 64, generator=generator).to(dtype)
-    assert_product(half_product(weight), weight, x)
+    assert_product(PrepackedLinear.from_weight(weight), weight, x)
 
 
 def test_float16_keeps_small_bfloat16_weights_nearly():
@@ -89,36 +84,40 @@ def test_weights_that_float16_does_not_hold_are_refused():
         fbgemm_product(torch.full((4, 4), 1e5).bfloat16())
 
 
-@pytest.mark.parametrize("largest", [DIGIT, SHORT_DIGIT])
 @given(
     numbers=st.lists(st.floats(-4, 4, width=16), min_size=1, max_size=40).filter(any),
     exponent=st.integers(-20, 20),
 )
-def test_two_digits_round_to_the_unit_and_keep_large_bfloat16_numbers(largest, numbers, exponent):
+def test_two_parts_round_to_the_scale_and_keep_large_bfloat16_numbers(numbers, exponent):
     x = torch.tensor([numbers]).bfloat16().float() * 2.0**exponent
-    digits, units = two_digits(x, largest)
-    assert digits.abs().max() <= largest and torch.equal(digits, digits.round())
-    found = of_digits(digits.double(), units.double(), largest)
-    assert ((found - x).abs() <= units * 0.51).all()
-    large = x.abs() * largest**2 > 128 * x.abs().max()
+    parts, scales = split_activations(x)
+    assert parts.abs().max() <= LARGEST and torch.equal(parts, parts.round())
+    found = join_products(parts.double(), scales.double())
+    assert ((found - x).abs() <= scales * 0.51).all()
+    large = x.abs() * LARGEST**2 > 128 * x.abs().max()
     assert torch.equal(found.bfloat16()[large], x.bfloat16()[large])
 
 
-def test_a_row_of_zeros_has_two_digits_of_zero():
-    digits, units = two_digits(torch.zeros(2, 8), DIGIT)
-    assert not digits.any() and (units > 0).all()
+def test_rows_are_split_by_scales_of_their_own_and_stay_in_order():
+    x = torch.tensor([[1.0, -2.0], [1000.0, 4.0], [0.0, 0.0]])
+    parts, scales = split_activations(x)
+    assert (parts.shape, scales.shape) == ((6, 2), (3, 1))
+    assert torch.allclose(join_products(parts.double(), scales.double()).float(), x, atol=0.1)
 
 
-@pytest.mark.parametrize("pack", [int8_product, fbgemm_int8, onednn_int8])
+def test_a_row_of_zeros_has_two_parts_of_zero():
+    parts, scales = split_activations(torch.zeros(2, 8))
+    assert not parts.any() and (scales > 0).all()
+
+
+@pytest.mark.parametrize("pack", [from_int8, fbgemm_int8])
 @pytest.mark.parametrize("rows", [1, 5, 40])
 @pytest.mark.parametrize("shape", [(33, 20), (192, 96)])
 def test_8_bits_are_those_of_the_plain_layer(shape, rows, pack):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=generator).bfloat16()
     x = torch.randn(rows, shape[1], generator=generator).bfloat16()
-    plain = Int8Linear(*reversed(shape))
-    plain.pack(weight)
-    assert_product(pack(weight), plain.expanded(), x)
+    assert_product(pack(weight), Int8Linear.from_weight(weight).expanded(), x)
 
 
 def test_the_largest_integers_do_not_overflow():
@@ -127,9 +126,9 @@ def test_the_largest_integers_do_not_overflow():
         assert_product(fbgemm_int8(weight), weight, x.bfloat16())
 
 
-@pytest.mark.parametrize("pack", [fbgemm_product, fbgemm_int8, onednn, onednn_int8])
+@pytest.mark.parametrize("pack", [fbgemm_product, fbgemm_int8, onednn])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_torch_compile_takes_packed_products_as_they_are(pack, rows):
+def test_torch_compile_takes_prepacked_products_as_they_are(pack, rows):
     multiply = pack(torch.randn(96, 64).bfloat16())
     compiled = torch.compile(multiply, fullgraph=True)
     x = torch.randn(rows, 64).bfloat16()
@@ -146,3 +145,23 @@ def test_a_matrix_goes_with_its_product():
     products.clear()
     gc.collect()
     assert len(_objects) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_prepacked_weight_has_memory_of_its_own(dtype):
+    weight = torch.randn(32, 16).to(dtype)
+    layer, x = PrepackedLinear.from_weight(weight), torch.randn(4, 16).to(dtype)
+    before = layer(x)
+    weight.zero_()
+    assert torch.equal(layer(x), before)
+
+
+def test_a_layer_says_what_its_prepacked_weight_takes():
+    weight = torch.randn(32, 16).bfloat16()
+    assert weight_bytes(PrepackedLinear.from_weight(weight)) == 2 * 32 * 16
+    assert weight_bytes(from_int8(weight)) == 32 * 16
+
+
+def test_float32_weights_are_refused_by_name():
+    with pytest.raises(CheckpointError, match=r"torch\.float32.*load it as bfloat16"):
+        PrepackedLinear.from_weight(torch.ones(4, 4))

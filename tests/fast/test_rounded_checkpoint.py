@@ -1,16 +1,18 @@
 """Rounded checkpoints on disk."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from codellama import CheckpointError, CodeLlama, load_model
-from codellama.weights import quantize, quantized_checkpoint
-from codellama.weights.loading import open_checkpoint
-from codellama.weights.quantize import MODES, Quantized
-from codellama.weights.quantized_checkpoint import FILE, save_checkpoint
+from codellama import CheckpointError, CodeLlama, RequestError, load_model
+from codellama.fast import int4, rounded_checkpoint
+from codellama.fast.quantize import place_quantized
+from codellama.fast.rounded_checkpoint import MODES, save_checkpoint
+from codellama.weights.loading import ROUNDED, open_checkpoint
 
 TOKENS = torch.tensor([[1, 300, 7, 9, 40, 41]])
 
@@ -22,23 +24,31 @@ def mode(request):
 
 @pytest.fixture
 def rounded(checkpoint, mode, tmp_path):
-    model = load_model(checkpoint, "cpu", layout=Quantized(mode))
+    model = load_model(checkpoint, "cpu", place=place_quantized(mode))
     save_checkpoint(tmp_path / "rounded", model, mode)
+    shutil.copy(checkpoint / "tokenizer.model", tmp_path / "rounded")
     return tmp_path / "rounded"
 
 
 def rewrite(directory, change=None, **about):
     """Writes the tensors anew after a change, with other facts about them."""
     found = open_checkpoint(directory)
-    tensors = load_file(directory / FILE)
+    tensors = load_file(directory / ROUNDED)
     if change:
         change(tensors)
     order = ",".join(map(str, found.order))
-    save_file(tensors, directory / FILE, {"mode": found.mode, "block_order": order, **about})
+    save_file(tensors, directory / ROUNDED, {"mode": found.mode, "block_order": order, **about})
+
+
+def kept(directory):
+    """Lets integers stay integers."""
+    return open_checkpoint(directory).place(torch.device("cpu"), lambda layer: layer)
 
 
 def test_the_model_is_the_same_to_the_last_bit(checkpoint, rounded, mode):
-    saved, fresh = load_model(rounded, "cpu"), load_model(checkpoint, "cpu", layout=Quantized(mode))
+    saved = CodeLlama.load(rounded, "cpu").model
+    fresh = CodeLlama.load(checkpoint, "cpu", quantize=mode).model
+    assert [type(module) for module in saved.modules()] == [type(m) for m in fresh.modules()]
     with torch.no_grad():
         assert torch.equal(saved(TOKENS), fresh(TOKENS))
         assert torch.equal(saved(TOKENS[:, :1]), fresh(TOKENS[:, :1]))
@@ -51,7 +61,10 @@ def test_it_says_what_it_is_and_how_large(rounded, mode):
 
 
 def test_its_parameters_read_as_what_the_integers_stand_for(checkpoint, rounded, mode):
-    found, model = open_checkpoint(rounded), load_model(checkpoint, "cpu", layout=Quantized(mode))
+    found, model = (
+        open_checkpoint(rounded),
+        load_model(checkpoint, "cpu", place=place_quantized(mode)),
+    )
     name = "layers.0.feed_forward.w1"
     expected = model.get_submodule(name).expanded()
     assert torch.equal(found.read(f"{name}.weight"), expected)
@@ -59,15 +72,15 @@ def test_its_parameters_read_as_what_the_integers_stand_for(checkpoint, rounded,
     assert torch.equal(found.read("norm.weight"), model.norm.weight)
 
 
-def test_the_models_layers_are_laid_out_once(rounded, monkeypatch):
+def test_the_models_shapes_are_worked_out_once(rounded, monkeypatch):
     found = open_checkpoint(rounded)
-    monkeypatch.setattr(quantized_checkpoint, "Transformer", None)
+    monkeypatch.setattr(rounded_checkpoint, "parameter_shapes", None)
     for _ in range(2):
         assert found.read("layers.0.feed_forward.w1.weight").isfinite().all()
 
 
 def test_nibbles_of_another_processors_order_are_packed_anew(checkpoint, tmp_path, monkeypatch):
-    expected = load_model(checkpoint, "cpu", layout=Quantized("int4"))
+    expected = load_model(checkpoint, "cpu", place=place_quantized("int4"))
     order = [0, 1, 4, 5, 2, 3, 6, 7]
 
     def pack(values):
@@ -75,12 +88,13 @@ def test_nibbles_of_another_processors_order_are_packed_anew(checkpoint, tmp_pat
         return (low | high << 4).transpose(1, 2).reshape(len(values), -1)
 
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(quantize, "pack_nibbles", pack)
-        model = load_model(checkpoint, "cpu", layout=Quantized("int4"))
-        elsewhere.setattr(quantized_checkpoint, "block_order", lambda _: order)
+        elsewhere.setattr(int4, "pack_nibbles", pack)
+        model = load_model(checkpoint, "cpu", place=place_quantized("int4"))
+        elsewhere.setattr(rounded_checkpoint, "block_order", lambda _: order)
         save_checkpoint(tmp_path / "rounded", model, "int4")
+    found = load_model(tmp_path / "rounded", "cpu", place=kept(tmp_path / "rounded"))
     with torch.no_grad():
-        assert torch.equal(load_model(tmp_path / "rounded", "cpu")(TOKENS), expected(TOKENS))
+        assert torch.equal(found(TOKENS), expected(TOKENS))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +143,28 @@ def test_params_of_another_model_are_refused(rounded):
         load_model(rounded, "cpu")
 
 
-def test_it_is_not_rounded_again_or_read_in_another_dtype(rounded):
-    for options in ({"quantize": "int8"}, {"dtype": torch.bfloat16}):
-        with pytest.raises(CheckpointError, match="is rounded to int"):
-            CodeLlama.load(rounded, "cpu", **options)
+def test_it_is_not_rounded_another_way(rounded, mode):
+    [other] = set(MODES) - {mode}
+    with pytest.raises(RequestError, match=f"is rounded to {mode} already"):
+        CodeLlama.load(rounded, "cpu", quantize=other)
+    CodeLlama.load(rounded, "cpu", quantize=mode)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_another_dtype_it_predicts_nearly_the_same(rounded, dtype):
+    own, other = CodeLlama.load(rounded, "cpu"), CodeLlama.load(rounded, "cpu", dtype)
+    for tokens in (TOKENS, TOKENS[:, :1], TOKENS.repeat(1, 10)):
+        with torch.no_grad():
+            both = torch.stack([llm.model(tokens).flatten() for llm in (own, other)])
+        assert torch.corrcoef(both)[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_plain_model_has_the_weights_that_the_integers_stand_for(rounded, dtype):
+    plain = load_model(rounded, "cpu", dtype)
+    integers = load_model(rounded, "cpu", place=kept(rounded))
+    for name, module in plain.named_modules():
+        if isinstance(module, nn.Linear):
+            assert type(module) is nn.Linear
+            expected = integers.get_submodule(name).expanded().to(dtype)
+            assert torch.equal(module.weight, expected)

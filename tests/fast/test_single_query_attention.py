@@ -1,9 +1,10 @@
-"""Attention of a lone query, against the attention of any number of them."""
+"""Attention of a single query, against the attention of any number of them."""
 
 import pytest
 import torch
 
-from codellama.inference import lone_query
+from codellama.fast import single_query_attention as module
+from codellama.fast.single_query_attention import single_query_attention
 from codellama.model.attention import grouped_query_attention
 
 HEADS, HEAD_DIM = 4, 8
@@ -27,16 +28,16 @@ def test_it_is_the_attention_that_it_stands_for(kv_heads, seq, masked, compiled)
     *inputs, mask = random_inputs(kv_heads, seq, key_count=9 if masked or seq == 1 else seq)
     mask = mask if masked else None
     torch._dynamo.reset()
-    attend = torch.compile(lone_query.attend, backend="eager", fullgraph=True)
-    found = (attend if compiled else lone_query.attend)(*inputs, mask)
+    attend = torch.compile(single_query_attention, backend="eager", fullgraph=True)
+    found = (attend if compiled else single_query_attention)(*inputs, mask)
     torch.testing.assert_close(found, grouped_query_attention(*inputs, mask), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("twice", [False, True])
 def test_a_row_of_bfloat16_that_is_asked_for_twice_is_the_same(monkeypatch, twice):
-    monkeypatch.setattr(lone_query, "_asks_twice", lambda _: twice)
+    monkeypatch.setattr(module, "_asks_twice", lambda _: twice)
     *inputs, mask = random_inputs(HEADS)
-    found = lone_query.attend(*(tensor.bfloat16() for tensor in inputs), mask)
+    found = single_query_attention(*(tensor.bfloat16() for tensor in inputs), mask)
     expected = grouped_query_attention(*inputs, mask)
     assert found.shape == expected.shape
     torch.testing.assert_close(found.float(), expected, rtol=0, atol=2e-2)

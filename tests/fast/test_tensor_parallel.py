@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from codellama.inference.parallel import _check_divisible
 from commands import ROOT
 from parallel_worker import PROMPTS
-from random_checkpoint import random_checkpoint, Shape
+from random_checkpoint import Shape, random_checkpoint
 
 from codellama import CodeLlama, ModelConfig, RequestError
-from codellama.inference.parallel import _check_divisible
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 
