@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from codellama.inference.parallel import from_first_rank, launched_mesh, leave
 
 from codellama import CodeLlama
-
-PROMPTS = ["def f(x):", "", "import os\n\nclass Path", "x"]
+from codellama.cli import _leave
+from codellama.fast.tensor_parallel import from_first_rank, launched_mesh
 
 
 def anonymous_bytes() -> int:
@@ -18,7 +17,7 @@ def anonymous_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "RssAnon" in line)
 
 
-def main(directory: str) -> None:
+def main(directory: str, prompts: list[str]) -> None:
     mesh = launched_mesh(torch.device("cpu"))
     memory = []  # from when the first parameter is in place
 
@@ -28,9 +27,9 @@ def main(directory: str) -> None:
     llm = CodeLlama.load(directory, dtype=torch.float64, progress=watch, mesh=mesh)
     grown = [torch.zeros(1) for _ in range(mesh.size())]
     dist.all_gather(grown, torch.tensor([float(max(memory) - memory[0])]))
-    greedy = llm.complete(PROMPTS, max_new_tokens=12, logprobs=True)
-    seeded = llm.complete(PROMPTS, max_new_tokens=12, temperature=1.0, top_p=0.9, seed=3)
-    unseeded = llm.complete(PROMPTS, max_new_tokens=12, temperature=1.0)
+    greedy = llm.complete(prompts, max_new_tokens=12, logprobs=True)
+    seeded = llm.complete(prompts, max_new_tokens=12, temperature=1.0, top_p=0.9, seed=3)
+    unseeded = llm.complete(prompts, max_new_tokens=12, temperature=1.0)
     tokens = [completion.tokens for completion in unseeded]
     everywhere: list[list[list[int]]] = [[] for _ in range(mesh.size())]
     dist.all_gather_object(everywhere, tokens)
@@ -46,8 +45,8 @@ def main(directory: str) -> None:
     }
     if mesh.get_local_rank() == 0:
         print(json.dumps(result))
-    leave()
+    _leave(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], json.loads(sys.argv[2]))

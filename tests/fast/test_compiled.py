@@ -152,9 +152,7 @@ def test_a_cache_that_is_put_aside_keeps_what_it_held(tokenizer):
             assert torch.allclose(found, expected, atol=1e-4)
 
 
-def test_tokens_are_looked_at_once_in_several_steps_unless_they_are_streamed(
-    tokenizer, monkeypatch
-):
+def test_tokens_are_looked_at_once_in_many_steps_unless_they_are_streamed(tokenizer, monkeypatch):
     lengths = []
     _, compiled = pair(tokenizer)
     extend = decoding._Batch._extend

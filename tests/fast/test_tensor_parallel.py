@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from codellama.inference.parallel import _check_divisible
 from commands import ROOT
-from parallel_worker import PROMPTS
 from random_checkpoint import Shape, random_checkpoint
 
 from codellama import CodeLlama, ModelConfig, RequestError
+from codellama.fast.tensor_parallel import check_divisible
 
+PROMPTS = ["def f(x):", "", "import os\n\nclass Path", "x"]
 WORKER = Path(__file__).with_name("parallel_worker.py")
 
 
@@ -41,7 +41,7 @@ def alone(directory) -> CodeLlama:
 
 @pytest.fixture(scope="module", params=[2, 4])
 def together(request, directory) -> dict:
-    with torchrun(request.param, WORKER, directory) as process:
+    with torchrun(request.param, WORKER, directory, json.dumps(PROMPTS)) as process:
         output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return {"processes": request.param, **json.loads(output)}
@@ -94,8 +94,8 @@ def test_the_command_prints_once(directory, alone):
 def test_a_number_of_processes_that_does_not_divide_the_heads_is_refused(processes, says):
     config = ModelConfig(dim=256, n_layers=1, n_heads=8, n_kv_heads=4, vocab_size=512)
     with pytest.raises(RequestError, match=rf"{says}.* {processes} processes"):
-        _check_divisible(config, processes)
-    _check_divisible(config, 4)
+        check_divisible(config, processes)
+    check_divisible(config, 4)
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:
