@@ -24,7 +24,7 @@ def main(directory: str, prompts: list[str]) -> None:
     def watch(*_):
         memory.append(anonymous_bytes())
 
-    llm = CodeLlama.load(directory, dtype=torch.float64, progress=watch, mesh=mesh)
+    llm = CodeLlama.load(directory, dtype=torch.float32, progress=watch, mesh=mesh)
     grown = [torch.zeros(1) for _ in range(mesh.size())]
     dist.all_gather(grown, torch.tensor([float(max(memory) - memory[0])]))
     greedy = llm.complete(prompts, max_new_tokens=12, logprobs=True)

@@ -62,7 +62,7 @@ def classes(model) -> set[type]:
         # The output, which matters most, has 8 bits also with int4.
         ({"quantize": "int4"}, {Int4Linear, PrepackedLinear}, {Int4Linear, Int8Linear}),
     ],
-    ids=str,
+    ids=["16 bits", "16 bits compiled", "int8", "int8 compiled", "int4"],
 )
 def test_each_kind_of_weight_gets_its_layer(
     checkpoint, prepacks, options, on_x86, elsewhere, dtype
