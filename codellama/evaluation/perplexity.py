@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from codellama.inference.prefill import PREFILL_CHUNK
+from codellama.evaluation.results import Progress, Record, Results, collect
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import Tokenizer
-from codellama.weights.downloads import Progress
+
+CHUNK = 512
+"""Tokens of a pass: memory holds the KV cache and one chunk's logits."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Perplexity:
     """Losses added up over texts.
 
@@ -25,10 +27,16 @@ class Perplexity:
         nats: the sum of the tokens' negative log-probabilities.
     """
 
-    texts: int = 0
-    tokens: int = 0
-    text_bytes: int = 0
-    nats: float = 0.0
+    texts: int
+    tokens: int
+    text_bytes: int
+    nats: float
+
+    @classmethod
+    def total(cls, records: Sequence[Record]) -> Perplexity:
+        """The sum over results of `perplexity` or `compare`."""
+        sums = [sum(record[name] for record in records) for name in ("tokens", "bytes", "nats")]
+        return cls(len(records), *sums)
 
     @property
     def loss(self) -> float:
@@ -46,90 +54,108 @@ class Perplexity:
         return self.nats / math.log(2) / self.text_bytes
 
 
+def chunk_logits(model: Transformer, ids: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (seq, vocab_size) of each token but the first, given all before it, a chunk at a time;
+    and the tokens (seq)."""
+    tokens = torch.tensor([ids], device=model.tok_embeddings.weight.device)
+    cache = model.new_cache(1, len(ids) - 1)
+    for start in range(0, len(ids) - 1, CHUNK):
+        targets = tokens[0, start + 1 : start + 1 + CHUNK]
+        yield model(tokens[:, start : start + len(targets)], cache)[0], targets
+
+
 @torch.no_grad()
 def token_losses(model: Transformer, ids: Sequence[int]) -> Tensor:
     """Negative log-probability of each token but the first, given all before it.
 
-    Reads a chunk at a time, so that memory holds the KV cache and one chunk's logits.
-
     Shape:
         n ids -> (n - 1), float32, in nats
     """
-    device = model.tok_embeddings.weight.device
-    tokens = torch.tensor([ids], device=device)
-    cache = model.new_cache(capacity=len(ids) - 1)
-    losses = []
-    for start in range(0, len(ids) - 1, PREFILL_CHUNK):
-        targets = tokens[:, start + 1 : start + 1 + PREFILL_CHUNK]
-        logits = model(tokens[:, start : start + targets.shape[1]], cache)
-        losses.append(-logits.log_softmax(-1).gather(-1, targets[..., None])[0, :, 0])
+    losses = [
+        -logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+        for logits, targets in chunk_logits(model, ids)
+    ]
     return torch.cat(losses)
+
+
+def windows(count: int, context: int) -> Iterator[tuple[int, int]]:
+    """Cuts `count` tokens into windows of at most `context`, which overlap by half.
+
+    Yields:
+        The start of a window, and how many of its tokens an earlier one has predicted or cannot be
+        predicted: each is predicted once, and from half a context at least.
+    """
+    scored = 1
+    while scored < count:
+        start = 0 if scored < context else scored - context // 2
+        yield start, scored - start
+        scored = min(start + context, count)
 
 
 def perplexity(
     model: Transformer,
     tokenizer: Tokenizer,
-    texts: Iterable[str],
-    context: int | None = None,
+    texts: Mapping[str, str],
+    context: int = 0,
+    *,
+    results: Results | None = None,
     progress: Progress | None = None,
 ) -> Perplexity:
-    """Predicts every token of every text, each text on its own.
-
-    A text longer than the context is read in windows that overlap by half: every token is predicted
-    once, and from half a context at least.
+    """Predicts every token of every text, each text on its own (see `windows`).
 
     Args:
-        context: tokens to look back on at most; None for the model's.
+        texts: by name.
+        context: tokens to look back on at most, from 2; 0 for the model's, which is the most.
+        results: keeps tokens, bytes and nats of each text.
         progress: told texts done and texts in all.
     """
     context = min(context or model.config.max_seq_len, model.config.max_seq_len)
-    texts = list(texts)
-    result = Perplexity()
-    for number, text in enumerate(texts, 1):
-        ids = tokenizer.encode(text, bos=True)
-        scored = 1
-        while scored < len(ids):
-            start = 0 if scored < context else scored - context // 2
-            losses = token_losses(model, ids[start : start + context])
-            result.nats += losses[scored - start - 1 :].sum(dtype=torch.float64).item()
-            scored = start + len(losses) + 1
-        result.texts += 1
-        result.tokens += len(ids) - 1
-        result.text_bytes += len(text.encode())
-        if progress:
-            progress(number, len(texts))
-    return result
+
+    def read(group: Sequence[str]) -> Iterator[Record]:
+        for name in group:
+            ids, nats = tokenizer.encode(texts[name], bos=True), 0.0
+            for start, known in windows(len(ids), context):
+                losses = token_losses(model, ids[start : start + context])[known - 1 :]
+                nats += losses.sum(dtype=torch.float64).item()
+            size = len(texts[name].encode())
+            yield {"task_id": name, "tokens": len(ids) - 1, "bytes": size, "nats": nats}
+
+    units = {(name, None, None): name for name in texts}
+    return Perplexity.total(collect(results or Results(), units, read, progress))
 
 
-def loss_by_position(
+def losses_by_position(
     model: Transformer,
     tokenizer: Tokenizer,
-    text: str,
+    text: Iterable[str],
     edges: Sequence[int],
-    sequences: int,
+    *,
+    sequences: int = 16,
+    results: Results | None = None,
     progress: Progress | None = None,
-) -> tuple[list[float], int]:
-    """The mean loss of the tokens in each range of positions (arXiv 2308.12950, figure 4a).
+) -> list[list[float]]:
+    """The loss in each range of positions, of several sequences (arXiv 2308.12950, figure 4a).
 
     Args:
-        text: long; cut into sequences of as many tokens as the last edge says.
-        edges: ascending positions; the ranges lie between neighbours.
+        text: pieces of one text, which is cut into sequences of as many tokens as the last edge.
+        edges: ascending positions; the ranges lie between neighbours. May exceed the context.
         sequences: how many of them to read at most, evenly spread over the text.
+        results: keeps the losses of each sequence.
         progress: told sequences done and sequences in all.
 
     Returns:
-        Nats a token for each range, and the number of sequences that they are the mean of.
+        For each sequence, nats a token in each range.
     """
-    length = edges[-1]
-    ids = tokenizer.encode(text)
+    length, ids = edges[-1], tokenizer.encode("".join(text))
     every = range(0, len(ids) - length + 1, length)
     count = min(sequences, len(every))
     starts = [every[number * len(every) // count] for number in range(count)]
-    totals = torch.zeros(len(edges) - 1, dtype=torch.float64)
-    for number, start in enumerate(starts, 1):
-        losses = token_losses(model, [tokenizer.bos_id, *ids[start : start + length]])
-        ranges = losses.double().cpu()[edges[0] :].split([end - at for at, end in pairwise(edges)])
-        totals += torch.stack([range_.mean() for range_ in ranges])
-        if progress:
-            progress(number, len(starts))
-    return (totals / max(1, len(starts))).tolist(), len(starts)
+
+    def read(group: Sequence[int]) -> Iterator[Record]:
+        for start in group:
+            losses = token_losses(model, [tokenizer.bos_id, *ids[start : start + length]])
+            ranges = [losses[low:high].double().mean().item() for low, high in pairwise(edges)]
+            yield {"task_id": start, "losses": ranges}
+
+    units = {(start, None, None): start for start in starts}
+    return [record["losses"] for record in collect(results or Results(), units, read, progress)]
