@@ -4,19 +4,24 @@ arXiv 2207.14255; arXiv 2308.12950, tables 6 and 14)."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from codellama.evaluation.results import Progress, Record, Results, collect
+from codellama.evaluation.results import Key, Progress, Record, Results
 from codellama.evaluation.tasks import Sampling, Task
 from codellama.inference.generation import CodeLlama
 from codellama.text.tokenizer import Tokenizer
 
-Span = tuple[str, int, int]
-"""A name, and where the piece begins and ends in its text."""
+KINDS = {
+    "single_line": "SingleLineInfilling",
+    "multi_line": "MultiLineInfilling",
+    "random_span": "RandomSpanInfilling",
+}
 SPANS_PER_PROBLEM = 10
 LONGEST_BLOCK = 8
+Span = tuple[str, int, int]
+"""A name, and where a piece of a text begins and ends."""
 
 
 def lines_of(text: str) -> list[tuple[int, int, int]]:
@@ -27,52 +32,37 @@ def lines_of(text: str) -> list[tuple[int, int, int]]:
     return [(n, start, start + len(line)) for n, (line, start) in numbered if line.strip()]
 
 
-def single_lines(text: str, _: random.Random) -> list[Span]:
-    """Each line that is not blank."""
-    return [(f"L{number}", start, end) for number, start, end in lines_of(text)]
-
-
-def multi_lines(text: str, _: random.Random) -> list[Span]:
-    """Each block of lines whose first and last are not blank."""
+def spans(text: str, kind: str, numbers: random.Random) -> Iterator[Span]:
+    """Each line that is not blank; each block of lines whose first and last are not blank; or ten
+    pieces between two random places, none of spaces alone."""
     lines = lines_of(text)
-    return [
-        (f"L{first}_L{last}", start, end)
-        for at, (first, start, _) in enumerate(lines)
-        for last, _, end in lines[at:]
-    ]
-
-
-def random_spans(text: str, random_numbers: random.Random) -> list[Span]:
-    """Ten pieces between two places drawn at random; none of spaces alone."""
-    spans: list[Span] = []
-    while len(spans) < SPANS_PER_PROBLEM and text.strip():
-        start, end = sorted(random_numbers.sample(range(len(text) + 1), 2))
-        if text[start:end].strip():
-            spans.append((str(len(spans)), start, end))
-    return spans
-
-
-KINDS: dict[str, tuple[str, Callable[[str, random.Random], list[Span]]]] = {
-    "single_line": ("SingleLineInfilling", single_lines),
-    "multi_line": ("MultiLineInfilling", multi_lines),
-    "random_span": ("RandomSpanInfilling", random_spans),
-}
+    if kind == "random_span":
+        drawn = (sorted(numbers.sample(range(len(text) + 1), 2)) for _ in iter(int, 1) if lines)
+        written = ((start, end) for start, end in drawn if text[start:end].strip())
+        for name, (start, end) in zip(range(SPANS_PER_PROBLEM), written, strict=False):
+            yield str(name), start, end
+        return
+    for at, (first, start, end) in enumerate(lines):
+        if kind == "single_line":
+            yield f"L{first}", start, end
+        else:
+            yield from ((f"L{first}_L{last}", start, end) for last, _, end in lines[at:])
 
 
 def derived(problems: Iterable[Task], kind: str, seed: int = 0) -> list[Task]:
     """All tasks of a kind from problems' solutions: of HumanEval's, the published 1,033 single
     lines and 5,815 blocks of lines, and ten random spans a problem."""
-    (name, spans), numbers = KINDS[kind], random.Random(seed)
+    numbers = random.Random(seed)
     return [
         replace(
             problem,
-            task_id=f"{name}/{problem.task_id}/{place}",
+            task_id=f"{KINDS[kind]}/{problem.task_id}/{name}",
             prefix=problem.prefix + problem.solution[:start],
             suffix=problem.solution[end:] + problem.suffix,
             solution=problem.solution[start:end],
         )
         for problem in problems
-        for place, start, end in spans(problem.solution, numbers)
+        for name, start, end in spans(problem.solution, kind, numbers)
     ]
 
 
@@ -90,52 +80,44 @@ def from_files(
 
     Args:
         texts: by name.
-        kind: a line; a block of up to eight lines; or a random piece of one line, which mostly cuts
+        kind: a line; a block of up to eight lines; or a random piece of a line, which mostly cuts
             words.
         count: pieces, or all if there are fewer.
         context: tokens that the lines around the piece have at most, half of them on each side.
         seed: decides which.
     """
-    numbers, found = random.Random(seed), []
-    for name, line in _turns(texts, numbers):
-        text, (number, start, end) = texts[name], line
-        if kind == "multi_line":
-            later = [other for other in lines_of(text) if number <= other[0] < number + LONGEST_BLOCK]
-            end = numbers.choice(later)[2]
-        begin = text.rfind("\n", 0, start) + 1
-        after = (text.find("\n", end) + 1) or len(text)
-        rest = text[end:after]
-        if kind == "random_span":
-            cut = sorted(numbers.sample(range(end - start + 1), 2))
-            rest, (start, end) = text[start + cut[1] : after], (start + cut[0], start + cut[1])
-        before = _closest(text[:begin].splitlines(True)[::-1], tokenizer, context // 2)[::-1]
-        behind = _closest(text[after:].splitlines(True), tokenizer, context // 2)
-        prefix, suffix = "".join(before) + text[begin:start], rest + "".join(behind)
-        # Writing nothing would match spaces; what spells a control token cannot be asked for.
-        spells = tokenizer.control_ids.intersection(tokenizer.encode(prefix + suffix))
-        if text[start:end].strip() and not spells:
-            found.append(Task(f"{name}/L{number}", prefix, suffix, text[start:end]))
-        if len(found) == count:
-            break
-    return found
-
-
-def _turns(texts: Mapping[str, str], numbers: random.Random) -> Iterator[tuple[str, Span]]:
-    """A text's name and one of its lines, each once; rounds over all texts that have lines left."""
+    numbers, found = random.Random(seed), list[Task]()
     left = {name: lines_of(text) for name, text in texts.items()}
     for lines in left.values():
         numbers.shuffle(lines)
     while left := {name: lines for name, lines in left.items() if lines}:
-        order = list(left)
-        numbers.shuffle(order)
-        for name in order:
-            yield name, left[name].pop()
+        for name in numbers.sample(list(left), len(left)):
+            number, start, end = left[name].pop()
+            text = texts[name]
+            first, last = start, end
+            if kind == "random_span":
+                start, end = sorted(numbers.sample(range(start, end + 1), 2))
+            elif kind == "multi_line":
+                block = (line for line in lines_of(text) if 0 <= line[0] - number < LONGEST_BLOCK)
+                last = end = numbers.choice(list(block))[2]
+            prefix = _closest(text[:first], tokenizer, -context // 2) + text[first:start]
+            suffix = text[end : last + 1] + _closest(text[last + 1 :], tokenizer, context // 2)
+            # Writing nothing would match spaces; what spells a control token cannot be asked for.
+            spells = tokenizer.control_ids.intersection(tokenizer.encode(prefix + suffix))
+            if text[start:end].strip() and not spells:
+                found.append(Task(f"{name}/L{number}", prefix, suffix, text[start:end]))
+            if len(found) == count:
+                return found
+    return found
 
 
-def _closest(lines: Sequence[str], tokenizer: Tokenizer, most: int) -> Sequence[str]:
-    """As many of the first lines as have at most `most` tokens together."""
+def _closest(text: str, tokenizer: Tokenizer, most: int) -> str:
+    """As many of the first lines, or of the last for a negative number, as have at most so many
+    tokens together."""
+    lines = text.splitlines(keepends=True)[:: -1 if most < 0 else 1]
     sizes = accumulate(len(tokenizer.encode(line)) for line in lines)
-    return lines[: next((at for at, size in enumerate(sizes) if size > most), len(lines))]
+    kept = lines[: next((at for at, size in enumerate(sizes) if size > abs(most)), len(lines))]
+    return "".join(kept[:: -1 if most < 0 else 1])
 
 
 def fill(
@@ -147,22 +129,23 @@ def fill(
     results: Results | None = None,
     progress: Progress | None = None,
 ) -> list[Record]:
-    """What the model fills each gap with, as records with `task_id`, `order` (psm or spm),
+    """What the model fills each gap with: records with `task_id`, `order` (psm or spm),
     `completion` and `exact_match`: whether it is what was there, but for spaces around it.
 
     Of a piece of one line, only the first line of what the model writes counts.
     """
     order = "spm" if suffix_first else "psm"
+    one_line = not any("\n" in task.solution for task in tasks)
 
     def ask(group: Sequence[Task]) -> Iterator[Record]:
         pairs = [(task.prefix, task.suffix) for task in group]
-        stop = () if any("\n" in task.solution for task in tasks) else ("\n",)
-        filled = llm.infill(pairs, suffix_first, **sampling.options(stop))
+        stop = ("\n",) if one_line else ()
+        filled = llm.infill(pairs, suffix_first, **sampling.options, stop=stop)
         for task, completion in zip(group, filled, strict=True):
             text = completion.text if "\n" in task.solution else completion.text.split("\n")[0]
             matches = text.strip() == task.solution.strip()
             named = {"task_id": task.task_id, "order": order, "sample": 0}
             yield {**named, "completion": completion.text, "exact_match": matches}
 
-    units = {(task.task_id, order, 0): task for task in tasks}
-    return collect(results or Results(), units, ask, progress, group=sampling.group)
+    units: dict[Key, Task] = {(task.task_id, order, 0): task for task in tasks}
+    return (results or Results()).collect(units, ask, progress, sampling.group)

@@ -13,7 +13,7 @@ import torch
 
 from codellama.errors import DataError
 from codellama.evaluation.perplexity import CHUNK
-from codellama.evaluation.results import Progress, Record, Results, collect
+from codellama.evaluation.results import Key, Progress, Record, Results
 from codellama.inference.generation import CodeLlama
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import Tokenizer
@@ -21,6 +21,7 @@ from codellama.text.tokenizer import Tokenizer
 KEY = """def my_function() -> int:
     return "Note that this function is used at the end"
     return {}
+
 
 """
 QUESTION = "assert my_function() == "
@@ -46,18 +47,16 @@ def override_rope(model: Transformer, theta: float | None, scaling_factor: float
 
 
 def functions(texts: Iterable[str], seed: int = 0) -> list[str]:
-    """The functions of Python files that are no methods, in an order drawn by the seed."""
-    found = []
+    """The functions of Python files, but for methods, in an order drawn by the seed."""
+    found = set()
     for text in texts:
         try:
             nodes = ast.parse(text).body
         except (SyntaxError, ValueError):
             continue
         sources = (ast.get_source_segment(text, n) for n in nodes if isinstance(n, ast.FunctionDef))
-        found += [f"{source}\n\n\n" for source in sources if source]
-    found = sorted(set(found))
-    random.Random(seed).shuffle(found)
-    return found
+        found |= {f"{source}\n\n\n" for source in sources if source}
+    return random.Random(seed).sample(sorted(found), len(found))
 
 
 def prompts(
@@ -71,26 +70,22 @@ def prompts(
     Raises:
         DataError: all functions together are shorter.
     """
-    fixed = len(tokenizer.encode(KEY.format(VALUES[0]) + QUESTION, bos=True))
-    total, chosen, before = 0, [], 0
+    total = len(tokenizer.encode(KEY.format(VALUES[0]) + QUESTION, bos=True))
+    parts, key_at = ["", ""], total + cell.position * (cell.length - total)
     for function in filler:
-        size = len(tokenizer.encode_continuation(function))
-        if fixed + total + size > cell.length:
+        total += len(tokenizer.encode_continuation(function))
+        if total > cell.length:
             break
-        total += size
-        chosen.append(function)
-        before += total <= cell.position * (cell.length - fixed)
+        parts[total > key_at] += function
     else:
         raise DataError(
             f"all functions have {total:,} tokens, fewer than the length {cell.length:,}; give "
             "more files"
         )
-    values = random.Random(seed).choices(VALUES, k=cell.examples)
-    if cell.examples <= len(VALUES):
-        values = random.Random(seed).sample(VALUES, cell.examples)
-    head, tail = "".join(chosen[:before]), "".join(chosen[before:])
-    texts = [f"{head}{KEY.format(value)}\n{tail}{QUESTION}" for value in values]
-    return [(v, tokenizer.encode(text, bos=True)) for v, text in zip(values, texts, strict=True)]
+    values = random.Random(seed).sample(VALUES, len(VALUES)) * -(-cell.examples // len(VALUES))
+    texts = ((value, KEY.format(value).join(parts) + QUESTION) for value in values)
+    pairs = [(value, tokenizer.encode(text, bos=True)) for value, text in texts]
+    return pairs[: cell.examples]
 
 
 @torch.no_grad()
@@ -107,7 +102,7 @@ def answers(llm: CodeLlama, asked: Sequence[Sequence[int]]) -> Iterator[str]:
         for start in range(known, len(ids), CHUNK):
             hidden = model.hidden(torch.tensor([ids[start : start + CHUNK]], device=device), cache)
         written: list[int] = []
-        while len(written) < ANSWER_TOKENS:
+        for _ in range(ANSWER_TOKENS):
             token = model.logits(hidden[:, -1]).argmax(-1)
             written.append(int(token))
             hidden = model.hidden(token[:, None], cache)
@@ -129,7 +124,7 @@ def key_retrieval(
     Args:
         filler: functions to fill the context with.
         seed: draws the values.
-        results: keeps value and answer of each example.
+        results: keeps each example's value and answer.
         progress: told cells done and cells in all.
     """
 
@@ -141,9 +136,8 @@ def key_retrieval(
                 named = {"task_id": cell.length, "order": cell.position, "sample": sample}
                 yield {**named, "value": value, "answer": text, "correct": correct}
 
-    units = {(cell.length, cell.position, 0): cell for cell in cells}
-    records = collect(results or Results(), units, ask, progress)
-    correct = {cell: 0 for cell in cells}
-    for record in records:
-        correct[units[record["task_id"], record["order"], 0]] += record["correct"]
-    return {cell: count / cell.examples for cell, count in correct.items()}
+    units: dict[Key, Cell] = {(cell.length, cell.position, 0): cell for cell in cells}
+    counts = dict.fromkeys(cells, 0)
+    for record in (results or Results()).collect(units, ask, progress):
+        counts[units[record["task_id"], record["order"], 0]] += record["correct"]
+    return {cell: count / cell.examples for cell, count in counts.items()}

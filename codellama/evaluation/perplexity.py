@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from codellama.evaluation.results import Progress, Record, Results, collect
+from codellama.evaluation.results import Key, Progress, Record, Results
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import Tokenizer
 
@@ -32,12 +32,6 @@ class Perplexity:
     text_bytes: int
     nats: float
 
-    @classmethod
-    def total(cls, records: Sequence[Record]) -> Perplexity:
-        """The sum over results of `perplexity` or `compare`."""
-        sums = [sum(record[name] for record in records) for name in ("tokens", "bytes", "nats")]
-        return cls(len(records), *sums)
-
     @property
     def loss(self) -> float:
         """Nats a token."""
@@ -56,7 +50,7 @@ class Perplexity:
 
 def chunk_logits(model: Transformer, ids: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (seq, vocab_size) of each token but the first, given all before it, a chunk at a time;
-    and the tokens (seq)."""
+    and those tokens (seq)."""
     tokens = torch.tensor([ids], device=model.tok_embeddings.weight.device)
     cache = model.new_cache(1, len(ids) - 1)
     for start in range(0, len(ids) - 1, CHUNK):
@@ -79,17 +73,17 @@ def token_losses(model: Transformer, ids: Sequence[int]) -> Tensor:
 
 
 def windows(count: int, context: int) -> Iterator[tuple[int, int]]:
-    """Cuts `count` tokens into windows of at most `context`, which overlap by half.
+    """Cuts `count` tokens into windows of at most `context` that overlap by half, so that each
+    token is predicted once, and from half a context at least.
 
     Yields:
-        The start of a window, and how many of its tokens an earlier one has predicted or cannot be
-        predicted: each is predicted once, and from half a context at least.
+        Where a window starts, and how many of its tokens are not to be predicted.
     """
     scored = 1
     while scored < count:
         start = 0 if scored < context else scored - context // 2
         yield start, scored - start
-        scored = min(start + context, count)
+        scored = start + context
 
 
 def perplexity(
@@ -101,12 +95,12 @@ def perplexity(
     results: Results | None = None,
     progress: Progress | None = None,
 ) -> Perplexity:
-    """Predicts every token of every text, each text on its own (see `windows`).
+    """Predicts every token of every text, each text on its own, a window at a time.
 
     Args:
         texts: by name.
         context: tokens to look back on at most, from 2; 0 for the model's, which is the most.
-        results: keeps tokens, bytes and nats of each text.
+        results: keeps each text's tokens, bytes and nats.
         progress: told texts done and texts in all.
     """
     context = min(context or model.config.max_seq_len, model.config.max_seq_len)
@@ -120,14 +114,16 @@ def perplexity(
             size = len(texts[name].encode())
             yield {"task_id": name, "tokens": len(ids) - 1, "bytes": size, "nats": nats}
 
-    units = {(name, None, None): name for name in texts}
-    return Perplexity.total(collect(results or Results(), units, read, progress))
+    units: dict[Key, str] = {(name, None, None): name for name in texts}
+    records = (results or Results()).collect(units, read, progress)
+    tokens, size, nats = (sum(r[part] for r in records) for part in ("tokens", "bytes", "nats"))
+    return Perplexity(len(records), tokens, size, nats)
 
 
 def losses_by_position(
     model: Transformer,
     tokenizer: Tokenizer,
-    text: Iterable[str],
+    text: str,
     edges: Sequence[int],
     *,
     sequences: int = 16,
@@ -137,25 +133,25 @@ def losses_by_position(
     """The loss in each range of positions, of several sequences (arXiv 2308.12950, figure 4a).
 
     Args:
-        text: pieces of one text, which is cut into sequences of as many tokens as the last edge.
+        text: long; cut into sequences of as many tokens as the last edge says.
         edges: ascending positions; the ranges lie between neighbours. May exceed the context.
         sequences: how many of them to read at most, evenly spread over the text.
-        results: keeps the losses of each sequence.
+        results: keeps each sequence's losses.
         progress: told sequences done and sequences in all.
 
     Returns:
         For each sequence, nats a token in each range.
     """
-    length, ids = edges[-1], tokenizer.encode("".join(text))
+    length, ids = edges[-1], tokenizer.encode(text)
     every = range(0, len(ids) - length + 1, length)
     count = min(sequences, len(every))
     starts = [every[number * len(every) // count] for number in range(count)]
 
     def read(group: Sequence[int]) -> Iterator[Record]:
         for start in group:
-            losses = token_losses(model, [tokenizer.bos_id, *ids[start : start + length]])
-            ranges = [losses[low:high].double().mean().item() for low, high in pairwise(edges)]
+            losses = token_losses(model, [tokenizer.bos_id, *ids[start : start + length]]).double()
+            ranges = [losses[low:high].mean().item() for low, high in pairwise(edges)]
             yield {"task_id": start, "losses": ranges}
 
-    units = {(start, None, None): start for start in starts}
-    return [record["losses"] for record in collect(results or Results(), units, read, progress)]
+    units: dict[Key, int] = {(start, None, None): start for start in starts}
+    return [record["losses"] for record in (results or Results()).collect(units, read, progress)]

@@ -16,7 +16,7 @@ from codellama.errors import DataError
 from codellama.inference.generation import CodeLlama
 
 Record = dict[str, Any]
-Key = tuple[Any, ...]
+Key = tuple[Any, Any, Any]
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
@@ -27,28 +27,23 @@ def read_json_lines(path: Path) -> list[Record]:
     Raises:
         DataError: a line is no JSON object, or the file is no text.
     """
+    records, number = [], 0
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: {error}; expected JSON lines, plain or .gz") from None
-    records = []
-    for number, line in enumerate(text.split("\n"), 1):
-        try:
+        for number, line in enumerate(text.split("\n"), 1):  # noqa: B007
             if line.strip():
                 records.append({**json.loads(line)})
-        except (ValueError, TypeError):
-            raise DataError(f"{path}: line {number} is no JSON object: {line:.60}") from None
+    except (ValueError, TypeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        found = f"{path}, line {number}: {error}" if number else f"{path}: {error}"
+        raise DataError(f"{found}; expected a JSON object a line, plain or .gz") from None
     return records
-
-
-def key_of(record: Mapping[str, Any]) -> Key:
-    """What tells a result from others of the same run."""
-    return tuple(record.get(name) for name in ("task_id", "order", "sample"))
 
 
 class Results:
     """What has been measured so far, in memory and in a file.
+
+    A record has a `task_id`, and an `order` and a `sample` where they tell it from others.
 
     Args:
         path: JSON lines to go on with; None: memory alone.
@@ -61,58 +56,58 @@ class Results:
     def __init__(self, path: Path | None = None, run: str = "") -> None:
         self.path, self.run = path, run
         self.records: dict[Key, Record] = {}
-        if path is None:
+        if path is None or not path.exists():
             return
-        if path.exists():
-            content = path.read_bytes()
-            path.write_bytes(content[: content.rfind(b"\n") + 1])  # a run may end inside a line
-            for record in read_json_lines(path):
-                if record.get("run") != run:
-                    raise DataError(
-                        f"{path} holds results of {record.get('run')!r}, but this run is {run!r}; "
-                        "name another file"
-                    )
-                self.records[key_of(record)] = record
-        else:
-            path.touch()
+        whole, _, torn = path.read_bytes().rpartition(b"\n")
+        if torn:  # an earlier run ended inside a line
+            path.write_bytes(whole + b"\n" * bool(whole))
+        for record in read_json_lines(path):
+            if record.get("run") != run:
+                raise DataError(
+                    f"{path} holds results of {record.get('run')!r}, but this run is {run!r}; name "
+                    "another file"
+                )
+            self._keep(record)
+
+    def _keep(self, record: Record) -> None:
+        self.records[record.get("task_id"), record.get("order"), record.get("sample")] = record
 
     def add(self, records: Iterable[Record]) -> None:
         """Appends results, which are in the file when this returns."""
         news = [{**record, "run": self.run} for record in records]
-        self.records.update((key_of(record), record) for record in news)
+        for record in news:
+            self._keep(record)
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write("".join(json.dumps(record) + "\n" for record in news))
 
+    def collect(
+        self,
+        units: Mapping[Key, T],
+        work: Callable[[Sequence[T]], Iterable[Record]],
+        progress: Progress | None = None,
+        group: int = 1,
+    ) -> list[Record]:
+        """Measures each unit that has no result yet, `group` of them at a time.
 
-def collect(
-    results: Results,
-    units: Mapping[Key, T],
-    work: Callable[[Sequence[T]], Iterable[Record]],
-    progress: Progress | None = None,
-    *,
-    group: int = 1,
-) -> list[Record]:
-    """Measures each unit that has no result yet, `group` of them at a time.
-
-    Args:
-        units: by the key of the unit's first result.
-        work: gives the results of several units.
-        progress: told units done and units in all.
-    """
-    waiting = [key for key in units if key not in results.records]
-    for start in range(0, len(waiting), group):
-        keys = waiting[start : start + group]
-        results.add(work([units[key] for key in keys]))
-        if progress:
-            progress(len(units) - len(waiting) + start + len(keys), len(units))
-    tasks = {key[:2] for key in units}
-    return [record for key, record in results.records.items() if key[:2] in tasks]
+        Args:
+            units: by task, order and sample of the unit's first result.
+            work: gives the results of several units.
+            progress: told units done and units in all.
+        """
+        waiting = [key for key in units if key not in self.records]
+        for start in range(0, len(waiting), group):
+            keys = waiting[start : start + group]
+            self.add(work([units[key] for key in keys]))
+            if progress:
+                progress(len(units) - len(waiting) + start + len(keys), len(units))
+        asked = {key[:2] for key in units}
+        return [record for key, record in self.records.items() if key[:2] in asked]
 
 
 def fingerprint(llm: CodeLlama) -> str:
-    """Twelve digits that tell a model from others: a hash of its shape and norms, which training
-    changes and quantisation keeps."""
+    """Twelve digits that tell a model from others: a hash of its shape and its norms, which
+    training changes and quantisation keeps."""
     digest = hashlib.sha256(repr(llm.model.config).encode())
     for parameter in llm.model.parameters():
         if parameter.dim() == 1:

@@ -86,24 +86,21 @@ class Remote:
 
 
 class Judge:
-    """Executes a test that calls into the program."""
+    """Starts the program, and calls its functions for the test."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self.answered = 0
+        self.answered = False
         (theirs, requests), (answers, also_theirs) = os.pipe(), os.pipe()
+        channels = theirs, also_theirs
         if os.fork() == 0:
-            null = os.open(os.devnull, os.O_RDWR)
-            for number in (0, 1, 2):
-                os.dup2(null, number)
-            for channel in (theirs, also_theirs):
+            for channel in channels:
                 os.set_inheritable(channel, True)
             os.setsid()
             resource.setrlimit(resource.RLIMIT_NPROC, (job["processes"],) * 2)
-            channels = [str(theirs), str(also_theirs)]
-            source = ["-I", "-c", job["sandbox"], "program", *channels]
-            os.execve(sys.executable, [sys.executable, *source], {})
-        os.close(theirs)
-        os.close(also_theirs)
+            command = [sys.executable, "-I", "-c", job["sandbox"], *map(str, channels)]
+            os.execve(command[0], command, {})
+        for channel in channels:
+            os.close(channel)
         self.requests, self.answers = os.fdopen(requests, "w"), os.fdopen(answers)
         self._send(job["program"])
 
@@ -112,15 +109,16 @@ class Judge:
         self.requests.flush()
 
     def ask(self, key: Any, args: Any, kwargs: Any) -> Any:
-        """What the program's function of that name or number returns."""
-        self._send([key, *(encode(part, lambda remote: vars(remote)["key"]) for part in (args, kwargs))])
+        """What the program's function or object of that name or number returns."""
+        given = [encode(part, lambda remote: vars(remote)["key"]) for part in (args, kwargs)]
+        self._send([key, *given])
         line = self.answers.readline(LONGEST_ANSWER)
         if not line.endswith("\n"):
             raise RuntimeError("the program ended, or its answer is too long")
         returned, value = json.loads(line)
         if returned is not True:
             raise RuntimeError(str(value))
-        self.answered += 1
+        self.answered = True
         return decode(value, lambda key: Remote(self, key))
 
 
@@ -161,7 +159,7 @@ def private_directory() -> Path | None:
 
 
 def clone_interpreter(libc: Any) -> int:
-    """A copy of the interpreter's mount, to be put into another mount namespace; its descriptor."""
+    """The descriptor of a copy of the interpreter's mount, which can be put elsewhere."""
     flags = OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC
     tree: int = libc.syscall(OPEN_TREE, AT_FDCWD, sys.base_prefix.encode(), flags)
     check(tree, "open_tree")
@@ -191,32 +189,29 @@ def hide_files(libc: Any, interpreter: int) -> None:
 
 def judge(libc: Any, interpreter: int) -> None:
     """The judge's process: sets the limits, runs the test and writes the verdict to stdout."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # so that no signal of the program reaches it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # now no signal from inside reaches it
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody traces it or reads its memory
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     job = json.load(sys.stdin)
+    Path("/proc/self/oom_score_adj").write_text("1000")  # the first to go where memory runs out
     Path("/proc/sys/user/max_user_namespaces").write_text("0")
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody traces it or reads its memory
     hide_files(libc, interpreter)
     for limit, value in job["limits"].items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (value, value))
-    verdict = os.fdopen(os.dup(1), "w")
-    null = os.open(os.devnull, os.O_RDWR)
+    verdict, null = os.dup(1), os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
-    failure = ""
+    reason, names = "the test asks the program for nothing", {"__name__": "test"}
     try:
-        names: dict[str, Any] = {"__name__": "test"}
         asked = Judge(job)
         exec(job["reference"], names)
         names.update({name: Remote(asked, name) for name in job["names"]})
         exec(job["test"], names)
-        if not asked.answered:
-            failure = "the test asks the program for nothing"
+        reason = "" if asked.answered else reason
     except BaseException as error:
-        failure = f"{type(error).__name__}: {error}"[:300]
-    json.dump({"nonce": job["nonce"], "passed": not failure, "reason": failure or "passed"}, verdict)
-    verdict.flush()
+        reason = f"{type(error).__name__}: {error}"[:300]
+    os.write(verdict, json.dumps({"nonce": job["nonce"], "reason": reason}).encode())
     os._exit(0)
 
 
@@ -244,7 +239,4 @@ def launch() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "program":
-        program(int(sys.argv[2]), int(sys.argv[3]))
-    else:
-        launch()
+    program(*map(int, sys.argv[1:])) if sys.argv[1:] else launch()
