@@ -15,8 +15,7 @@ from codellama.inference.generation import CodeLlama
 
 
 def compare(
-    first: CodeLlama,
-    other: CodeLlama,
+    pair: tuple[CodeLlama, CodeLlama],
     texts: Mapping[str, str],
     context: int = 0,
     *,
@@ -37,6 +36,7 @@ def compare(
     Raises:
         RequestError: the models have different vocabularies.
     """
+    first, other = pair
     config, encode = first.model.config, first.tokenizer.encode
     if (found := other.model.config.vocab_size) != config.vocab_size:
         raise RequestError(

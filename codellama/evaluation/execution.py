@@ -27,10 +27,13 @@ MEMORY = {"AS": 2**30, "FSIZE": 2**24, "NOFILE": 64, "CORE": 0}
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How generated programs run.
+class Execution:
+    """Whether and how generated programs run.
 
     Args:
+        execute: run them on this machine, each confined: no network, no writing outside an empty
+            directory, no sight of other processes; limited time, memory and processes. That stops
+            mistakes and tricks, but is no security boundary.
         timeout: seconds that a program may take, its start included.
         workers: programs that run at the same time; 0: one for each processor.
 
@@ -38,12 +41,19 @@ class Limits:
         RequestError: a value is out of range.
     """
 
+    execute: bool = False
     timeout: float = 10.0
     workers: int = 0
 
     def __post_init__(self) -> None:
         if self.timeout <= 0 or self.workers < 0:
             raise RequestError("timeout has to be above 0 and workers 0 or more")
+
+    def check(self) -> None:
+        """Raises RequestError if programs may not run, or this system cannot confine them."""
+        if not self.execute:
+            raise RequestError("scoring runs generated programs; --execute allows it, see --help")
+        run_program(Job("def f():\n    return 1\n", ["f"], "", "assert f() == 1"), self)
 
 
 @dataclass(frozen=True)
@@ -64,13 +74,13 @@ class Job:
     test: str
 
 
-def run_program(job: Job, limits: Limits | None = None) -> str:
+def run_program(job: Job, execution: Execution | None = None) -> str:
     """Puts a program to its test: "" if it passes, or else the reason.
 
     Raises:
         RequestError: this system cannot confine the program.
     """
-    limits, nonce = limits or Limits(), secrets.token_hex(16)
+    execution, nonce = execution or Execution(), secrets.token_hex(16)
     if sys.platform != "linux":
         raise RequestError(f"programs can be confined on Linux alone; this is {sys.platform}")
     order = {
@@ -78,7 +88,7 @@ def run_program(job: Job, limits: Limits | None = None) -> str:
         "sandbox": SANDBOX.read_text(),
         "nonce": nonce,
         "processes": PROCESSES,
-        "limits": {"CPU": math.ceil(limits.timeout), **MEMORY},
+        "limits": {"CPU": math.ceil(execution.timeout), **MEMORY},
     }
     python = os.path.realpath(sys.executable)  # a virtual environment's packages stay outside
     with subprocess.Popen(
@@ -91,15 +101,15 @@ def run_program(job: Job, limits: Limits | None = None) -> str:
         start_new_session=True,
     ) as process:
         try:
-            out, err = process.communicate(json.dumps(order).encode(), limits.timeout)
+            out, err = process.communicate(json.dumps(order).encode(), execution.timeout)
         except subprocess.TimeoutExpired:
-            return f"not done after {limits.timeout:g} seconds"
+            return f"not done after {execution.timeout:g} seconds"
         finally:
             process.kill()  # the judge dies with it, and with the judge all that the program began
     if err:
         raise RequestError(
-            f"this system cannot confine programs ({err.decode().splitlines()[-1]}); it takes Linux "
-            "5.12 with user namespaces for everybody: score the completions on such a machine"
+            f"this system cannot confine programs ({err.decode().splitlines()[-1]}); that takes "
+            "Linux 5.12 with user namespaces for everybody: score completions on such a machine"
         )
     verdict = json.loads(out or "{}")
     if verdict.get("nonce") != nonce:
@@ -107,8 +117,8 @@ def run_program(job: Job, limits: Limits | None = None) -> str:
     return str(verdict["reason"])
 
 
-def run_programs(jobs: Sequence[Job], limits: Limits | None = None) -> Iterator[str]:
+def run_programs(jobs: Sequence[Job], execution: Execution | None = None) -> Iterator[str]:
     """Runs several at a time; yields what `run_program` returns for each, in their order."""
-    limits = limits or Limits()
-    with ThreadPoolExecutor(limits.workers or os.cpu_count()) as pool:
-        yield from pool.map(lambda job: run_program(job, limits), jobs)
+    execution = execution or Execution()
+    with ThreadPoolExecutor(execution.workers or os.cpu_count()) as pool:
+        yield from pool.map(lambda job: run_program(job, execution), jobs)

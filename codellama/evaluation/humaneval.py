@@ -48,6 +48,7 @@ def read_tasks(path: Path | None = None) -> list[Task]:
                 record["canonical_solution"],
                 f"{record['test']}\ncheck({record['entry_point']})\n",
                 (record["entry_point"],),
+                stop=STOP,
             )
             for record in read_json_lines(path)
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from codellama.evaluation.results import Key, Progress, Record, Results
@@ -24,6 +24,21 @@ Span = tuple[str, int, int]
 """A name, and where a piece of a text begins and ends."""
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Which pieces of files are taken out.
+
+    Attributes:
+        count: how many, or all if there are fewer.
+        context: tokens of the lines around each at most, half of them on each side.
+        seed: decides which.
+    """
+
+    count: int
+    context: int = 512
+    seed: int = 0
+
+
 def lines_of(text: str) -> list[tuple[int, int, int]]:
     """Number, start and end, without the line break, of each line that is not blank."""
     lines = text.split("\n")
@@ -35,17 +50,16 @@ def lines_of(text: str) -> list[tuple[int, int, int]]:
 def spans(text: str, kind: str, numbers: random.Random) -> Iterator[Span]:
     """Each line that is not blank; each block of lines whose first and last are not blank; or ten
     pieces between two random places, none of spaces alone."""
-    lines = lines_of(text)
-    if kind == "random_span":
-        drawn = (sorted(numbers.sample(range(len(text) + 1), 2)) for _ in iter(int, 1) if lines)
-        written = ((start, end) for start, end in drawn if text[start:end].strip())
-        for name, (start, end) in zip(range(SPANS_PER_PROBLEM), written, strict=False):
-            yield str(name), start, end
-        return
+    lines, count = lines_of(text), 0
+    while kind == "random_span" and lines and count < SPANS_PER_PROBLEM:
+        start, end = sorted(numbers.sample(range(len(text) + 1), 2))
+        if text[start:end].strip():
+            yield str(count), start, end
+            count += 1
     for at, (first, start, end) in enumerate(lines):
         if kind == "single_line":
             yield f"L{first}", start, end
-        else:
+        elif kind == "multi_line":
             yield from ((f"L{first}_L{last}", start, end) for last, _, end in lines[at:])
 
 
@@ -60,6 +74,7 @@ def derived(problems: Iterable[Task], kind: str, seed: int = 0) -> list[Task]:
             prefix=problem.prefix + problem.solution[:start],
             suffix=problem.solution[end:] + problem.suffix,
             solution=problem.solution[start:end],
+            stop=("\n",) if kind == "single_line" else (),
         )
         for problem in problems
         for name, start, end in spans(problem.solution, kind, numbers)
@@ -70,10 +85,7 @@ def from_files(
     texts: Mapping[str, str],
     tokenizer: Tokenizer,
     kind: str,
-    count: int,
-    *,
-    context: int = 512,
-    seed: int = 0,
+    drawn: Draw,
 ) -> list[Task]:
     """Takes pieces out of files, one of each file in turn, so that a large file of data does not
     outweigh all others. There are no tests.
@@ -82,11 +94,9 @@ def from_files(
         texts: by name.
         kind: a line; a block of up to eight lines; or a random piece of a line, which mostly cuts
             words.
-        count: pieces, or all if there are fewer.
-        context: tokens that the lines around the piece have at most, half of them on each side.
-        seed: decides which.
+        drawn: which, and how much of the file stands around them.
     """
-    numbers, found = random.Random(seed), list[Task]()
+    numbers, found, most = random.Random(drawn.seed), list[Task](), drawn.context // 2
     left = {name: lines_of(text) for name, text in texts.items()}
     for lines in left.values():
         numbers.shuffle(lines)
@@ -100,13 +110,15 @@ def from_files(
             elif kind == "multi_line":
                 block = (line for line in lines_of(text) if 0 <= line[0] - number < LONGEST_BLOCK)
                 last = end = numbers.choice(list(block))[2]
-            prefix = _closest(text[:first], tokenizer, -context // 2) + text[first:start]
-            suffix = text[end : last + 1] + _closest(text[last + 1 :], tokenizer, context // 2)
+            prefix = _closest(text[:first], tokenizer, -most) + text[first:start]
+            suffix = text[end : last + 1] + _closest(text[last + 1 :], tokenizer, most)
             # Writing nothing would match spaces; what spells a control token cannot be asked for.
             spells = tokenizer.control_ids.intersection(tokenizer.encode(prefix + suffix))
             if text[start:end].strip() and not spells:
-                found.append(Task(f"{name}/L{number}", prefix, suffix, text[start:end]))
-            if len(found) == count:
+                stop = () if kind == "multi_line" else ("\n",)
+                middle = text[start:end]
+                found.append(Task(f"{name}/L{number}", prefix, suffix, middle, stop=stop))
+            if len(found) == drawn.count:
                 return found
     return found
 
@@ -135,12 +147,10 @@ def fill(
     Of a piece of one line, only the first line of what the model writes counts.
     """
     order = "spm" if suffix_first else "psm"
-    one_line = not any("\n" in task.solution for task in tasks)
 
     def ask(group: Sequence[Task]) -> Iterator[Record]:
         pairs = [(task.prefix, task.suffix) for task in group]
-        stop = ("\n",) if one_line else ()
-        filled = llm.infill(pairs, suffix_first, **sampling.options, stop=stop)
+        filled = llm.infill(pairs, suffix_first, **sampling.keywords(group[0].stop))
         for task, completion in zip(group, filled, strict=True):
             text = completion.text if "\n" in task.solution else completion.text.split("\n")[0]
             matches = text.strip() == task.solution.strip()

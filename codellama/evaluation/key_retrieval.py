@@ -8,10 +8,11 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
-from codellama.errors import DataError
+from codellama.errors import DataError, RequestError
 from codellama.evaluation.perplexity import CHUNK
 from codellama.evaluation.results import Key, Progress, Record, Results
 from codellama.inference.generation import CodeLlama
@@ -30,20 +31,38 @@ ANSWER_TOKENS = 4
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A length in tokens, a relative position of the key from 0 to 1, and how many examples."""
+class Cells:
+    """Where keys stand, in contexts of which lengths.
 
-    length: int
-    position: float
+    Args:
+        length: tokens of a prompt; may be given several times.
+        position: of the key, from 0 to 1; may be given several times.
+        examples: prompts of each length and position.
+        rope_theta: another rotary base than the model's.
+        rope_scaling_factor: divide positions by it (linear position interpolation).
+        seed: draws filler and values.
+
+    Raises:
+        RequestError: a value is out of range.
+    """
+
+    length: tuple[int, ...] = (8_000, 16_000, 24_000)
+    position: tuple[float, ...] = (0.0, 0.2, 0.4)
     examples: int = 64
+    rope_theta: float | None = None
+    rope_scaling_factor: float | None = None
+    seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.examples < 1 or min(self.length) < 1 or not all(0 <= p <= 1 for p in self.position):
+            raise RequestError("length and examples have to be 1 or more, position from 0 to 1")
 
-def override_rope(model: Transformer, theta: float | None, scaling_factor: float | None) -> None:
-    """Gives a model another rotary base, or divides its positions by a factor (linear position
-    interpolation, Chen et al. 2023, arXiv 2306.15595)."""
-    changes = {"rope_theta": theta, "rope_scaling_factor": scaling_factor}
-    given = {name: value for name, value in changes.items() if value is not None}
-    model.config = replace(model.config, **given)
+    def override_rope(self, model: Transformer) -> None:
+        """Gives a model the rotary base and the scaling factor (arXiv 2306.15595) asked for."""
+        if self.rope_theta is not None:
+            model.config = replace(model.config, rope_theta=self.rope_theta)
+        if self.rope_scaling_factor is not None:
+            model.config = replace(model.config, rope_scaling_factor=self.rope_scaling_factor)
 
 
 def functions(texts: Iterable[str], seed: int = 0) -> list[str]:
@@ -60,7 +79,7 @@ def functions(texts: Iterable[str], seed: int = 0) -> list[str]:
 
 
 def prompts(
-    tokenizer: Tokenizer, filler: Sequence[str], cell: Cell, seed: int = 0
+    tokenizer: Tokenizer, filler: Sequence[str], cell: tuple[int, float], cells: Cells
 ) -> list[tuple[int, list[int]]]:
     """A value and the tokens of a prompt for each example of a cell; they differ in the value.
 
@@ -70,22 +89,23 @@ def prompts(
     Raises:
         DataError: all functions together are shorter.
     """
+    length, position = cell
     total = len(tokenizer.encode(KEY.format(VALUES[0]) + QUESTION, bos=True))
-    parts, key_at = ["", ""], total + cell.position * (cell.length - total)
+    parts, key_at = ["", ""], total + position * (length - total)
     for function in filler:
         total += len(tokenizer.encode_continuation(function))
-        if total > cell.length:
+        if total > length:
             break
         parts[total > key_at] += function
     else:
         raise DataError(
-            f"all functions have {total:,} tokens, fewer than the length {cell.length:,}; give "
-            "more files"
+            f"all functions have {total:,} tokens, fewer than the length {length:,}; give more "
+            "files"
         )
-    values = random.Random(seed).sample(VALUES, len(VALUES)) * -(-cell.examples // len(VALUES))
-    texts = ((value, KEY.format(value).join(parts) + QUESTION) for value in values)
-    pairs = [(value, tokenizer.encode(text, bos=True)) for value, text in texts]
-    return pairs[: cell.examples]
+    values = random.Random(cells.seed).sample(VALUES, len(VALUES))
+    values = (values * cells.examples)[: cells.examples]
+    texts = [KEY.format(value).join(parts) + QUESTION for value in values]
+    return [(v, tokenizer.encode(text, bos=True)) for v, text in zip(values, texts, strict=True)]
 
 
 @torch.no_grad()
@@ -112,32 +132,34 @@ def answers(llm: CodeLlama, asked: Sequence[Sequence[int]]) -> Iterator[str]:
 
 def key_retrieval(
     llm: CodeLlama,
-    filler: Sequence[str],
-    cells: Sequence[Cell],
+    texts: Iterable[str],
+    cells: Cells,
     *,
-    seed: int = 0,
     results: Results | None = None,
     progress: Progress | None = None,
-) -> dict[Cell, float]:
-    """The share of each cell's examples in which the first number written is the key's value.
+) -> dict[tuple[int, float], float]:
+    """For each length and position, the share of prompts after which the first number that the
+    model writes is the key's value. The model keeps the rotary settings of `cells`.
 
     Args:
-        filler: functions to fill the context with.
-        seed: draws the values.
-        results: keeps each example's value and answer.
+        texts: Python files whose functions fill the context.
+        results: keeps each prompt's value and answer.
         progress: told cells done and cells in all.
     """
+    cells.override_rope(llm.model)
+    filler = functions(texts, cells.seed)
 
-    def ask(group: Sequence[Cell]) -> Iterator[Record]:
+    def ask(group: Sequence[tuple[int, float]]) -> Iterator[Record]:
         for cell in group:
-            values, asked = zip(*prompts(llm.tokenizer, filler, cell, seed), strict=True)
+            values, asked = zip(*prompts(llm.tokenizer, filler, cell, cells), strict=True)
             for sample, (value, text) in enumerate(zip(values, answers(llm, asked), strict=True)):
                 correct = re.findall(r"\d+", text)[:1] == [str(value)]
-                named = {"task_id": cell.length, "order": cell.position, "sample": sample}
+                named = {"task_id": cell[0], "order": cell[1], "sample": sample}
                 yield {**named, "value": value, "answer": text, "correct": correct}
 
-    units: dict[Key, Cell] = {(cell.length, cell.position, 0): cell for cell in cells}
-    counts = dict.fromkeys(cells, 0)
+    table = list(product(cells.length, cells.position))
+    units: dict[Key, tuple[int, float]] = {(*cell, 0): cell for cell in table}
+    counts = dict.fromkeys(table, 0)
     for record in (results or Results()).collect(units, ask, progress):
-        counts[units[record["task_id"], record["order"], 0]] += record["correct"]
-    return {cell: count / cell.examples for cell, count in counts.items()}
+        counts[record["task_id"], record["order"]] += record["correct"]
+    return {cell: count / cells.examples for cell, count in counts.items()}

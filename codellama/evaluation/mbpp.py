@@ -14,8 +14,6 @@ from codellama.evaluation.tasks import Task
 
 SHOTS = 3
 TEST_SPLIT = range(11, 511)
-STOP = ("[DONE]",)
-STOP_CHAT = ("[/PYTHON]",)
 
 
 def read_tasks(path: Path, zero_shot: bool = False) -> list[Task]:
@@ -74,10 +72,16 @@ def _question(problem: dict[str, Any]) -> str:
 
 
 def _task(problem: dict[str, Any], solved: str) -> Task:
-    prompt: Any = f"{solved}{_question(problem)}[BEGIN]\n"
-    if not solved:
-        tags = "Your code should start with a [PYTHON] tag and end with a [/PYTHON] tag."
-        prompt = ({"role": "user", "content": _question(problem) + tags},)
-    number, code, names = str(problem["task_id"]), problem["code"], problem["names"]
-    test = f"{problem['setup']}\n{problem['tests']}\n"
-    return Task(number, "", "", code, test, names=names, prompt=prompt)
+    tags = "Your code should start with a [PYTHON] tag and end with a [/PYTHON] tag."
+    dialog = ({"role": "user", "content": _question(problem) + tags},)
+    return Task(
+        str(problem["task_id"]),
+        prefix="",
+        suffix="",
+        solution=problem["code"],
+        test=f"{problem['setup']}\n{problem['tests']}\n",
+        names=problem["names"],
+        prompt=f"{solved}{_question(problem)}[BEGIN]\n" if solved else dialog,
+        stop=("[DONE]",) if solved else ("[/PYTHON]",),
+        extract=str if solved else extract,
+    )

@@ -10,9 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from codellama.evaluation.results import Key, Progress, Record, Results
+from codellama.evaluation.results import Key, Progress, Record, Results, fingerprint
+from codellama.inference.generation import CodeLlama
 from codellama.model.transformer import Transformer
-from codellama.text.tokenizer import Tokenizer
 
 CHUNK = 512
 """Tokens of a pass: memory holds the KV cache and one chunk's logits."""
@@ -87,8 +87,7 @@ def windows(count: int, context: int) -> Iterator[tuple[int, int]]:
 
 
 def perplexity(
-    model: Transformer,
-    tokenizer: Tokenizer,
+    llm: CodeLlama,
     texts: Mapping[str, str],
     context: int = 0,
     *,
@@ -103,11 +102,12 @@ def perplexity(
         results: keeps each text's tokens, bytes and nats.
         progress: told texts done and texts in all.
     """
-    context = min(context or model.config.max_seq_len, model.config.max_seq_len)
+    model, most = llm.model, llm.model.config.max_seq_len
+    context = min(context or most, most)
 
     def read(group: Sequence[str]) -> Iterator[Record]:
         for name in group:
-            ids, nats = tokenizer.encode(texts[name], bos=True), 0.0
+            ids, nats = llm.tokenizer.encode(texts[name], bos=True), 0.0
             for start, known in windows(len(ids), context):
                 losses = token_losses(model, ids[start : start + context])[known - 1 :]
                 nats += losses.sum(dtype=torch.float64).item()
@@ -121,12 +121,11 @@ def perplexity(
 
 
 def losses_by_position(
-    model: Transformer,
-    tokenizer: Tokenizer,
+    llm: CodeLlama,
     text: str,
     edges: Sequence[int],
-    *,
     sequences: int = 16,
+    *,
     results: Results | None = None,
     progress: Progress | None = None,
 ) -> list[list[float]]:
@@ -142,16 +141,17 @@ def losses_by_position(
     Returns:
         For each sequence, nats a token in each range.
     """
-    length, ids = edges[-1], tokenizer.encode(text)
+    length, bos, ids = edges[-1], llm.tokenizer.bos_id, llm.tokenizer.encode(text)
     every = range(0, len(ids) - length + 1, length)
     count = min(sequences, len(every))
     starts = [every[number * len(every) // count] for number in range(count)]
 
     def read(group: Sequence[int]) -> Iterator[Record]:
         for start in group:
-            losses = token_losses(model, [tokenizer.bos_id, *ids[start : start + length]]).double()
+            losses = token_losses(llm.model, [bos, *ids[start : start + length]]).double()
             ranges = [losses[low:high].mean().item() for low, high in pairwise(edges)]
-            yield {"task_id": start, "losses": ranges}
+            yield {"task_id": start, "order": name, "losses": ranges}
 
-    units: dict[Key, int] = {(start, None, None): start for start in starts}
+    name = fingerprint(llm)  # several models can share a file
+    units: dict[Key, int] = {(start, name, None): start for start in starts}
     return [record["losses"] for record in (results or Results()).collect(units, read, progress)]

@@ -40,7 +40,7 @@ SCALARS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "complex": (complex, repr, complex),
     "bytes": (bytes, bytes.hex, bytes.fromhex),
 }
-GROUPS: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+GROUPS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
 def encode(value: Any, key_of: Callable[[Any], Any]) -> Any:
@@ -124,7 +124,7 @@ class Judge:
 
 def program(requests: int, answers: int) -> None:
     """The program's process: executes it, then answers calls to its functions."""
-    module, objects = types.ModuleType("program"), []  # type: ignore[var-annotated]
+    module, objects = types.ModuleType("program"), list[Any]()
     sys.modules["program"] = module
 
     def key_of(value: Any) -> int:

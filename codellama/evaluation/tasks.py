@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codellama.errors import DataError, RequestError
-from codellama.evaluation.execution import Job, Limits, run_programs
+from codellama.errors import DataError
+from codellama.evaluation.execution import Execution, Job, run_programs
 from codellama.evaluation.results import Key, Progress, Record, Results
 from codellama.inference.generation import CodeLlama
+from codellama.inference.requests import Options
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Task:
         test: trusted code that raises an exception if the program is wrong; "": there is none.
         names: the program's functions and classes that the test uses.
         prompt: what the model reads, if not the prefix; or a dialog for `CodeLlama.chat`.
+        stop: strings that end what the model writes.
+        extract: takes the completion out of what the model has written.
     """
 
     task_id: str
@@ -35,52 +38,38 @@ class Task:
     test: str = ""
     names: tuple[str, ...] = ()
     prompt: str | tuple[Mapping[str, str], ...] = ""
+    stop: tuple[str, ...] = ()
+    extract: Callable[[str], str] = str
 
-    def job(self, completion: str) -> Job:
+    @property
+    def listed(self) -> Record:
+        """The task in the format of published infilling tasks."""
+        named = {"task_id": self.task_id, "prompt": self.prefix, "suffix": self.suffix}
+        tested = {"test": self.test, "names": self.names} if self.test else {}
+        return {**named, "canonical_solution": self.solution, **tested}
+
+    def job(self, written: str) -> Job:
         """The program with a completion in its gap, and its test."""
-        reference = self.prefix + self.solution + self.suffix
-        return Job(self.prefix + completion + self.suffix, self.names, reference, self.test)
+        program = self.prefix + self.extract(written) + self.suffix
+        return Job(program, self.names, self.prefix + self.solution + self.suffix, self.test)
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How completions are drawn.
+class Sampling(Options):  # noqa: D101
+    __doc__ = Options.__doc__
 
-    Args:
-        samples: completions of each task.
-        temperature: 0 takes the likeliest token (pass@1); the paper draws 200 samples at 0.8.
-        top_p: sample from the likeliest tokens that together have this probability.
-        seed: decides what is drawn.
-        max_new_tokens: tokens of a completion at most.
-        batch_size: completions that run through the model together.
-        heal: let the model finish a word that the gap cuts (infilling, suffix first).
-
-    Raises:
-        RequestError: several samples are asked for at temperature 0, which are equal.
-    """
-
-    samples: int = 1
-    temperature: float = 0.0
-    top_p: float = 0.95
-    seed: int = 0
     max_new_tokens: int = 512
     batch_size: int = 16
-    heal: bool = False
+    seed: int | None = 0
 
-    def __post_init__(self) -> None:
-        if self.samples > 1 and not self.temperature:
-            raise RequestError("samples at temperature 0 are all equal; the paper takes 0.8")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments for the methods of `CodeLlama`."""
-        options = dict(vars(self))
-        return {**options, "num_samples": options.pop("samples")}
+    def keywords(self, stop: Sequence[str]) -> dict[str, Any]:
+        """What the methods of `CodeLlama` take, with more strings that end the text."""
+        return {**vars(self), "stop": (*self.stop, *stop), "echo": False}
 
     @property
     def group(self) -> int:
         """Tasks whose completions fill the batch several times."""
-        return max(1, 4 * self.batch_size // max(1, self.samples))
+        return max(1, 4 * self.batch_size // self.num_samples)
 
 
 def complete(
@@ -89,24 +78,17 @@ def complete(
     sampling: Sampling,
     results: Results,
     *,
-    stop: Sequence[str] = (),
-    extract: Callable[[str], str] = str,
     progress: Progress | None = None,
 ) -> list[Record]:
-    """Completions of each task: records with `task_id`, `sample` and `completion`.
-
-    Args:
-        stop: strings that end a completion.
-        extract: takes the program out of what the model has written.
-    """
+    """What the model writes for each task: records with `task_id`, `sample` and `completion`."""
 
     def ask(group: Sequence[Task]) -> Iterator[Record]:
         prompts: Any = [task.prompt or task.prefix for task in group]
         method = llm.complete if isinstance(prompts[0], str) else llm.chat
-        completions = iter(method(prompts, **sampling.options, stop=stop))
+        completions = iter(method(prompts, **sampling.keywords(group[0].stop)))
         for task in group:
-            for sample in range(sampling.samples):
-                text = extract(next(completions).text)
+            for sample in range(sampling.num_samples):
+                text = next(completions).text
                 yield {"task_id": task.task_id, "sample": sample, "completion": text}
 
     units: dict[Key, Task] = {(task.task_id, None, 0): task for task in tasks}
@@ -117,7 +99,7 @@ def score(
     tasks: Iterable[Task],
     completions: Iterable[Record],
     results: Results,
-    limits: Limits | None = None,
+    execution: Execution | None = None,
     *,
     progress: Progress | None = None,
 ) -> list[Record]:
@@ -133,14 +115,14 @@ def score(
     for record in completions:
         task, text = known.get(str(record.get("task_id"))), record.get("completion")
         if task is None or not isinstance(text, str):
-            raise DataError(f"{str(record):.80} is no completion of one of these tasks")
+            raise DataError(f"{record!s:.80} is no completion of one of these tasks")
         order = record.get("order")
         key = task.task_id, order, counts[task.task_id, order]
         counts[key[:2]] += 1
         units[key] = key, task.job(text)
 
     def run(group: Sequence[tuple[Key, Job]]) -> Iterator[Record]:
-        reasons = run_programs([job for _, job in group], limits)
+        reasons = run_programs([job for _, job in group], execution)
         for (key, _), reason in zip(group, reasons, strict=True):
             named = dict(zip(("task_id", "order", "sample"), key, strict=True))
             yield {**named, "passed": not reason, "reason": reason}

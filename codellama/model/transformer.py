@@ -99,14 +99,8 @@ class Transformer(nn.Module):
             positions = cache.next_positions(seq)
             if cache.needs_mask(seq):
                 mask = causal_mask(positions, cache.key_count(seq))
-<<<<<<< HEAD
+        positions = positions / self.config.rope_scaling_factor
         cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
-=======
-        elif positions is None:
-            positions = torch.arange(seq, device=tokens.device)[None]
-        places = positions / self.config.rope_scaling_factor
-        cos, sin = rotary_angles(places, self.config.head_dim, self.config.rope_theta)
->>>>>>> 7670444 (Evaluation: HumanEval, MBPP, derived infilling tasks, key retrieval and comparisons; generated programs run confined)
         x = self.tok_embeddings(tokens)
         for layer, block in enumerate(self.layers):
             x = block(x, cos, sin, mask, cache=cache, layer=layer)
