@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 from codellama.arguments import Command
@@ -217,7 +217,7 @@ def infilling(
         with progress_bar(order, source.quiet, "task") as progress:
             first = order == "spm"
             filled = gaps.fill(llm, tasks, sampling, first, results=results, progress=progress)
-        figures[f"{order}_exact_match"] = mean(record["exact_match"] for record in filled)
+        figures[f"{order}_exact_match"] = fmean(record["exact_match"] for record in filled)
         if execution.execute:
             with progress_bar("running", source.quiet, "program") as progress:
                 verdicts = score(tasks, filled, Results(), execution, progress=progress)
@@ -229,7 +229,7 @@ def key_retrieval(
     cells: keys.Cells, texts: Texts, extent: Extent, source: Source, loading: LoadOptions
 ) -> None:
     """Ask for a value that stands far back in the context (appendix G.2)."""
-    files, llm = texts.read(extent.limit), source.load(loading)
+    files, llm = texts.read(extent.limit, everything=True), source.load(loading)
     results = extent.open(f"key_retrieval of {fingerprint(llm)}", cells, texts, loading)
     with progress_bar("asking", source.quiet, "prompt") as progress:
         shares = keys.key_retrieval(llm, files.values(), cells, results=results, progress=progress)
@@ -273,7 +273,7 @@ def positions(
             raise UsageError(
                 f"the files have fewer than {which.length} tokens; see --length, --data"
             )
-        curves[str(one.directory)] = [mean(column) for column in zip(*losses, strict=True)]
+        curves[str(one.directory)] = [fmean(column) for column in zip(*losses, strict=True)]
     if extent.plot:
         plotting.curves(user_path(extent.plot), edges, curves)
     ranges = [f"{low}-{high}" for low, high in pairwise(edges)]
@@ -288,18 +288,24 @@ def compare(
     """Measure what rounding, or other weights, change against the checkpoint as it is."""
     files, first = texts.read(extent.limit), source.load(loading)
     results = extent.open(f"compare of {fingerprint(first)}", texts, loading)
-    for name in ("first", *forms.form):
+    table = {}
+    for name in ("itself", *forms.form):
         other = first
         if name in FORMS:
             other = source.load(replace(loading, **FORMS[name]))
-        elif name != "first":
+        elif name != "itself":
             other = replace(source, ckpt=name).load(loading)
         with progress_bar(name, source.quiet, "file") as progress:
             pair = first, other
-            found = compare_models(
+            table[name] = compare_models(
                 pair, files, texts.context, name=name, results=results, progress=progress
             )
-        _show({name: 1, **found}, source)
+    if source.json:
+        return print(json.dumps(table))
+    print("".join(f"{title:>16}" for title in ("", "bits a byte", "same token", "KL, nats")))
+    for name, row in table.items():
+        print(f"{name[-16:]:16}" + "".join(f"{value:16.5f}" for value in row.values()))
+    return None
 
 
 def _show(figures: Mapping[str, Any], source: Source, measure: str = "") -> None:

@@ -28,6 +28,8 @@ KEY = """def my_function() -> int:
 QUESTION = "assert my_function() == "
 VALUES = range(10, 100)
 ANSWER_TOKENS = 4
+LONGEST_TOKEN = 16
+"""Characters that a token of code stands for at most, on average."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,21 @@ class Cells:
             model.config = replace(model.config, rope_scaling_factor=self.rope_scaling_factor)
 
 
-def functions(texts: Iterable[str], seed: int = 0) -> list[str]:
-    """The functions of Python files, but for methods, in an order drawn by the seed."""
-    found = set()
-    for text in texts:
+def functions(texts: Iterable[str], characters: int, seed: int = 0) -> list[str]:
+    """Functions of Python files, but no methods, in an order drawn by the seed: all of files that
+    are drawn until there are so many characters."""
+    random_numbers, found = random.Random(seed), set[str]()
+    files = sorted(texts)
+    for text in random_numbers.sample(files, len(files)):
+        if sum(map(len, found)) > characters:
+            break
         try:
             nodes = ast.parse(text).body
         except (SyntaxError, ValueError):
             continue
         sources = (ast.get_source_segment(text, n) for n in nodes if isinstance(n, ast.FunctionDef))
         found |= {f"{source}\n\n\n" for source in sources if source}
-    return random.Random(seed).sample(sorted(found), len(found))
+    return random_numbers.sample(sorted(found), len(found))
 
 
 def prompts(
@@ -147,7 +153,7 @@ def key_retrieval(
         progress: told cells done and cells in all.
     """
     cells.override_rope(llm.model)
-    filler = functions(texts, cells.seed)
+    filler = functions(texts, LONGEST_TOKEN * max(cells.length), cells.seed)
 
     def ask(group: Sequence[tuple[int, float]]) -> Iterator[Record]:
         for cell in group:

@@ -35,8 +35,11 @@ class Texts:
         if self.context < 0 or self.context == 1:
             raise DataError(f"context is {self.context}; expected 2 or more, or 0")
 
-    def read(self, limit: int = 0) -> dict[str, str]:
+    def read(self, limit: int = 0, everything: bool = False) -> dict[str, str]:
         """Texts by path, but for empty ones and those that are not UTF-8; `limit` at most, 0: all.
+
+        Args:
+            everything: without `data`, take all files of the standard library.
 
         Raises:
             DataError: there is no such file, or no text in any.
@@ -44,7 +47,10 @@ class Texts:
         paths: list[Path] = []
         for place in map(Path, self.data) if self.data else (None,):
             if place is None or (self.held_out and place.is_dir()):
-                paths += find_documents(place, self.pattern).held_out
+                found = find_documents(place, self.pattern)
+                paths += found.held_out
+                if everything and place is None and not self.held_out:
+                    paths = sorted(paths + found.train)
             else:
                 paths += _files(place, self.pattern)
         read = ((str(path), read_document(path)) for path in dict.fromkeys(paths))
