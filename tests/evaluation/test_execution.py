@@ -26,7 +26,7 @@ HOSTILE = {
     "_exit at exit": "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): return 41",
     "a memory hog": "def f(x):\n  a = []\n  while True: a.append(bytearray(10**7))",
     "a long answer": "def f(x): return 'x' * 10**8",
-    "printing a verdict": "def f(x): print('{\"reason\": \"\"}', flush=True)",
+    "printing a verdict": 'def f(x): print(\'{"reason": ""}\', flush=True)',
     "flooding all channels": (
         "import os\nfor fd in range(64):\n  try:\n    while True: os.write(fd, b'x' * 10**6)\n"
         "  except OSError: pass"
@@ -109,7 +109,9 @@ def test_endless_programs_are_ended(reasons, name):
 
 def test_right_answers_pass_and_wrong_ones_say_why():
     assert run_program(job("def f(x): return 42")) == ""
-    assert run_program(job("def f(x): return 1 / 0")).endswith("ZeroDivisionError: division by zero")
+    assert run_program(job("def f(x): return 1 / 0")).endswith(
+        "ZeroDivisionError: division by zero"
+    )
     assert run_program(job("def f(x): return 41")).startswith("AssertionError")
 
 
@@ -117,11 +119,16 @@ def test_values_keep_their_types():
     values = "[1, -(10**30), 1.5, float('inf'), 1j, b'x', 'é\\ud800', None, True, (1,), {1}, {(1,): [2]}]"
     test = f"got = f({values})\nassert got == {values}\nassert [*map(type, got)] == [*map(type, {values})]"
     assert run_program(job("def f(x): return x", test)) == ""
-    assert run_program(job("class A(int): pass\ndef f(x): return A(x)", "assert type(f(1)) is int")) == ""
+    assert (
+        run_program(job("class A(int): pass\ndef f(x): return A(x)", "assert type(f(1)) is int"))
+        == ""
+    )
 
 
 def test_the_reference_helps_the_test_and_is_not_the_program():
-    helped = job("def f(x): return 42", "assert help(f(1)) == 43", reference="def help(x): return x + 1")
+    helped = job(
+        "def f(x): return 42", "assert help(f(1)) == 43", reference="def help(x): return x + 1"
+    )
     assert run_program(helped) == ""
     unseen = job("def f(x): return secret", "f(1)", reference="secret = 42")
     assert "NameError" in run_program(unseen)

@@ -22,7 +22,9 @@ def test_results_are_in_the_file_at_once_and_not_measured_again(tmp_path):
     path = tmp_path / "results.jsonl"
     Results(path, "run").collect(units(1, 2, 3), square, group=2)
     asked = []
-    again = Results(path, "run").collect(units(2, 3, 4), lambda group: asked.extend(group) or square(group))
+    again = Results(path, "run").collect(
+        units(2, 3, 4), lambda group: asked.extend(group) or square(group)
+    )
     assert asked == [4]
     assert [record["square"] for record in again] == [4, 9, 16]
     assert [json.loads(line)["task_id"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
@@ -34,7 +36,10 @@ def test_a_line_that_was_not_finished_is_measured_again(tmp_path):
     for torn in (path.read_bytes()[:-5], path.read_bytes()[:3]):
         path.write_bytes(torn)
         Results(path, "run").collect(units(1, 2), square)
-        assert sorted(json.loads(line)["task_id"] for line in path.read_text().splitlines()) == [1, 2]
+        assert sorted(json.loads(line)["task_id"] for line in path.read_text().splitlines()) == [
+            1,
+            2,
+        ]
 
 
 def test_results_of_another_run_are_refused(tmp_path):

@@ -151,7 +151,9 @@ def test_mbpp_without_problems_to_show_is_refused(tmp_path):
     assert len(mbpp.read_tasks(path, zero_shot=True)) == 2
 
 
-@pytest.mark.parametrize("text", ["x = 1\n", "So:\n[PYTHON]\nx = 1\n", "A\n```python\nx = 1\n```\nB"])
+@pytest.mark.parametrize(
+    "text", ["x = 1\n", "So:\n[PYTHON]\nx = 1\n", "A\n```python\nx = 1\n```\nB"]
+)
 def test_the_program_is_taken_out_of_an_answer(text):
     assert mbpp.extract(text).strip() == "x = 1"
 
