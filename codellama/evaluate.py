@@ -204,9 +204,7 @@ def infilling(
         drawn = gaps.Draw(extent.limit or 500, context, seed)
         tasks = gaps.from_files(texts.read(), tokenizer, missing.tasks, drawn)
     else:
-        tasks = _human_eval(missing.problems)
-        if not any(task.suffix for task in tasks):
-            tasks = gaps.derived(tasks, missing.tasks, seed)
+        tasks = gaps.derived(_human_eval(missing.problems), missing.tasks, seed)
         tasks = tasks[: extent.limit or None]
     if missing.list:
         return print("\n".join(json.dumps(task.listed) for task in tasks))

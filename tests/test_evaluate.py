@@ -38,7 +38,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def evaluate(checkpoint, data):
-    """Runs one of the commands on the random checkpoint, and on the documents where it takes any."""
+    """Runs a command on the random checkpoint, and on the documents where it takes any."""
 
     def evaluate(name, *options):
         files = ("--data", data) if name in COMMANDS else ()
@@ -104,8 +104,8 @@ def test_a_second_start_goes_on_and_another_models_file_is_refused(evaluate, tmp
 
 def test_positions_gives_the_loss_of_each_range(evaluate, tmp_path, checkpoint):
     given = ("positions", "--pattern", "*.txt", "--length", 600, "--limit", 2)
-    picture = tmp_path / "loss.png"
-    done = evaluate(*given, "--json", "--plot", picture, "--also", checkpoint)
+    picture, other = tmp_path / "loss.png", shutil.copytree(checkpoint, tmp_path / "other")
+    done = evaluate(*given, "--json", "--plot", picture, "--also", other)
     assert picture.read_bytes().startswith(b"\x89PNG")
     found, again = map(json.loads, done.stdout.splitlines())
     assert found == again
@@ -158,11 +158,11 @@ def test_key_retrieval_gives_a_share_for_each_cell(evaluate, tmp_path):
 
 
 def test_compare_has_a_row_for_each_form(evaluate, checkpoint):
-    given = ("--limit", 2, "--form", "int8", "--form", checkpoint)
+    given = ("--limit", 2, "--form", "kv_int8", "--form", checkpoint)
     found = figures(evaluate("compare", *given, "--json"))
-    assert list(found) == ["itself", "int8", str(checkpoint)]
+    assert list(found) == ["itself", "kv_int8", str(checkpoint)]
     assert found["itself"]["kl_divergence"] == found[str(checkpoint)]["kl_divergence"] == 0
-    assert 0 < found["int8"]["kl_divergence"] < 0.1
+    assert 0 < found["kv_int8"]["kl_divergence"] < 0.1
     assert len(evaluate("compare", *given).stdout.splitlines()) == 4
 
 

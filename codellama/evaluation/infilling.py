@@ -65,8 +65,13 @@ def spans(text: str, kind: str, numbers: random.Random) -> Iterator[Span]:
 
 def derived(problems: Iterable[Task], kind: str, seed: int = 0) -> list[Task]:
     """All tasks of a kind from problems' solutions: of HumanEval's, the published 1,033 single
-    lines and 5,815 blocks of lines, and ten random spans a problem."""
+    lines and 5,815 blocks of lines, and ten random spans a problem. Published tasks, which have a
+    suffix, are taken as they are."""
     numbers = random.Random(seed)
+    stop = ("\n",) if kind == "single_line" else ()
+    problems = list(problems)
+    if any(problem.suffix for problem in problems):
+        return [replace(problem, stop=stop) for problem in problems]
     return [
         replace(
             problem,
@@ -74,7 +79,7 @@ def derived(problems: Iterable[Task], kind: str, seed: int = 0) -> list[Task]:
             prefix=problem.prefix + problem.solution[:start],
             suffix=problem.solution[end:] + problem.suffix,
             solution=problem.solution[start:end],
-            stop=("\n",) if kind == "single_line" else (),
+            stop=stop,
         )
         for problem in problems
         for name, start, end in spans(problem.solution, kind, numbers)

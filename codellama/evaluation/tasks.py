@@ -45,8 +45,11 @@ class Task:
     def listed(self) -> Record:
         """The task in the format of published infilling tasks."""
         named = {"task_id": self.task_id, "prompt": self.prefix, "suffix": self.suffix}
-        tested = {"test": self.test, "names": self.names} if self.test else {}
-        return {**named, "canonical_solution": self.solution, **tested}
+        found = {**named, "canonical_solution": self.solution}
+        for name in self.names:
+            test = self.test.removesuffix(f"\ncheck({name})\n")
+            found |= {"entry_point": name, "test": test}
+        return found
 
     def job(self, written: str) -> Job:
         """The program with a completion in its gap, and its test."""

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 programs are shown as they run
 """Generated programs pass by right answers alone, and harm nothing. `f(1)` is to return 42."""
 
 import sys

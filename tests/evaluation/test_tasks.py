@@ -119,8 +119,14 @@ def test_problems_are_read_plain_or_compressed(tmp_path):
 @pytest.mark.parametrize("read", [humaneval.read_tasks, mbpp.read_tasks])
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.jsonl", b'{"task_id": 1'), ("a.jsonl", b"[1]"), ("a.jsonl", b"\xff"), ("a.gz", b"{}")]
-    + [("a.jsonl", b'{"task_id": 1, "prompt": "x"}'), ("a.gz", gzip.compress(b"{}{}")[:-4])],
+    [
+        ("a.jsonl", b'{"task_id": 1'),
+        ("a.jsonl", b'{"task_id": 1, "prompt": "x"}'),
+        ("a.jsonl", b"[1]"),
+        ("a.jsonl", b"\xff"),
+        ("a.gz", b"{}"),
+        ("a.gz", gzip.compress(b"{}{}")[:-4]),
+    ],
 )
 def test_files_of_another_format_are_refused(tmp_path, read, name, content):
     (tmp_path / name).write_bytes(content)
