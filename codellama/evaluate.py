@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
@@ -12,17 +13,18 @@ from typing import Any
 from codellama.arguments import Command
 from codellama.cli import Source, progress_bar, run, user_path
 from codellama.errors import UsageError
-from codellama.evaluation import humaneval as human_eval
 from codellama.evaluation import infilling as gaps
 from codellama.evaluation import key_retrieval as keys
 from codellama.evaluation import mbpp as basic_problems
 from codellama.evaluation import paper, plotting
 from codellama.evaluation import perplexity as prediction
-from codellama.evaluation.compare import compare as compare_models
+from codellama.evaluation.compare import compare as compare_pair
 from codellama.evaluation.execution import Execution
+from codellama.evaluation.humaneval import read_tasks
 from codellama.evaluation.results import Results, fingerprint, read_json_lines
 from codellama.evaluation.tasks import Sampling, Task, complete, pass_rates, score
 from codellama.evaluation.texts import Texts
+from codellama.inference.generation import CodeLlama
 from codellama.weights.loading import LoadOptions, load_tokenizer, open_checkpoint
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -38,26 +40,30 @@ class Extent:
 
     Args:
         limit: measure only so many tasks, files or sequences; 0: all.
+        context: tokens to look back on at most, or that stand around a gap in a file; 0: as many as
+            the model's context allows, or 512 around a gap.
         results: append results to this file, a JSON object a line. What it holds already is not
             measured again.
         plot: draw a picture into this file (positions, key_retrieval).
     """
 
     limit: int = 0
+    context: int = 0
     results: str | None = None
     plot: str | None = None
 
     def __post_init__(self) -> None:
-        if self.limit < 0:
-            raise UsageError(f"--limit is {self.limit}; expected 0 or more")
+        if self.limit < 0 or self.context < 0 or self.context == 1:
+            raise UsageError("--limit has to be 0 or more, --context 0, 2 or more")
         if self.plot is not None:
             plotting.check(user_path(self.plot))
 
-    def open(self, run: str, *settings: Any) -> Results:
-        """The results of a run, which other settings make another run."""
+    def open(self, name: str, llm: CodeLlama | None, *settings: Any) -> Results:
+        """The results of a run, which another model or other settings make another run."""
         pairs = ((field, getattr(part, field.name)) for part in settings for field in fields(part))
         given = [f"{field.name}={value}" for field, value in pairs if value != field.default]
-        return Results(user_path(self.results) if self.results else None, ", ".join([run, *given]))
+        run = [name, *([f"model {fingerprint(llm)}"] if llm else []), *given]
+        return Results(user_path(self.results) if self.results else None, ", ".join(run))
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,8 @@ class Programs:
     """Which problems are solved.
 
     Args:
-        problems: JSON lines as published, plain or .gz. Without it, and for human-eval, those that
-            the package human-eval holds.
+        problems: JSON lines as published, plain or .gz; without it, HumanEval's from the installed
+            package human-eval.
         zero_shot: ask as the paper asks Instruct models, without examples (mbpp).
         generate_only: only write completions to --results, to be scored elsewhere.
         score: only score this file of completions, each line with task_id and completion.
@@ -85,7 +91,8 @@ class Gaps:
     Args:
         tasks: single_line, multi_line or random_span.
         problems: HumanEval's JSON lines, from whose solutions pieces are taken; published infilling
-            tasks; or human-eval for the package's problems. Without it, 500 pieces of --data.
+            tasks; or human-eval, the installed package's problems. Without it, 500 pieces of
+            --data.
         list: print the tasks, a JSON object a line, and do nothing else.
     """
 
@@ -119,6 +126,86 @@ class Forms:
     form: tuple[str, ...] = ("int8", "int4", "kv_int8")
 
 
+def perplexity(texts: Texts, extent: Extent, source: Source, loading: LoadOptions) -> None:
+    """Measure bits per byte and perplexity of files."""
+    files, llm = texts.read(extent.limit), source.load(loading)
+    results = extent.open("perplexity", llm, texts, loading)
+    with progress_bar("reading", source.quiet, "file") as bar:
+        found = prediction.perplexity(llm, files, extent.context, results=results, progress=bar)
+    _show(found, source)
+
+
+def positions(
+    which: Positions, texts: Texts, extent: Extent, source: Source, loading: LoadOptions
+) -> None:
+    """Measure the loss at each position of sequences of files, in nats a token.
+
+    The files stand one after the other, as in a repository; 16 sequences of them are read.
+    """
+    if which.length < 512:
+        raise UsageError(f"--length is {which.length}; expected 512 or more")
+    edges = [0, *(128 << power for power in range(20) if 128 << power < which.length), which.length]
+    text, curves = "".join(texts.read().values()), dict[str, list[float]]()
+    for ckpt in (source.ckpt, *which.also):
+        one = replace(source, ckpt=ckpt)
+        llm = one.load(loading)
+        results, count = extent.open("positions", None, which, texts, loading), extent.limit or 16
+        with progress_bar("reading", source.quiet, "sequence") as bar:
+            losses = prediction.losses_by_position(
+                llm, text, edges, count, results=results, progress=bar
+            )
+        if not losses:
+            raise UsageError(f"the files have fewer than {which.length} tokens; give more --data")
+        curves[str(one.directory)] = [fmean(column) for column in zip(*losses, strict=True)]
+    if extent.plot:
+        plotting.curves(user_path(extent.plot), edges, curves)
+    for means in curves.values():
+        ranges = (f"{low}-{high}" for low, high in pairwise(edges))
+        named = dict(zip(ranges, means, strict=True))
+        _show({"sequences": len(losses), "loss": named} if source.json else named, source)
+
+
+def infilling(
+    missing: Gaps,
+    texts: Texts,
+    sampling: Sampling,
+    execution: Execution,
+    extent: Extent,
+    source: Source,
+    loading: LoadOptions,
+) -> None:
+    """Write a missing line, block or piece again, prefix first and suffix first."""
+    if missing.tasks not in gaps.KINDS:
+        raise UsageError(f"--tasks is {missing.tasks!r}; expected {' or '.join(gaps.KINDS)}")
+    if missing.problems is not None:
+        problems = read_tasks(missing.problems)
+        tasks = gaps.derived(problems, missing.tasks, sampling.seed or 0)[: extent.limit or None]
+    else:
+        config = open_checkpoint(source.directory).config
+        tokenizer = load_tokenizer(source.directory, config.vocab_size)
+        context = min(extent.context or 512, config.max_seq_len // 2)
+        draw = gaps.Draw(extent.limit or 500, context, sampling.seed or 0)
+        tasks = gaps.from_files(texts.read(), tokenizer, missing.tasks, draw)
+    if missing.list:
+        print("\n".join(json.dumps(gaps.listed(task)) for task in tasks))
+        return
+    if execution.execute:
+        execution.check()
+    llm = source.load(loading)
+    results = extent.open("infilling", llm, missing, texts, sampling, loading)
+    figures: dict[str, float] = {"tasks": len(tasks)}
+    for order in ("psm", "spm"):
+        with progress_bar(order, source.quiet, "task") as bar:
+            first = order == "spm"
+            filled = gaps.fill(llm, tasks, sampling, first, results=results, progress=bar)
+        figures[f"{order}_exact_match"] = fmean(record["exact_match"] for record in filled)
+        if execution.execute:
+            with progress_bar("running", source.quiet, "program") as bar:
+                verdicts = score(tasks, filled, Results(), execution, progress=bar)
+            figures[f"{order}_pass@1"] = pass_rates(verdicts)["pass@1"]
+    _show(figures, source, missing.tasks)
+
+
 def humaneval(
     programs: Programs,
     sampling: Sampling,
@@ -128,7 +215,7 @@ def humaneval(
     loading: LoadOptions,
 ) -> None:
     """Write functions from their docstrings, and run their tests (HumanEval)."""
-    tasks = _human_eval(programs.problems)
+    tasks = read_tasks(programs.problems)
     _solve("humaneval", tasks, (programs, sampling, execution), (extent, source, loading))
 
 
@@ -148,11 +235,6 @@ def mbpp(
     _solve(name, tasks, (programs, sampling, execution), (extent, source, loading))
 
 
-def _human_eval(problems: str | None) -> list[Task]:
-    named = problems not in (None, "human-eval")
-    return human_eval.read_tasks(user_path(str(problems)) if named else None)
-
-
 def _solve(
     name: str,
     tasks: Sequence[Task],
@@ -168,136 +250,55 @@ def _solve(
     limit, scored = extent.limit or None, Results()
     if programs.score is not None:
         written = read_json_lines(user_path(programs.score))[:limit]
-        scored = extent.open(f"{name} of {programs.score}")
+        scored = extent.open(f"{name}, {programs.score}", None)
     else:
         llm = source.load(loading)
-        results = extent.open(f"{name} of {fingerprint(llm)}", programs, sampling, loading)
-        with progress_bar("writing", source.quiet, "task") as progress:
-            written = complete(llm, tasks[:limit], sampling, results, progress=progress)
+        results = extent.open(name, llm, programs, sampling, loading)
+        with progress_bar("writing", source.quiet, "task") as bar:
+            written = complete(llm, tasks[:limit], sampling, results, progress=bar)
     if programs.generate_only:
         return _show({"completions": len(written)}, source)
-    with progress_bar("running", source.quiet, "program") as progress:
-        verdicts = score(tasks, written, scored, execution, progress=progress)
+    with progress_bar("running", source.quiet, "program") as bar:
+        verdicts = score(tasks, written, scored, execution, progress=bar)
     counts = {"problems": len({one["task_id"] for one in verdicts}), "samples": len(verdicts)}
     return _show({**counts, **pass_rates(verdicts)}, source, name)
-
-
-def infilling(
-    missing: Gaps,
-    texts: Texts,
-    sampling: Sampling,
-    execution: Execution,
-    extent: Extent,
-    source: Source,
-    loading: LoadOptions,
-) -> None:
-    """Write a missing line, block or piece again, prefix first and suffix first."""
-    if missing.tasks not in gaps.KINDS:
-        raise UsageError(f"--tasks is {missing.tasks!r}; expected {' or '.join(gaps.KINDS)}")
-    if execution.execute:
-        execution.check()
-    seed = sampling.seed or 0
-    if missing.problems is None:
-        config = open_checkpoint(source.directory).config
-        tokenizer = load_tokenizer(source.directory, config.vocab_size)
-        context = min(texts.context or 512, config.max_seq_len // 2)
-        drawn = gaps.Draw(extent.limit or 500, context, seed)
-        tasks = gaps.from_files(texts.read(), tokenizer, missing.tasks, drawn)
-    else:
-        tasks = gaps.derived(_human_eval(missing.problems), missing.tasks, seed)
-        tasks = tasks[: extent.limit or None]
-    if missing.list:
-        return print("\n".join(json.dumps(task.listed) for task in tasks))
-    llm = source.load(loading)
-    results = extent.open(f"infilling of {fingerprint(llm)}", missing, texts, sampling, loading)
-    figures: dict[str, float] = {"tasks": len(tasks)}
-    for order in ("psm", "spm"):
-        with progress_bar(order, source.quiet, "task") as progress:
-            first = order == "spm"
-            filled = gaps.fill(llm, tasks, sampling, first, results=results, progress=progress)
-        figures[f"{order}_exact_match"] = fmean(record["exact_match"] for record in filled)
-        if execution.execute:
-            with progress_bar("running", source.quiet, "program") as progress:
-                verdicts = score(tasks, filled, Results(), execution, progress=progress)
-            figures |= {f"{order}_{name}": share for name, share in pass_rates(verdicts).items()}
-    return _show(figures, source, missing.tasks)
 
 
 def key_retrieval(
     cells: keys.Cells, texts: Texts, extent: Extent, source: Source, loading: LoadOptions
 ) -> None:
-    """Ask for a value that stands far back in the context (appendix G.2)."""
-    files, llm = texts.read(extent.limit, everything=True), source.load(loading)
-    results = extent.open(f"key_retrieval of {fingerprint(llm)}", cells, texts, loading)
-    with progress_bar("asking", source.quiet, "prompt") as progress:
-        shares = keys.key_retrieval(llm, files.values(), cells, results=results, progress=progress)
+    """Ask for a value that stands far back in the context (appendix G.2).
+
+    Without --data, the functions that fill it are of the whole standard library.
+    """
+    if not texts.data:
+        texts = replace(texts, data=(sysconfig.get_path("stdlib"),))
+    files, llm = texts.read(extent.limit), source.load(loading)
+    results = extent.open("key_retrieval", llm, cells, texts, loading)
+    with progress_bar("asking", source.quiet, "cell") as bar:
+        shares = keys.key_retrieval(llm, files.values(), cells, results=results, progress=bar)
     if extent.plot:
         plotting.heat_map(user_path(extent.plot), shares)
     named = {f"{length}/{place:g}": share for (length, place), share in shares.items()}
     _show(named, source, "key_retrieval")
 
 
-def perplexity(texts: Texts, extent: Extent, source: Source, loading: LoadOptions) -> None:
-    """Measure bits per byte and perplexity of files."""
-    files, llm = texts.read(extent.limit), source.load(loading)
-    results = extent.open(f"perplexity of {fingerprint(llm)}", texts, loading)
-    with progress_bar("reading", source.quiet, "file") as progress:
-        found = prediction.perplexity(llm, files, texts.context, results=results, progress=progress)
-    counts = {"files": found.texts, "bytes": found.text_bytes, "tokens": found.tokens}
-    losses = {"loss": found.loss, "perplexity": found.perplexity}
-    _show({**counts, **losses, "bits_per_byte": found.bits_per_byte}, source)
-
-
-def positions(
-    which: Positions, texts: Texts, extent: Extent, source: Source, loading: LoadOptions
-) -> None:
-    """Measure the loss at each position of long sequences, in nats a token.
-
-    The sequences are 16 pieces of files that are read one after the other, as in a repository.
-    """
-    if which.length < 512:
-        raise UsageError(f"--length is {which.length}; expected 512 or more")
-    edges = [0, *(128 << power for power in range(20) if 128 << power < which.length), which.length]
-    text, curves = "".join(texts.read().values()), dict[str, list[float]]()
-    for ckpt in (source.ckpt, *which.also):
-        one = replace(source, ckpt=ckpt)
-        llm = one.load(loading)
-        results = extent.open("positions", which, texts, loading)
-        with progress_bar("reading", source.quiet, "sequence") as progress:
-            losses = prediction.losses_by_position(
-                llm, text, edges, extent.limit or 16, results=results, progress=progress
-            )
-        if not losses:
-            raise UsageError(
-                f"the files have fewer than {which.length} tokens; see --length, --data"
-            )
-        curves[str(one.directory)] = [fmean(column) for column in zip(*losses, strict=True)]
-    if extent.plot:
-        plotting.curves(user_path(extent.plot), edges, curves)
-    ranges = [f"{low}-{high}" for low, high in pairwise(edges)]
-    for means in curves.values():
-        named = dict(zip(ranges, means, strict=True))
-        _show({"sequences": len(losses), "loss": named} if source.json else named, source)
-
-
 def compare(
     forms: Forms, texts: Texts, extent: Extent, source: Source, loading: LoadOptions
 ) -> None:
     """Measure what rounding, or other weights, change against the checkpoint as it is."""
-    files, first = texts.read(extent.limit), source.load(loading)
-    results = extent.open(f"compare of {fingerprint(first)}", texts, loading)
-    table = {}
+    files, first, table = texts.read(extent.limit), source.load(loading), {}
+    results = extent.open("compare", first, texts, loading)
     for name in ("itself", *forms.form):
         other = first
         if name in FORMS:
             other = source.load(replace(loading, **FORMS[name]))
         elif name != "itself":
             other = replace(source, ckpt=name).load(loading)
-        with progress_bar(name, source.quiet, "file") as progress:
-            pair = first, other
-            table[name] = compare_models(
-                pair, files, texts.context, name=name, results=results, progress=progress
-            )
+        with progress_bar(name, source.quiet, "file") as bar:
+            pair, context = (first, other), extent.context
+            found = compare_pair(pair, files, context, name=name, results=results, progress=bar)
+        table[name] = found
     if source.json:
         return print(json.dumps(table))
     print("".join(f"{title:>16}" for title in ("", "bits a byte", "same token", "KL, nats")))
@@ -307,24 +308,22 @@ def compare(
 
 
 def _show(figures: Mapping[str, Any], source: Source, measure: str = "") -> None:
-    """Prints figures, and beside them the paper's where the checkpoint is a published one."""
+    """Prints figures, shares among them in %, and beside them the paper's for this checkpoint."""
     if source.json:
         return print(json.dumps(figures))
     config = open_checkpoint(source.directory).config if measure else None
     for name, value in figures.items():
         share = f"{100 * value:.1f} %" if measure else f"{value:.4f}"
         shown = f"{value:,}" if isinstance(value, int) else share
-        beside = (
+        known = (
             paper.published(config, f"{measure} {name}", source.directory.name) if config else ""
         )
-        print(f"{name.replace('_', ' '):24} {shown:>12}  {beside}".rstrip())
+        print(f"{name.replace('_', ' '):24} {shown:>12}  {known}".rstrip())
     return None
 
 
-evaluate: dict[str, Command] = {
-    command.__name__: command
-    for command in (perplexity, positions, infilling, humaneval, mbpp, key_retrieval, compare)
-}
+_COMMANDS = (perplexity, positions, infilling, humaneval, mbpp, key_retrieval, compare)
+evaluate: dict[str, Command] = {command.__name__: command for command in _COMMANDS}
 
 if __name__ == "__main__":
     run(evaluate)

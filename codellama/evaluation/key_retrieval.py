@@ -4,11 +4,12 @@ G.2)?"""
 from __future__ import annotations
 
 import ast
+import contextlib
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import product, takewhile
 
 import torch
 
@@ -28,8 +29,7 @@ KEY = """def my_function() -> int:
 QUESTION = "assert my_function() == "
 VALUES = range(10, 100)
 ANSWER_TOKENS = 4
-LONGEST_TOKEN = 16
-"""Characters that a token of code stands for at most, on average."""
+CHARACTERS_PER_TOKEN = 16  # more than any text has
 
 
 @dataclass(frozen=True)
@@ -61,27 +61,22 @@ class Cells:
 
     def override_rope(self, model: Transformer) -> None:
         """Gives a model the rotary base and the scaling factor (arXiv 2306.15595) asked for."""
-        if self.rope_theta is not None:
-            model.config = replace(model.config, rope_theta=self.rope_theta)
-        if self.rope_scaling_factor is not None:
-            model.config = replace(model.config, rope_scaling_factor=self.rope_scaling_factor)
+        theta = self.rope_theta or model.config.rope_theta
+        factor = self.rope_scaling_factor or model.config.rope_scaling_factor
+        model.config = replace(model.config, rope_theta=theta, rope_scaling_factor=factor)
 
 
 def functions(texts: Iterable[str], characters: int, seed: int = 0) -> list[str]:
-    """Functions of Python files, but no methods, in an order drawn by the seed: all of files that
-    are drawn until there are so many characters."""
-    random_numbers, found = random.Random(seed), set[str]()
-    files = sorted(texts)
-    for text in random_numbers.sample(files, len(files)):
+    """Functions of Python files, but no methods, in an order drawn by the seed: of as many files as
+    hold so many characters of them."""
+    numbers, files, found = random.Random(seed), sorted(texts), set[str]()
+    for text in numbers.sample(files, len(files)):
         if sum(map(len, found)) > characters:
             break
-        try:
-            nodes = ast.parse(text).body
-        except (SyntaxError, ValueError):
-            continue
-        sources = (ast.get_source_segment(text, n) for n in nodes if isinstance(n, ast.FunctionDef))
-        found |= {f"{source}\n\n\n" for source in sources if source}
-    return random_numbers.sample(sorted(found), len(found))
+        with contextlib.suppress(SyntaxError, ValueError):
+            nodes = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+            found |= {f"{ast.get_source_segment(text, node)}\n\n\n" for node in nodes}
+    return numbers.sample(sorted(found), len(found))
 
 
 def prompts(
@@ -104,10 +99,7 @@ def prompts(
             break
         parts[total > key_at] += function
     else:
-        raise DataError(
-            f"all functions have {total:,} tokens, fewer than the length {length:,}; give more "
-            "files"
-        )
+        raise DataError(f"the functions have {total:,} tokens of {length:,}; give more files")
     values = random.Random(cells.seed).sample(VALUES, len(VALUES))
     values = (values * cells.examples)[: cells.examples]
     texts = [KEY.format(value).join(parts) + QUESTION for value in values]
@@ -122,9 +114,8 @@ def answers(llm: CodeLlama, asked: Sequence[Sequence[int]]) -> Iterator[str]:
     cache = model.new_cache(1, max(map(len, asked)) + ANSWER_TOKENS)
     held: Sequence[int] = ()
     for ids in asked:
-        differ = (at for at, (old, new) in enumerate(zip(held, ids, strict=False)) if old != new)
-        known = min(next(differ, len(held)), len(ids) - 1)
-        cache.lengths = [known]
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(held, ids[:-1], strict=False))
+        cache.lengths = [known := len(list(same))]
         for start in range(known, len(ids), CHUNK):
             hidden = model.hidden(torch.tensor([ids[start : start + CHUNK]], device=device), cache)
         written: list[int] = []
@@ -153,7 +144,7 @@ def key_retrieval(
         progress: told cells done and cells in all.
     """
     cells.override_rope(llm.model)
-    filler = functions(texts, LONGEST_TOKEN * max(cells.length), cells.seed)
+    filler = functions(texts, CHARACTERS_PER_TOKEN * max(cells.length), cells.seed)
 
     def ask(group: Sequence[tuple[int, float]]) -> Iterator[Record]:
         for cell in group:

@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from codellama.errors import DataError
 from codellama.evaluation.results import Record, read_json_lines
 from codellama.evaluation.tasks import Task
 
 SHOTS = 3
-TEST_SPLIT = range(11, 511)
+QUESTION = """You are an expert Python programmer, and here is your task: {text}
+Your code should pass these tests:
+
+{tests}
+"""
+TAGS = "Your code should start with a [PYTHON] tag and end with a [/PYTHON] tag."
 
 
 def read_tasks(path: Path, zero_shot: bool = False) -> list[Task]:
@@ -28,60 +33,50 @@ def read_tasks(path: Path, zero_shot: bool = False) -> list[Task]:
     Raises:
         DataError: the file is damaged, of another format, or lacks problems.
     """
+    solved, tasks, shots = "", [], 0
     try:
-        problems = [_problem(record) for record in read_json_lines(path)]
-    except (KeyError, TypeError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: {error!r}; expected MBPP's format") from None
-    shots = [problem for problem in problems if problem["task_id"] < TEST_SPLIT.start][:SHOTS]
-    asked = [problem for problem in problems if problem["task_id"] in TEST_SPLIT]
-    if not asked or (len(shots) < SHOTS and not zero_shot):
+        for record in read_json_lines(path):
+            task, question = _task(record, zero_shot)
+            if int(task.task_id) <= 10 and shots < SHOTS and not zero_shot:
+                solved, shots = f"{solved}{question}[BEGIN]\n{task.solution}\n[DONE]\n\n", shots + 1
+            elif 11 <= int(task.task_id) <= 510:
+                tasks.append((task, question))
+    except (KeyError, TypeError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: {error}; expected MBPP's format") from None
+    if not tasks or (shots < SHOTS and not zero_shot):
         raise DataError(
-            f"{path} has {len(asked)} problems with numbers from 11 to 510 and {len(shots)} below; "
+            f"{path} has {len(tasks)} problems with numbers from 11 to 510 and {shots} below; "
             f"expected at least one to ask, and {SHOTS} to show before it"
         )
-    solved = "".join(f"{_question(shot)}[BEGIN]\n{shot['code']}\n[DONE]\n\n" for shot in shots)
-    return [_task(problem, "" if zero_shot else solved) for problem in asked]
+    return [
+        replace(task, prompt=task.prompt or f"{solved}{question}[BEGIN]\n")
+        for task, question in tasks
+    ]
 
 
 def extract(text: str) -> str:
     """The program in an answer: what follows `[PYTHON]`, or stands in a fenced block, or all."""
-    _, tag, program = text.partition("[PYTHON]")
-    fenced = re.search(r"```(?:python)?\n(.*?)(?:```|$)", program or text, re.DOTALL)
-    return fenced[1] if fenced else program if tag else text
+    program = text.partition("[PYTHON]")[2] or text
+    fenced = re.search(r"```(?:python)?\n(.*?)(?:```|$)", program, re.DOTALL)
+    return fenced[1] if fenced else program
 
 
-def _problem(record: Record) -> dict[str, Any]:
+def _task(record: Record, zero_shot: bool) -> tuple[Task, str]:
+    """A problem, its prompt left out unless it is a dialog; and its question."""
     code = record["code"].replace("\r\n", "\n")
-    setup = [record.get("test_setup_code") or "", *record.get("test_imports", ())]
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return {
-        "task_id": int(record["task_id"]),
-        "text": record["text"] if "text" in record else record["prompt"],
-        "code": code,
-        "tests": "\n".join(record["test_list"]).replace("\r\n", "\n"),
-        "setup": "\n".join(setup).replace("\r\n", "\n"),
-        "names": tuple(n.name for n in ast.parse(code).body if isinstance(n, definitions)),
-    }
-
-
-def _question(problem: dict[str, Any]) -> str:
-    return (
-        "You are an expert Python programmer, and here is your task: "
-        f"{problem['text']}\nYour code should pass these tests:\n\n{problem['tests']}\n"
-    )
-
-
-def _task(problem: dict[str, Any], solved: str) -> Task:
-    tags = "Your code should start with a [PYTHON] tag and end with a [/PYTHON] tag."
-    dialog = ({"role": "user", "content": _question(problem) + tags},)
-    return Task(
-        str(problem["task_id"]),
+    tests = "\n".join(record["test_list"])
+    setup = [record.get("test_setup_code") or "", *record.get("test_imports", ())]
+    question = QUESTION.format(text=record.get("text") or record["prompt"], tests=tests)
+    task = Task(
+        str(record["task_id"]),
         prefix="",
         suffix="",
-        solution=problem["code"],
-        test=f"{problem['setup']}\n{problem['tests']}\n",
-        names=problem["names"],
-        prompt=f"{solved}{_question(problem)}[BEGIN]\n" if solved else dialog,
-        stop=("[DONE]",) if solved else ("[/PYTHON]",),
-        extract=str if solved else extract,
+        solution=code,
+        test="\n".join([*setup, tests]).replace("\r\n", "\n"),
+        names=tuple(node.name for node in ast.parse(code).body if isinstance(node, definitions)),
+        prompt=({"role": "user", "content": question + TAGS},) if zero_shot else "",
+        stop=("[/PYTHON]",) if zero_shot else ("[DONE]",),
+        extract=extract if zero_shot else str,
     )
+    return task, question

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -16,36 +15,6 @@ from codellama.model.transformer import Transformer
 
 CHUNK = 512
 """Tokens of a pass: memory holds the KV cache and one chunk's logits."""
-
-
-@dataclass(frozen=True)
-class Perplexity:
-    """Losses added up over texts.
-
-    Attributes:
-        texts, tokens, text_bytes: how much was predicted; bytes in UTF-8.
-        nats: the sum of the tokens' negative log-probabilities.
-    """
-
-    texts: int
-    tokens: int
-    text_bytes: int
-    nats: float
-
-    @property
-    def loss(self) -> float:
-        """Nats a token."""
-        return self.nats / self.tokens
-
-    @property
-    def perplexity(self) -> float:
-        """Of how many equally likely tokens the choice is as hard. Depends on the vocabulary."""
-        return math.exp(self.loss)
-
-    @property
-    def bits_per_byte(self) -> float:
-        """What arithmetic coding would compress the text to; comparable between vocabularies."""
-        return self.nats / math.log(2) / self.text_bytes
 
 
 def chunk_logits(model: Transformer, ids: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -72,17 +41,13 @@ def token_losses(model: Transformer, ids: Sequence[int]) -> Tensor:
     return torch.cat(losses)
 
 
-def windows(count: int, context: int) -> Iterator[tuple[int, int]]:
-    """Cuts `count` tokens into windows of at most `context` that overlap by half, so that each
-    token is predicted once, and from half a context at least.
-
-    Yields:
-        Where a window starts, and how many of its tokens are not to be predicted.
-    """
+def windows(ids: Sequence[int], context: int) -> Iterator[tuple[Sequence[int], int]]:
+    """Windows of at most `context` tokens that overlap by half, and how many of a window's tokens
+    not to predict: each is predicted once, and from half a context at least."""
     scored = 1
-    while scored < count:
+    while scored < len(ids):
         start = 0 if scored < context else scored - context // 2
-        yield start, scored - start
+        yield ids[start : start + context], scored - start
         scored = start + context
 
 
@@ -93,7 +58,7 @@ def perplexity(
     *,
     results: Results | None = None,
     progress: Progress | None = None,
-) -> Perplexity:
+) -> dict[str, float]:
     """Predicts every token of every text, each text on its own, a window at a time.
 
     Args:
@@ -101,23 +66,27 @@ def perplexity(
         context: tokens to look back on at most, from 2; 0 for the model's, which is the most.
         results: keeps each text's tokens, bytes and nats.
         progress: told texts done and texts in all.
+
+    Returns:
+        Numbers of files, bytes (UTF-8) and tokens; the loss in nats a token; its exponential, the
+        perplexity; and bits per byte, which compare models of different vocabularies.
     """
-    model, most = llm.model, llm.model.config.max_seq_len
-    context = min(context or most, most)
+    most = llm.model.config.max_seq_len
 
     def read(group: Sequence[str]) -> Iterator[Record]:
         for name in group:
             ids, nats = llm.tokenizer.encode(texts[name], bos=True), 0.0
-            for start, known in windows(len(ids), context):
-                losses = token_losses(model, ids[start : start + context])[known - 1 :]
+            for window, known in windows(ids, min(context or most, most)):
+                losses = token_losses(llm.model, window)[known - 1 :]
                 nats += losses.sum(dtype=torch.float64).item()
-            size = len(texts[name].encode())
-            yield {"task_id": name, "tokens": len(ids) - 1, "bytes": size, "nats": nats}
+            yield {"task_id": name, "sums": [len(texts[name].encode()), len(ids) - 1, nats]}
 
     units: dict[Key, str] = {(name, None, None): name for name in texts}
-    records = (results or Results()).collect(units, read, progress)
-    tokens, size, nats = (sum(r[part] for r in records) for part in ("tokens", "bytes", "nats"))
-    return Perplexity(len(records), tokens, size, nats)
+    sums = [record["sums"] for record in (results or Results()).collect(units, read, progress)]
+    size, tokens, nats = map(sum, zip(*sums, strict=True))
+    figures = {"files": len(sums), "bytes": size, "tokens": tokens, "loss": nats / tokens}
+    bits = nats / size / math.log(2)
+    return {**figures, "perplexity": math.exp(nats / tokens), "bits_per_byte": bits}
 
 
 def losses_by_position(
@@ -144,7 +113,6 @@ def losses_by_position(
     length, bos, ids = edges[-1], llm.tokenizer.bos_id, llm.tokenizer.encode(text)
     every = range(0, len(ids) - length + 1, length)
     count = min(sequences, len(every))
-    starts = [every[number * len(every) // count] for number in range(count)]
 
     def read(group: Sequence[int]) -> Iterator[Record]:
         for start in group:
@@ -153,5 +121,6 @@ def losses_by_position(
             yield {"task_id": start, "order": name, "losses": ranges}
 
     name = fingerprint(llm)  # several models can share a file
+    starts = (every[number * len(every) // count] for number in range(count))
     units: dict[Key, int] = {(start, name, None): start for start in starts}
     return [record["losses"] for record in (results or Results()).collect(units, read, progress)]

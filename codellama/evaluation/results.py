@@ -27,17 +27,12 @@ def read_json_lines(path: Path) -> list[Record]:
     Raises:
         DataError: a line is no JSON object, or the file is no text.
     """
-    records, number = [], 0
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-        for number, line in enumerate(text.split("\n"), 1):  # noqa: B007
-            if line.strip():
-                records.append({**json.loads(line)})
+        return [{**json.loads(line)} for line in text.split("\n") if line.strip()]
     except (ValueError, TypeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        found = f"{path}, line {number}: {error}" if number else f"{path}: {error}"
-        raise DataError(f"{found}; expected a JSON object a line, plain or .gz") from None
-    return records
+        raise DataError(f"{path}: {error}; expected a JSON object a line, plain or .gz") from None
 
 
 class Results:
@@ -54,13 +49,12 @@ class Results:
     """
 
     def __init__(self, path: Path | None = None, run: str = "") -> None:
-        self.path, self.run = path, run
-        self.records: dict[Key, Record] = {}
+        self.path, self.run, self.records = path, run, dict[Key, Record]()
         if path is None or not path.exists():
             return
-        whole, _, torn = path.read_bytes().rpartition(b"\n")
-        if torn:  # an earlier run ended inside a line
-            path.write_bytes(whole + b"\n" * bool(whole))
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):  # an earlier run ended inside a line
+            path.write_bytes(content[: content.rfind(b"\n") + 1])
         for record in read_json_lines(path):
             if record.get("run") != run:
                 raise DataError(
@@ -72,15 +66,6 @@ class Results:
     def _keep(self, record: Record) -> None:
         self.records[record.get("task_id"), record.get("order"), record.get("sample")] = record
 
-    def add(self, records: Iterable[Record]) -> None:
-        """Appends results, which are in the file when this returns."""
-        news = [{**record, "run": self.run} for record in records]
-        for record in news:
-            self._keep(record)
-        if self.path is not None:
-            with self.path.open("a") as file:
-                file.write("".join(json.dumps(record) + "\n" for record in news))
-
     def collect(
         self,
         units: Mapping[Key, T],
@@ -88,17 +73,23 @@ class Results:
         progress: Progress | None = None,
         group: int = 1,
     ) -> list[Record]:
-        """Measures each unit that has no result yet, `group` of them at a time.
+        """Measures each unit that has no result yet, and appends what is found to the file.
 
         Args:
             units: by task, order and sample of the unit's first result.
             work: gives the results of several units.
             progress: told units done and units in all.
+            group: units to be measured together.
         """
         waiting = [key for key in units if key not in self.records]
         for start in range(0, len(waiting), group):
             keys = waiting[start : start + group]
-            self.add(work([units[key] for key in keys]))
+            news = [{**record, "run": self.run} for record in work([units[key] for key in keys])]
+            for record in news:
+                self._keep(record)
+            if self.path is not None:
+                with self.path.open("a") as file:
+                    file.write("".join(json.dumps(record) + "\n" for record in news))
             if progress:
                 progress(len(units) - len(waiting) + start + len(keys), len(units))
         asked = {key[:2] for key in units}

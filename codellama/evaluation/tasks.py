@@ -41,16 +41,6 @@ class Task:
     stop: tuple[str, ...] = ()
     extract: Callable[[str], str] = str
 
-    @property
-    def listed(self) -> Record:
-        """The task in the format of published infilling tasks."""
-        named = {"task_id": self.task_id, "prompt": self.prefix, "suffix": self.suffix}
-        found = {**named, "canonical_solution": self.solution}
-        for name in self.names:
-            test = self.test.removesuffix(f"\ncheck({name})\n")
-            found |= {"entry_point": name, "test": test}
-        return found
-
     def job(self, written: str) -> Job:
         """The program with a completion in its gap, and its test."""
         program = self.prefix + self.extract(written) + self.suffix
@@ -88,11 +78,11 @@ def complete(
     def ask(group: Sequence[Task]) -> Iterator[Record]:
         prompts: Any = [task.prompt or task.prefix for task in group]
         method = llm.complete if isinstance(prompts[0], str) else llm.chat
-        completions = iter(method(prompts, **sampling.keywords(group[0].stop)))
+        written = iter(method(prompts, **sampling.keywords(group[0].stop)))
         for task in group:
             for sample in range(sampling.num_samples):
-                text = next(completions).text
-                yield {"task_id": task.task_id, "sample": sample, "completion": text}
+                named = {"task_id": task.task_id, "sample": sample}
+                yield {**named, "completion": next(written).text}
 
     units: dict[Key, Task] = {(task.task_id, None, 0): task for task in tasks}
     return results.collect(units, ask, progress, sampling.group)
@@ -113,21 +103,20 @@ def score(
         RequestError: this system cannot confine programs.
     """
     known = {task.task_id: task for task in tasks}
-    units: dict[Key, tuple[Key, Job]] = {}
-    counts: Counter[tuple[str, Any]] = Counter()
+    counts, units = Counter[Any](), dict[Key, tuple[Key, Job]]()
     for record in completions:
         task, text = known.get(str(record.get("task_id"))), record.get("completion")
         if task is None or not isinstance(text, str):
             raise DataError(f"{record!s:.80} is no completion of one of these tasks")
-        order = record.get("order")
-        key = task.task_id, order, counts[task.task_id, order]
-        counts[key[:2]] += 1
+        named = task.task_id, record.get("order")
+        key = *named, counts[named]
+        counts[named] += 1
         units[key] = key, task.job(text)
 
     def run(group: Sequence[tuple[Key, Job]]) -> Iterator[Record]:
         reasons = run_programs([job for _, job in group], execution)
-        for (key, _), reason in zip(group, reasons, strict=True):
-            named = dict(zip(("task_id", "order", "sample"), key, strict=True))
+        for ((task, order, sample), _), reason in zip(group, reasons, strict=True):
+            named = {"task_id": task, "order": order, "sample": sample}
             yield {**named, "passed": not reason, "reason": reason}
 
     return results.collect(units, run, progress, 32)
@@ -145,9 +134,9 @@ def pass_rates(scored: Iterable[Record]) -> dict[str, float]:
     verdicts = defaultdict(list)
     for record in scored:
         verdicts[record["task_id"]].append(record["passed"])
-    fewest, tasks = min(map(len, verdicts.values()), default=0), verdicts.values()
+    tasks = verdicts.values()
     return {
         f"pass@{k}": sum(pass_at_k(len(each), sum(each), k) for each in tasks) / len(tasks)
         for k in (1, 10, 100)
-        if k <= fewest
+        if k <= min(map(len, tasks), default=0)
     }

@@ -24,7 +24,7 @@ def pair(tokenizer):
 def test_bits_are_those_of_perplexity(pair, monkeypatch, context, chunk):
     monkeypatch.setattr(prediction, "CHUNK", chunk)
     alone = prediction.perplexity(pair[1], TEXTS, context)
-    assert compare(pair, TEXTS, context)["bits_per_byte"] == pytest.approx(alone.bits_per_byte)
+    assert compare(pair, TEXTS, context)["bits_per_byte"] == pytest.approx(alone["bits_per_byte"])
 
 
 def test_agreement_and_divergence_are_those_of_the_distributions(pair, tokenizer):

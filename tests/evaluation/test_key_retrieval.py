@@ -63,7 +63,7 @@ def test_more_examples_than_values_repeat_them(tokenizer, filler):
 
 
 def test_too_few_functions_are_refused(tokenizer, filler):
-    with pytest.raises(DataError, match="fewer than the length 1,000,000"):
+    with pytest.raises(DataError, match="tokens of 1,000,000"):
         prompts(tokenizer, filler, (1_000_000, 0.0), Cells())
 
 

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from random_models import random_model
 
 from codellama import CodeLlama
 from codellama.evaluation import perplexity as module
-from codellama.evaluation.perplexity import Perplexity, losses_by_position, token_losses
+from codellama.evaluation.perplexity import losses_by_position, token_losses
 
 TEXTS = ["def f(x):\n    return x + 1\n", "# é 生 🦙\n", "", "x = [1, 2, 3]\n" * 3]
 
@@ -19,9 +20,10 @@ def model():
     return random_model()
 
 
-def perplexity(model, tokenizer, texts, context=0, **options) -> Perplexity:
+def perplexity(model, tokenizer, texts, context=0, **options) -> SimpleNamespace:
     named = {str(number): text for number, text in enumerate(texts)}
-    return module.perplexity(CodeLlama(model, tokenizer), named, context, **options)
+    found = module.perplexity(CodeLlama(model, tokenizer), named, context, **options)
+    return SimpleNamespace(**found, nats=found["loss"] * found["tokens"])
 
 
 def loss_by_position(model, tokenizer, text, edges, sequences, **options):
@@ -86,9 +88,9 @@ def test_texts_that_fit_are_predicted_whole_and_each_on_its_own(model, tokenizer
     encoded = [tokenizer.encode(text, bos=True) for text in TEXTS]
     expected = sum(whole_pass(model, ids).sum().item() for ids in encoded if len(ids) > 1)
     assert result.nats == pytest.approx(expected, rel=1e-5)
-    assert result.texts == len(TEXTS)
+    assert result.files == len(TEXTS)
     assert result.tokens == sum(len(tokenizer.encode(text)) for text in TEXTS)
-    assert result.text_bytes == sum(len(text.encode()) for text in TEXTS)
+    assert result.bytes == sum(len(text.encode()) for text in TEXTS)
 
 
 @pytest.mark.parametrize("context", [2, 3, 8, 15, 16, 1_000])
@@ -132,11 +134,10 @@ def test_progress_counts_the_texts(model, tokenizer):
     assert seen == [(number, len(TEXTS)) for number in range(1, len(TEXTS) + 1)]
 
 
-def test_bits_per_byte_are_what_arithmetic_coding_takes():
-    result = Perplexity(texts=1, tokens=4, text_bytes=10, nats=20 * math.log(2))
-    assert result.loss == pytest.approx(5 * math.log(2))
-    assert result.perplexity == pytest.approx(32)
-    assert result.bits_per_byte == pytest.approx(2)
+def test_loss_perplexity_and_bits_per_byte_are_the_same_in_other_units(model, tokenizer):
+    result = perplexity(model, tokenizer, TEXTS)
+    assert result.perplexity == pytest.approx(math.exp(result.loss))
+    assert result.bits_per_byte == pytest.approx(result.nats / math.log(2) / result.bytes)
 
 
 def test_an_even_guess_is_as_hard_as_the_vocabulary_is_large(tokenizer):
@@ -144,7 +145,7 @@ def test_an_even_guess_is_as_hard_as_the_vocabulary_is_large(tokenizer):
     torch.nn.init.zeros_(model.output.weight)
     result = perplexity(model, tokenizer, TEXTS)
     assert result.perplexity == pytest.approx(512)
-    assert result.bits_per_byte == pytest.approx(9 * result.tokens / result.text_bytes)
+    assert result.bits_per_byte == pytest.approx(9 * result.tokens / result.bytes)
 
 
 def test_an_even_guess_is_as_bad_at_every_position(tokenizer):

@@ -46,17 +46,13 @@ def test_a_limit_takes_the_first(directory):
 def test_without_data_it_is_the_held_out_part_of_the_standard_library():
     held_out = [str(path) for path in find_documents().held_out]
     assert set(Texts().read(5)) <= set(held_out)
-    assert not set(Texts().read(20, everything=True)) <= set(held_out)
 
 
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"data": ("/absent",)}, "/absent"),
-        ({"pattern": "*.md"}, "no text in 0 files"),
+        ({"pattern": "*.md"}, "no text in"),
         ({"pattern": "/*.py"}, "the pattern is '/"),
-        ({"pattern": "../*.py"}, "expected"),
-        ({"context": 1}, "context is 1"),
     ],
 )
 def test_what_cannot_be_read_is_refused(directory, values, says):
