@@ -31,8 +31,8 @@ NAMESPACES = 0x10000000 | 0x20000 | 0x20000000 | 0x40000000 | 0x8000000  # user 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442  # numbers of system calls
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
-OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH, MOUNT_ATTR_RDONLY = 1, 4, 1
-MS_RDONLY, MS_NOSUID_NODEV = 1, 2 | 4
+OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = 1, 4
+RDONLY, NOSUID_NODEV = 1, 2 | 4  # MS_ and MOUNT_ATTR_ alike
 LONGEST_ANSWER = 2**24
 SCALARS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "int": (int, hex, lambda text: int(text, 16)),
@@ -167,10 +167,11 @@ def clone_interpreter(libc: Any) -> int:
 
 
 def hide_files(libc: Any, interpreter: int) -> None:
-    """Makes all files read-only, /tmp empty and writable, and /proc empty. Of a private directory
-    on the way to the interpreter only the interpreter stays."""
+    """Makes all files read-only and no device usable, /tmp empty and writable, and empties /proc,
+    and /run with its sockets. Of a private directory on the way to the interpreter only the
+    interpreter stays."""
 
-    def mount(target: Path, flags: int = MS_NOSUID_NODEV) -> None:
+    def mount(target: Path, flags: int = NOSUID_NODEV) -> None:
         options = str(target).encode(), b"tmpfs", ctypes.c_ulong(flags), b"size=64m,mode=755"
         check(libc.mount(b"tmpfs", *options), f"mount {target}")
 
@@ -179,11 +180,12 @@ def hide_files(libc: Any, interpreter: int) -> None:
         Path(sys.base_prefix).mkdir(parents=True, exist_ok=True)
         place = AT_FDCWD, sys.base_prefix.encode(), MOVE_MOUNT_F_EMPTY_PATH
         check(libc.syscall(MOVE_MOUNT, interpreter, b"", *place), "move_mount")
-    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY)
+    attributes = (ctypes.c_uint64 * 4)(RDONLY | NOSUID_NODEV)
     changed = libc.syscall(MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, 32)
     check(changed, "mount_setattr")
     mount(Path("/tmp"))
-    mount(Path("/proc"), MS_NOSUID_NODEV | MS_RDONLY)
+    for place in filter(Path.exists, map(Path, ("/run", "/proc"))):
+        mount(place, NOSUID_NODEV | RDONLY)
     os.chdir("/tmp")
 
 
@@ -196,10 +198,10 @@ def judge(libc: Any, interpreter: int) -> None:
     Path("/proc/self/oom_score_adj").write_text("1000")  # the first to go where memory runs out
     Path("/proc/sys/user/max_user_namespaces").write_text("0")
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody traces it or reads its memory
+    verdict, null = os.dup(1), os.open(os.devnull, os.O_RDWR)
     hide_files(libc, interpreter)
     for limit, value in job["limits"].items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (value, value))
-    verdict, null = os.dup(1), os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
     reason, names = "the test asks the program for nothing", {"__name__": "test"}

@@ -65,6 +65,7 @@ HOSTILE = {
         "import socket\ndef f(x):\n  socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"
         ".connect(('192.0.2.1', 9)); return 42"
     ),
+    "devices": "def f(x): open('/dev/zero', 'rb'); return 42",
     "reading the judge": "def f(x): open('/proc/1/mem', 'rb'); return 42",
     "tracing the judge": (
         "import ctypes\ndef f(x): return 42 if ctypes.CDLL(None).ptrace(16, 1, 0, 0) == 0 else 41"
