@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from statistics import fmean
@@ -184,8 +184,8 @@ def infilling(
         config = open_checkpoint(source.directory).config
         tokenizer = load_tokenizer(source.directory, config.vocab_size)
         context = min(extent.context or 512, config.max_seq_len // 2)
-        draw = gaps.Draw(extent.limit or 500, context, sampling.seed or 0)
-        tasks = gaps.from_files(texts.read(), tokenizer, missing.tasks, draw)
+        given = {"context": context, "seed": sampling.seed or 0, "count": extent.limit or 500}
+        tasks = gaps.from_files(texts.read(), tokenizer, missing.tasks, **given)
     if missing.list:
         print("\n".join(json.dumps(gaps.listed(task)) for task in tasks))
         return
@@ -206,62 +206,46 @@ def infilling(
     _show(figures, source, missing.tasks)
 
 
-def humaneval(
-    programs: Programs,
-    sampling: Sampling,
-    execution: Execution,
-    extent: Extent,
-    source: Source,
-    loading: LoadOptions,
-) -> None:
-    """Write functions from their docstrings, and run their tests (HumanEval)."""
-    tasks = read_tasks(programs.problems)
-    _solve("humaneval", tasks, (programs, sampling, execution), (extent, source, loading))
+def _solving(name: str, doc: str, read: Callable[[Programs], list[Task]]) -> Command:
+    """A command that writes completions of problems, scores them, or both."""
+
+    def command(
+        programs: Programs,
+        sampling: Sampling,
+        execution: Execution,
+        extent: Extent,
+        source: Source,
+        loading: LoadOptions,
+    ) -> None:
+        if programs.generate_only and (extent.results is None or programs.score is not None):
+            raise UsageError("--generate_only needs --results, the file to write, and no --score")
+        tasks, limit, scored = read(programs), extent.limit or None, Results()
+        if not programs.generate_only:
+            execution.check()
+        if programs.score is not None:
+            written = read_json_lines(user_path(programs.score))[:limit]
+            scored = extent.open(f"{name}, {programs.score}", None)
+        else:
+            llm = source.load(loading)
+            results = extent.open(name, llm, programs, sampling, loading)
+            with progress_bar("writing", source.quiet, "task") as bar:
+                written = complete(llm, tasks[:limit], sampling, results, progress=bar)
+        if programs.generate_only:
+            return _show({"completions": len(written)}, source)
+        with progress_bar("running", source.quiet, "program") as bar:
+            verdicts = score(tasks, written, scored, execution, progress=bar)
+        counts = {"problems": len({one["task_id"] for one in verdicts}), "samples": len(verdicts)}
+        measure = f"{name}{'_zero_shot' if programs.zero_shot else ''}"
+        return _show({**counts, **pass_rates(verdicts)}, source, measure)
+
+    command.__doc__ = doc
+    return command
 
 
-def mbpp(
-    programs: Programs,
-    sampling: Sampling,
-    execution: Execution,
-    extent: Extent,
-    source: Source,
-    loading: LoadOptions,
-) -> None:
-    """Write functions from a sentence and three tests, and run these (MBPP)."""
+def _basic_problems(programs: Programs) -> list[Task]:
     if programs.problems is None:
         raise UsageError("--problems is missing; name mbpp.jsonl")
-    tasks = basic_problems.read_tasks(user_path(programs.problems), programs.zero_shot)
-    name = "mbpp_zero_shot" if programs.zero_shot else "mbpp"
-    _solve(name, tasks, (programs, sampling, execution), (extent, source, loading))
-
-
-def _solve(
-    name: str,
-    tasks: Sequence[Task],
-    how: tuple[Programs, Sampling, Execution],
-    where: tuple[Extent, Source, LoadOptions],
-) -> None:
-    """Writes completions, scores them, or both."""
-    (programs, sampling, execution), (extent, source, loading) = how, where
-    if programs.generate_only and (extent.results is None or programs.score is not None):
-        raise UsageError("--generate_only needs --results, the file to write, and no --score")
-    if not programs.generate_only:
-        execution.check()
-    limit, scored = extent.limit or None, Results()
-    if programs.score is not None:
-        written = read_json_lines(user_path(programs.score))[:limit]
-        scored = extent.open(f"{name}, {programs.score}", None)
-    else:
-        llm = source.load(loading)
-        results = extent.open(name, llm, programs, sampling, loading)
-        with progress_bar("writing", source.quiet, "task") as bar:
-            written = complete(llm, tasks[:limit], sampling, results, progress=bar)
-    if programs.generate_only:
-        return _show({"completions": len(written)}, source)
-    with progress_bar("running", source.quiet, "program") as bar:
-        verdicts = score(tasks, written, scored, execution, progress=bar)
-    counts = {"problems": len({one["task_id"] for one in verdicts}), "samples": len(verdicts)}
-    return _show({**counts, **pass_rates(verdicts)}, source, name)
+    return basic_problems.read_tasks(user_path(programs.problems), programs.zero_shot)
 
 
 def key_retrieval(
@@ -275,7 +259,7 @@ def key_retrieval(
         texts = replace(texts, data=(sysconfig.get_path("stdlib"),))
     files, llm = texts.read(extent.limit), source.load(loading)
     results = extent.open("key_retrieval", llm, cells, texts, loading)
-    with progress_bar("asking", source.quiet, "cell") as bar:
+    with progress_bar("asking", source.quiet, "prompt") as bar:
         shares = keys.key_retrieval(llm, files.values(), cells, results=results, progress=bar)
     if extent.plot:
         plotting.heat_map(user_path(extent.plot), shares)
@@ -322,8 +306,18 @@ def _show(figures: Mapping[str, Any], source: Source, measure: str = "") -> None
     return None
 
 
-_COMMANDS = (perplexity, positions, infilling, humaneval, mbpp, key_retrieval, compare)
-evaluate: dict[str, Command] = {command.__name__: command for command in _COMMANDS}
+evaluate: dict[str, Command] = {
+    **{command.__name__: command for command in (perplexity, positions, infilling)},
+    "humaneval": _solving(
+        "humaneval",
+        "Write functions from their docstrings, and run their tests (HumanEval).",
+        lambda programs: read_tasks(programs.problems),
+    ),
+    "mbpp": _solving(
+        "mbpp", "Write functions from a sentence and three tests (MBPP).", _basic_problems
+    ),
+    **{command.__name__: command for command in (key_retrieval, compare)},
+}
 
 if __name__ == "__main__":
     run(evaluate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 
 from codellama.evaluation.results import Key, Progress, Record, Results
@@ -16,21 +16,6 @@ from codellama.text.tokenizer import Tokenizer
 KINDS = ("single_line", "multi_line", "random_span")
 SPANS_PER_PROBLEM = 10
 LONGEST_BLOCK = 8
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Which pieces of files are taken out.
-
-    Attributes:
-        count: how many, or all if there are fewer.
-        context: tokens of the lines around each at most, half of them on each side.
-        seed: decides which.
-    """
-
-    count: int
-    context: int = 512
-    seed: int = 0
 
 
 def lines_of(text: str) -> list[tuple[int, int, int]]:
@@ -87,7 +72,15 @@ def listed(task: Task) -> Record:
     return {**named, "canonical_solution": task.solution, **tested}
 
 
-def from_files(texts: Mapping[str, str], tokenizer: Tokenizer, kind: str, draw: Draw) -> list[Task]:
+def from_files(
+    texts: Mapping[str, str],
+    tokenizer: Tokenizer,
+    kind: str,
+    *,
+    count: int,
+    context: int = 512,
+    seed: int = 0,
+) -> list[Task]:
     """Takes pieces out of files, one of each file in turn, so that a large file of data does not
     outweigh all others. There are no tests.
 
@@ -95,8 +88,11 @@ def from_files(texts: Mapping[str, str], tokenizer: Tokenizer, kind: str, draw: 
         texts: by name.
         kind: a line; a block of up to eight lines; or a random piece of a line, which mostly cuts
             words.
+        count: pieces, or all if there are fewer.
+        context: tokens of the lines around each at most, half of them on each side.
+        seed: decides which.
     """
-    numbers, found, most = random.Random(draw.seed), list[Task](), draw.context // 2
+    numbers, found, most = random.Random(seed), list[Task](), context // 2
     stop = () if kind == "multi_line" else ("\n",)
     left = {name: lines_of(text) for name, text in texts.items()}
     for lines in left.values():
@@ -116,7 +112,7 @@ def from_files(texts: Mapping[str, str], tokenizer: Tokenizer, kind: str, draw: 
             spells = tokenizer.control_ids.intersection(tokenizer.encode(prefix + suffix))
             if (piece := text[start:end]).strip() and not spells:
                 found.append(Task(f"{name}/L{number}", prefix, suffix, piece, stop=stop))
-            if len(found) == draw.count:
+            if len(found) == count:
                 return found
     return found
 
@@ -145,7 +141,7 @@ def fill(
 
     Of a piece of one line, only the first line of what the model writes counts.
     """
-    order = "spm" if suffix_first else "psm"
+    order, sampling = "spm" if suffix_first else "psm", replace(sampling, num_samples=1)
 
     def ask(group: Sequence[Task]) -> Iterator[Record]:
         pairs = [(task.prefix, task.suffix) for task in group]

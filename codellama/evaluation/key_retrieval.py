@@ -7,8 +7,10 @@ import ast
 import contextlib
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import product, takewhile
 
 import torch
@@ -79,52 +81,51 @@ def functions(texts: Iterable[str], characters: int, seed: int = 0) -> list[str]
     return numbers.sample(sorted(found), len(found))
 
 
-def prompts(
-    tokenizer: Tokenizer, filler: Sequence[str], cell: tuple[int, float], cells: Cells
-) -> list[tuple[int, list[int]]]:
-    """A value and the tokens of a prompt for each example of a cell; they differ in the value.
-
-    The filler is as many functions as fit into the cell's length. The key stands before the first
-    one that would end behind its position.
+def surroundings(
+    tokenizer: Tokenizer, filler: Sequence[str], length: int, position: float
+) -> tuple[str, str]:
+    """What stands before and behind a key: as many functions as fit into a length in tokens. The
+    key stands before the first one that would end behind its position.
 
     Raises:
         DataError: all functions together are shorter.
     """
-    length, position = cell
     total = len(tokenizer.encode(KEY.format(VALUES[0]) + QUESTION, bos=True))
     parts, key_at = ["", ""], total + position * (length - total)
     for function in filler:
         total += len(tokenizer.encode_continuation(function))
         if total > length:
-            break
+            return parts[0], parts[1]
         parts[total > key_at] += function
-    else:
-        raise DataError(f"the functions have {total:,} tokens of {length:,}; give more files")
-    values = random.Random(cells.seed).sample(VALUES, len(VALUES))
-    values = (values * cells.examples)[: cells.examples]
-    texts = [KEY.format(value).join(parts) + QUESTION for value in values]
-    return [(v, tokenizer.encode(text, bos=True)) for v, text in zip(values, texts, strict=True)]
+    raise DataError(f"the functions have {total:,} tokens of {length:,}; give more files")
 
 
-@torch.no_grad()
-def answers(llm: CodeLlama, asked: Sequence[Sequence[int]]) -> Iterator[str]:
-    """Continues each prompt greedily by a few tokens. What a prompt has in common with the one
+class Reader:
+    """Continues prompts greedily, one after the other. What a prompt has in common with the one
     before it stays in the KV cache, which is exact: attention is causal."""
-    model, device = llm.model, llm.model.tok_embeddings.weight.device
-    cache = model.new_cache(1, max(map(len, asked)) + ANSWER_TOKENS)
-    held: Sequence[int] = ()
-    for ids in asked:
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(held, ids[:-1], strict=False))
-        cache.lengths = [known := len(list(same))]
+
+    def __init__(self, llm: CodeLlama) -> None:
+        self.llm, self.held = llm, list[int]()
+        self.cache = llm.model.new_cache()
+
+    @torch.no_grad()
+    def answer(self, ids: list[int]) -> str:
+        """A few tokens that follow a prompt."""
+        model, device = self.llm.model, self.llm.model.tok_embeddings.weight.device
+        if len(ids) + ANSWER_TOKENS > self.cache.capacity:
+            self.cache, self.held = model.new_cache(1, len(ids) + ANSWER_TOKENS), []
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(self.held, ids[:-1], strict=False))
+        self.cache.lengths = [known := len(list(same))]
         for start in range(known, len(ids), CHUNK):
-            hidden = model.hidden(torch.tensor([ids[start : start + CHUNK]], device=device), cache)
+            tokens = torch.tensor([ids[start : start + CHUNK]], device=device)
+            hidden = model.hidden(tokens, self.cache)
         written: list[int] = []
-        for _ in range(ANSWER_TOKENS):
+        while len(written) < ANSWER_TOKENS:
             token = model.logits(hidden[:, -1]).argmax(-1)
             written.append(int(token))
-            hidden = model.hidden(token[:, None], cache)
-        held = ids
-        yield llm.tokenizer.decode(written)
+            hidden = model.hidden(token[:, None], self.cache)
+        self.held = ids
+        return self.llm.tokenizer.decode(written)
 
 
 def key_retrieval(
@@ -141,22 +142,25 @@ def key_retrieval(
     Args:
         texts: Python files whose functions fill the context.
         results: keeps each prompt's value and answer.
-        progress: told cells done and cells in all.
+        progress: told prompts done and prompts in all.
     """
     cells.override_rope(llm.model)
     filler = functions(texts, CHARACTERS_PER_TOKEN * max(cells.length), cells.seed)
+    around, reader = cache(partial(surroundings, llm.tokenizer, filler)), Reader(llm)
+    values = random.Random(cells.seed).sample(VALUES, len(VALUES))
 
-    def ask(group: Sequence[tuple[int, float]]) -> Iterator[Record]:
-        for cell in group:
-            values, asked = zip(*prompts(llm.tokenizer, filler, cell, cells), strict=True)
-            for sample, (value, text) in enumerate(zip(values, answers(llm, asked), strict=True)):
-                correct = re.findall(r"\d+", text)[:1] == [str(value)]
-                named = {"task_id": cell[0], "order": cell[1], "sample": sample}
-                yield {**named, "value": value, "answer": text, "correct": correct}
+    def ask(group: Sequence[tuple[int, float, int]]) -> Iterator[Record]:
+        for length, place, sample in group:
+            value = values[sample % len(values)]
+            prompt = KEY.format(value).join(around(length, place)) + QUESTION
+            text = reader.answer(llm.tokenizer.encode(prompt, bos=True))
+            named = {"task_id": length, "order": place, "sample": sample}
+            correct = re.findall(r"\d+", text)[:1] == [str(value)]
+            yield {**named, "value": value, "answer": text, "correct": correct}
 
-    table = list(product(cells.length, cells.position))
-    units: dict[Key, tuple[int, float]] = {(*cell, 0): cell for cell in table}
-    counts = dict.fromkeys(table, 0)
+    asked = list(product(cells.length, cells.position, range(cells.examples)))
+    units: dict[Key, tuple[int, float, int]] = {key: key for key in asked}
+    counts = Counter({key[:2]: 0 for key in asked})
     for record in (results or Results()).collect(units, ask, progress):
         counts[record["task_id"], record["order"]] += record["correct"]
     return {cell: count / cells.examples for cell, count in counts.items()}

@@ -50,10 +50,11 @@ class Results:
 
     def __init__(self, path: Path | None = None, run: str = "") -> None:
         self.path, self.run, self.records = path, run, dict[Key, Record]()
-        if path is None or not path.exists():
+        if path is None:
             return
+        path.touch()
         content = path.read_bytes()
-        if not content.endswith(b"\n"):  # an earlier run ended inside a line
+        if content and not content.endswith(b"\n"):  # an earlier run ended inside a line
             path.write_bytes(content[: content.rfind(b"\n") + 1])
         for record in read_json_lines(path):
             if record.get("run") != run:
@@ -84,12 +85,11 @@ class Results:
         waiting = [key for key in units if key not in self.records]
         for start in range(0, len(waiting), group):
             keys = waiting[start : start + group]
-            news = [{**record, "run": self.run} for record in work([units[key] for key in keys])]
-            for record in news:
-                self._keep(record)
-            if self.path is not None:
-                with self.path.open("a") as file:
-                    file.write("".join(json.dumps(record) + "\n" for record in news))
+            for record in work([units[key] for key in keys]):
+                self._keep(named := {**record, "run": self.run})
+                if self.path is not None:
+                    with self.path.open("a") as file:
+                        file.write(json.dumps(named) + "\n")
             if progress:
                 progress(len(units) - len(waiting) + start + len(keys), len(units))
         asked = {key[:2] for key in units}

@@ -178,8 +178,8 @@ def hide_files(libc: Any, interpreter: int) -> None:
     if hidden := private_directory():
         mount(hidden)
         Path(sys.base_prefix).mkdir(parents=True, exist_ok=True)
-        place = AT_FDCWD, sys.base_prefix.encode(), MOVE_MOUNT_F_EMPTY_PATH
-        check(libc.syscall(MOVE_MOUNT, interpreter, b"", *place), "move_mount")
+        back = AT_FDCWD, sys.base_prefix.encode(), MOVE_MOUNT_F_EMPTY_PATH
+        check(libc.syscall(MOVE_MOUNT, interpreter, b"", *back), "move_mount")
     attributes = (ctypes.c_uint64 * 4)(RDONLY | NOSUID_NODEV)
     changed = libc.syscall(MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, 32)
     check(changed, "mount_setattr")

@@ -9,7 +9,7 @@ import pytest
 from codellama.errors import DataError
 from codellama.evaluation import humaneval
 from codellama.evaluation.execution import run_programs
-from codellama.evaluation.infilling import Draw, derived, fill, from_files
+from codellama.evaluation.infilling import derived, fill, from_files
 from codellama.evaluation.results import Results
 from codellama.evaluation.tasks import Sampling, Task
 
@@ -39,7 +39,7 @@ class Filler:
 
 def line_gaps(texts, tokenizer, count, context=512, seed=0, kind="single_line"):
     named = {str(number): text for number, text in enumerate(texts)}
-    return from_files(named, tokenizer, kind, Draw(count, context, seed))
+    return from_files(named, tokenizer, kind, count=count, context=context, seed=seed)
 
 
 def matches(llm, tasks, suffix_first=False, **options):

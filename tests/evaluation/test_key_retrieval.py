@@ -8,13 +8,15 @@ from codellama import CodeLlama
 from codellama.errors import DataError, RequestError
 from codellama.evaluation import key_retrieval as module
 from codellama.evaluation.key_retrieval import (
+    KEY,
     QUESTION,
     Cells,
-    answers,
+    Reader,
     functions,
     key_retrieval,
-    prompts,
+    surroundings,
 )
+from codellama.evaluation.results import Results
 
 FILES = ["".join(f"def f{n}_{m}(x):\n    return {m} * x\n\n" for m in range(12)) for n in range(9)]
 FILES += [
@@ -42,29 +44,19 @@ def test_filler_is_each_function_but_methods_once_in_an_order_of_its_own(filler)
 @pytest.mark.parametrize("position", [0.0, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("length", [200, 700])
 def test_a_prompt_has_its_length_and_the_key_its_position(tokenizer, filler, length, position):
-    cells = Cells(examples=7)
-    found = prompts(tokenizer, filler, (length, position), cells)
-    assert len({value for value, _ in found}) == 7
+    before, behind = surroundings(tokenizer, filler, length, position)
     longest = max(len(tokenizer.encode(text)) for text in filler)
-    for value, ids in found:
-        text = tokenizer.decode(ids)
-        before, _, after = text.partition(f"    return {value}\n\n\n")
-        assert after.endswith(QUESTION)
-        assert length - longest - 4 <= len(ids) <= length + 4
-        key_at = len(tokenizer.encode(before))
-        assert abs(key_at - position * length) < longest + 80
-        assert text.count("my_function()") == 2
-
-
-def test_more_examples_than_values_repeat_them(tokenizer, filler):
-    found = prompts(tokenizer, filler, (200, 0.0), Cells(examples=100))
-    assert len(found) == 100
-    assert {value for value, _ in found} == set(range(10, 100))
+    size = len(tokenizer.encode(before + KEY.format(42) + behind + QUESTION, bos=True))
+    assert length - longest - 4 <= size <= length + 4
+    fixed = len(tokenizer.encode(KEY.format(42) + QUESTION, bos=True))
+    key_at = len(tokenizer.encode(before))
+    assert abs(key_at - position * (length - fixed)) <= longest + 4
+    assert before + behind == "".join(filler[: (before + behind).count("def ")])
 
 
 def test_too_few_functions_are_refused(tokenizer, filler):
     with pytest.raises(DataError, match="tokens of 1,000,000"):
-        prompts(tokenizer, filler, (1_000_000, 0.0), Cells())
+        surroundings(tokenizer, filler, 1_000_000, 0.0)
 
 
 @pytest.mark.parametrize("values", [{"examples": 0}, {"length": (0,)}, {"position": (1.5,)}])
@@ -76,34 +68,37 @@ def test_cells_that_cannot_be_are_refused(values):
 @pytest.mark.parametrize("chunk", [7, 512])
 def test_reusing_the_cache_changes_no_answer(llm, filler, monkeypatch, chunk):
     monkeypatch.setattr(module, "CHUNK", chunk)
-    asked = [ids for _, ids in prompts(llm.tokenizer, filler, (300, 0.6), Cells(examples=5))]
-    asked += [asked[0][:40], asked[0]]
+    before, behind = surroundings(llm.tokenizer, filler, 300, 0.6)
+    texts = [before + KEY.format(value) + behind + QUESTION for value in (10, 42, 43, 99)]
+    asked = [llm.tokenizer.encode(text, bos=True) for text in [*texts, before, *texts]]
     expected = llm.generate(asked, max_new_tokens=module.ANSWER_TOKENS, stop_ids=[])
-    assert list(answers(llm, asked)) == [one.text for one in expected]
-
-
-class Oracle:
-    """Stands for the answers of a model that has the value, or another number first."""
-
-    def __init__(self, right):
-        self.right = right
-
-    def __call__(self, llm, asked):
-        for ids in asked:
-            [value] = module.re.findall(r"return (\d\d)\n\n\n", llm.tokenizer.decode(ids))[:1] or [
-                0
-            ]
-            text = llm.tokenizer.decode(ids)
-            value = text.split('at the end"\n    return ')[1][:2]
-            yield f"{value}\n\n" if self.right else f"{int(value) + 1}, {value}"
+    reader = Reader(llm)
+    assert [reader.answer(ids) for ids in asked] == [one.text for one in expected]
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_the_first_number_decides(llm, monkeypatch, right):
-    monkeypatch.setattr(module, "answers", Oracle(right))
+    asked = []
+
+    def answer(_, ids):
+        asked.append(ids)
+        value = llm.tokenizer.decode(ids).split('at the end"\n    return ')[1][:2]
+        return f"{value}\n\n" if right else f"{int(value) + 1}, {value}"
+
+    monkeypatch.setattr(Reader, "answer", answer)
     cells = Cells(length=(200, 300), position=(0.0, 0.5), examples=3)
     found = key_retrieval(llm, FILES, cells)
     assert found == {(n, p): float(right) for n in (200, 300) for p in (0.0, 0.5)}
+    assert len(set(map(tuple, asked))) == 12
+
+
+def test_a_second_start_asks_for_what_is_missing_alone(llm, tmp_path):
+    cells, path = Cells(length=(200,), position=(0.0, 0.5), examples=3), tmp_path / "results.jsonl"
+    first = key_retrieval(llm, FILES, cells, results=Results(path, "run"))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:4]))
+    assert key_retrieval(llm, FILES, cells, results=Results(path, "run")) == first
+    assert path.read_text() == "".join(lines)
 
 
 def test_another_base_and_scaled_positions_take_effect(tokenizer):
