@@ -264,7 +264,8 @@ def key_retrieval(
     if extent.plot:
         plotting.heat_map(user_path(extent.plot), shares)
     named = {f"{length}/{place:g}": share for (length, place), share in shares.items()}
-    _show(named, source, "key_retrieval")
+    own = cells.rope_theta is None and cells.rope_scaling_factor is None
+    _show(named, source, "key_retrieval" if own else "with other positions")
 
 
 def compare(

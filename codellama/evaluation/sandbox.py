@@ -195,6 +195,8 @@ def judge(libc: Any, interpreter: int) -> None:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     job = json.load(sys.stdin)
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(1))  # should nobody wait any more
+    signal.alarm(job["limits"]["CPU"] + 1)
     Path("/proc/self/oom_score_adj").write_text("1000")  # the first to go where memory runs out
     Path("/proc/sys/user/max_user_namespaces").write_text("0")
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody traces it or reads its memory
