@@ -1,16 +1,25 @@
 """The command that measures a model."""
 
 import json
-import math
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import run
 
+from codellama.cli import Source
+from codellama.errors import RequestError
+from codellama.evaluation import humaneval
+from codellama.evaluation.execution import Execution
 from codellama.evaluation.perplexity import perplexity
-from codellama.training.documents import find_documents, read_document
+from codellama.evaluation.texts import Texts
 
+PROBLEMS = Path(__file__).parent / "evaluation" / "problems.jsonl"
+MBPP = Path(__file__).parent / "evaluation" / "mbpp.jsonl"
 GIVEN = ("--device", "cpu", "--quiet")
+COMMANDS = ["perplexity", "positions", "infilling", "key_retrieval", "compare"]
+NAMES = [*COMMANDS, "humaneval", "mbpp"]
 
 
 def code(number: int) -> str:
@@ -29,12 +38,21 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def evaluate(checkpoint, data):
-    """Runs one of the commands on the random checkpoint and the documents above."""
+    """Runs a command on the random checkpoint, and on the documents where it takes any."""
 
     def evaluate(name, *options):
-        return run("evaluate", name, "--ckpt", checkpoint, "--data", data, *GIVEN, *options)
+        files = ("--data", data) if name in COMMANDS else ()
+        return run("evaluate", name, "--ckpt", checkpoint, *files, *GIVEN, *options)
 
     return evaluate
+
+
+@pytest.fixture
+def confined():
+    try:
+        Execution(execute=True).check()
+    except RequestError as error:
+        pytest.skip(str(error))
 
 
 def figures(done):
@@ -51,89 +69,177 @@ def assert_one_sentence(done, *says):
         assert words in done.stderr
 
 
-@pytest.fixture(scope="module")
-def held_out(data):
-    return [read_document(path) for path in find_documents(data).held_out]
-
-
-def test_perplexity_is_that_of_the_held_out_documents(evaluate, llm, held_out):
+def test_perplexity_is_that_of_the_files(evaluate, llm, data):
     found = figures(evaluate("perplexity", "--json"))
-    expected = perplexity(llm.model, llm.tokenizer, held_out)
-    assert found == {
-        "files": len(held_out),
-        "bytes": sum(len(text.encode()) for text in held_out),
-        "tokens": expected.tokens,
-        "loss": pytest.approx(expected.loss),
-        "perplexity": pytest.approx(expected.perplexity),
-        "bits_per_byte": pytest.approx(expected.bits_per_byte),
-    }
-    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    texts = Texts((str(data),)).read()
+    expected = perplexity(llm, texts)
+    assert found == pytest.approx(expected)
+    assert list(found) == ["files", "bytes", "tokens", "loss", "perplexity", "bits_per_byte"]
+    assert found["bytes"] == sum(len(text.encode()) for text in texts.values())
 
 
-def test_perplexity_takes_a_context_a_pattern_and_a_number_of_files(evaluate, llm, held_out):
-    found = figures(evaluate("perplexity", "--json", "--context", 16, "--files", 1))
-    expected = perplexity(llm.model, llm.tokenizer, held_out[:1], context=16)
-    assert (found["files"], found["loss"]) == (1, pytest.approx(expected.loss))
-    longer = figures(evaluate("perplexity", "--json", "--pattern", "*.txt", "--files", 1))
-    assert longer["bytes"] > 15 * found["bytes"]
+def test_perplexity_takes_a_context_a_pattern_and_a_number_of_files(evaluate, llm, data):
+    found = figures(evaluate("perplexity", "--json", "--context", 16, "--limit", 1))
+    expected = perplexity(llm, Texts((str(data),)).read(1), 16)
+    assert (found["files"], found["loss"]) == (1, pytest.approx(expected["loss"]))
+    held_out = figures(evaluate("perplexity", "--json", "--held_out"))
+    assert 0 < held_out["files"] < 10
 
 
-def test_positions_gives_the_loss_of_each_range(evaluate):
-    given = ("--json", "--pattern", "*.txt", "--length", 600)
-    found = figures(evaluate("positions", *given, "--sequences", 2))
+def test_a_second_start_goes_on_and_another_models_file_is_refused(evaluate, tmp_path, data):
+    path = tmp_path / "results.jsonl"
+    given = ("perplexity", "--json", "--results", path)
+    first = figures(evaluate(*given, "--limit", 2))
+    assert len(path.read_text().splitlines()) == 2
+    path.write_text(path.read_text().replace('"sums": [', '"sums": [1'))  # is believed
+    assert figures(evaluate(*given, "--limit", 2))["bytes"] > first["bytes"]
+    assert figures(evaluate(*given, "--limit", 3))["files"] == 3
+    assert_one_sentence(evaluate(*given, "--dtype", "bfloat16"), "holds results of", "bfloat16")
+
+
+def test_positions_gives_the_loss_of_each_range(evaluate, tmp_path, checkpoint):
+    given = ("positions", "--pattern", "*.txt", "--length", 600, "--limit", 2)
+    picture, other = tmp_path / "loss.png", shutil.copytree(checkpoint, tmp_path / "other")
+    done = evaluate(*given, "--json", "--plot", picture, "--also", other)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    found, again = map(json.loads, done.stdout.splitlines())
+    assert found == again
     assert list(found) == ["sequences", "loss"]
     assert found["sequences"] == 2
     assert list(found["loss"]) == ["0-128", "128-256", "256-512", "512-600"]
     assert all(loss > 0 for loss in found["loss"].values())
 
 
-def test_infilling_gives_the_share_of_lines_in_both_orders(evaluate):
-    found = figures(evaluate("infilling", "--json", "--lines", 4, "--context", 32))
-    assert list(found) == ["lines", "psm_exact_match", "spm_exact_match"]
-    assert found["lines"] == 4
+@pytest.mark.parametrize("kind", ["single_line", "multi_line", "random_span"])
+def test_infilling_gives_the_share_of_pieces_in_both_orders(evaluate, kind):
+    given = ("--json", "--limit", 4, "--context", 32, "--max_new_tokens", 8, "--tasks", kind)
+    found = figures(evaluate("infilling", *given))
+    assert list(found) == ["tasks", "psm_exact_match", "spm_exact_match"]
+    assert found["tasks"] == 4
     assert 0 <= found["psm_exact_match"] <= 1
-    assert 0 <= found["spm_exact_match"] <= 1
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "most"),
-    [("perplexity", ("--context", 129), 128), ("infilling", ("--lines", 40), 64)],
-)
-def test_a_context_that_the_model_has_no_room_for_is_cut_and_that_is_said(
-    data, checkpoint, tmp_path, name, options, most
-):
+def test_a_context_that_the_model_has_no_place_for_is_cut(data, checkpoint, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(checkpoint, model)
     params = json.loads((model / "params.json").read_text())
     (model / "params.json").write_text(json.dumps({**params, "max_seq_len": 128}))
-    given = ("--ckpt", model, "--data", data, "--pattern", "*.txt", *GIVEN, "--json", *options)
-    cut = run("evaluate", name, *given)
-    assert f"more than the model has room for; taken as {most}\n" in cut.stderr
-    asked = run("evaluate", name, *given, "--context", most)
-    assert json.loads(cut.stdout) == figures(asked)
+    given = ("--ckpt", model, "--data", data, "--pattern", "*.txt", *GIVEN, "--json", "--limit", 2)
+    asked = [run("evaluate", "perplexity", *given, "--context", n) for n in (128, 999)]
+    assert figures(asked[0]) == figures(asked[1])
+    listed = run("evaluate", "infilling", *given, "--list", "--context", 999)
+    assert len(listed.stdout.splitlines()) == 2
 
 
-def test_documents_without_a_line_to_ask_for_are_refused(evaluate, monkeypatch):
-    monkeypatch.setattr("codellama.evaluate.gaps", lambda *_: [])
-    assert_one_sentence(evaluate("infilling"), "no line of the held-out documents", "--data")
+@pytest.mark.parametrize("kind", ["single_line", "multi_line", "random_span"])
+def test_tasks_are_listed_in_the_published_format_and_read_again(evaluate, tmp_path, kind):
+    given = ("infilling", "--tasks", kind, "--list")
+    lines = evaluate(*given, "--problems", PROBLEMS).stdout.splitlines()
+    programs = [task.prefix + task.solution for task in humaneval.read_tasks(PROBLEMS)]
+    for task in map(json.loads, lines):
+        assert task["prompt"] + task["canonical_solution"] + task["suffix"] in programs
+    published = tmp_path / "published.jsonl"
+    published.write_text("\n".join(lines))
+    assert evaluate(*given, "--problems", published).stdout.splitlines() == lines
+
+
+def test_key_retrieval_gives_a_share_for_each_cell(evaluate, tmp_path):
+    picture = tmp_path / "cells.png"
+    given = ("--length", 200, "--length", 300, "--position", 0.5, "--examples", 2)
+    done = evaluate("key_retrieval", *given, "--json", "--plot", picture, "--rope_theta", 1e5)
+    assert list(figures(done)) == ["200/0.5", "300/0.5"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert_one_sentence(evaluate("key_retrieval", "--length", 10**6), "1,000,000", "more files")
+
+
+def test_compare_has_a_row_for_each_form(evaluate, checkpoint):
+    given = ("--limit", 2, "--form", "kv_int8", "--form", checkpoint)
+    found = figures(evaluate("compare", *given, "--json"))
+    assert list(found) == ["itself", "kv_int8", str(checkpoint)]
+    assert found["itself"]["kl_divergence"] == found[str(checkpoint)]["kl_divergence"] == 0
+    assert 0 < found["kv_int8"]["kl_divergence"] < 0.1
+    assert len(evaluate("compare", *given).stdout.splitlines()) == 4
+
+
+class Stub:
+    """A model that writes the solutions of tasks, or nothing of use."""
+
+    def __init__(self, llm, tasks, solves):
+        self.model, self.tokenizer = llm.model, llm.tokenizer
+        self.solutions = {task.prefix: task.solution if solves else "" for task in tasks}
+
+    def complete(self, prompts, **_):
+        return [SimpleNamespace(text=self.solutions[prompt]) for prompt in prompts]
+
+    def infill(self, pairs, suffix_first, **_):
+        return self.complete([prefix for prefix, _ in pairs])
+
+
+@pytest.mark.parametrize("solves", [True, False])
+def test_a_model_that_solves_all_or_nothing_gets_100_or_0_percent(
+    evaluate, llm, monkeypatch, tmp_path, solves, confined
+):
+    stub = Stub(llm, humaneval.read_tasks(PROBLEMS), solves)
+    monkeypatch.setattr(Source, "load", lambda *_: stub)
+    given = ("humaneval", "--problems", PROBLEMS, "--json")
+    expected = {"problems": 4, "samples": 4, "pass@1": float(solves)}
+    assert figures(evaluate(*given, "--execute")) == expected
+    written = tmp_path / "completions.jsonl"
+    assert figures(evaluate(*given, "--generate_only", "--results", written)) == {"completions": 4}
+    monkeypatch.setattr(Source, "load", None)  # scoring needs no model
+    assert figures(evaluate(*given, "--score", written, "--execute")) == expected
+
+
+@pytest.mark.parametrize("solves", [True, False])
+def test_infilling_runs_the_tests_where_there_are_any(evaluate, llm, monkeypatch, solves, confined):
+    given = ("infilling", "--tasks", "multi_line", "--problems", PROBLEMS, "--limit", 6, "--json")
+    lines = map(json.loads, evaluate(*given, "--list").stdout.splitlines())
+    tasks = [SimpleNamespace(prefix=t["prompt"], solution=t["canonical_solution"]) for t in lines]
+    stub = Stub(llm, tasks[::-1], solves)  # of blocks with one beginning the first listed
+    monkeypatch.setattr(Source, "load", lambda *_: stub)
+    found = figures(evaluate(*given, "--execute"))
+    assert list(found) == [
+        "tasks",
+        *(f"{order}_{what}" for order in ("psm", "spm") for what in ("exact_match", "pass@1")),
+    ]
+    assert (found["psm_pass@1"] > 0) == solves
+
+
+def test_mbpp_is_written_and_scored(evaluate, confined):
+    given = ("mbpp", "--problems", MBPP, "--max_new_tokens", 4, "--execute", "--json")
+    for more in ((), ("--num_samples", 2, "--temperature", 0.8)):
+        assert figures(evaluate(*given, *more))["pass@1"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "--execute allows it"),
+        (("--generate_only",), "--generate_only needs --results"),
+        (("--execute", "--problems", "/absent"), "/absent: No such file"),
+        (("--execute", "--timeout", -1), "timeout"),
+        (("--execute", "--score", MBPP), "no completion of one of these tasks"),
+    ],
+)
+def test_programs_run_where_that_was_asked_for_alone(evaluate, options, says, confined):
+    given = () if "--problems" in options else ("--problems", PROBLEMS)
+    assert_one_sentence(evaluate("humaneval", *given, *options), says)
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [
-        ("perplexity", ()),
-        ("positions", ("--pattern", "*.txt", "--length", 512)),
-        ("infilling", ("--lines", 2, "--context", 16)),
-    ],
+    [("perplexity", ()), ("infilling", ("--limit", 2, "--context", 16, "--max_new_tokens", 4))],
 )
 def test_without_json_each_figure_has_a_line_of_its_own(evaluate, name, options):
     found = figures(evaluate(name, *options, "--json"))
-    found = found["loss"] if name == "positions" else found
     lines = evaluate(name, *options).stdout.splitlines()
     assert len(lines) == len(found)
     for line, (key, value) in zip(lines, found.items(), strict=True):
         assert line.startswith(key.replace("_", " "))
-        assert float(line.split()[-1].replace(",", "")) == pytest.approx(value, abs=1e-4)
+        share = 0.01 if line.endswith("%") else 1
+        assert float(line.removesuffix(" %").split()[-1].replace(",", "")) * share == pytest.approx(
+            value, abs=1e-3
+        )
 
 
 @pytest.mark.parametrize("arguments", [(), ("accuracy",), ("--ckpt", "perplexity"), ("evaluate",)])
@@ -143,34 +249,43 @@ def test_an_unknown_command_is_refused_with_those_there_are(arguments):
     assert_one_sentence(done, "perplexity, positions, infilling", found)
 
 
-@pytest.mark.parametrize("name", ["perplexity", "positions", "infilling"])
-def test_every_command_lists_its_options(name, capsys):
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_lists_its_options(name):
     done = run("evaluate", name, "--help")
     assert done.returncode == 0
-    shown = done.stdout + done.stderr + "".join(capsys.readouterr())
-    for option in ("--ckpt", "--data", "--json"):
-        assert option in shown
+    for option in ("--ckpt", "--limit", "--json", "--results"):
+        assert option in done.stdout
 
 
-@pytest.mark.parametrize("name", ["perplexity", "positions", "infilling"])
+@pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--data", "/absent"), "/absent is no directory"),
+        (("--data", "/absent"), "/absent"),
         (("--ckpt", "/absent"), "/absent: no such directory"),
-        (("--pattern", "*.md"), "has 0 files *.md"),
-        (("--pattern", "../*.py"), "expected one of files below the directory"),
-        (("--device", "abacus"), "--device abacus"),
+        (("--pattern", "*.md"), "no text in 0 files *.md"),
+        (("--limit", -1), "--limit has to be"),
+        (("--plot", "x.txt"), "x.txt: expected a name"),
+        (("--device", "abacus"), "abacus"),
         (("--lenght", 3), "unknown option --lenght"),
     ],
 )
-def test_bad_options_get_one_sentence_and_exit_code_2(evaluate, name, options, says):
-    assert_one_sentence(evaluate(name, *options), says)
+def test_bad_options_get_one_sentence_and_exit_code_2(checkpoint, data, name, options, says):
+    given = {"--ckpt": checkpoint, "--data": data, **dict([options])}
+    assert_one_sentence(
+        run("evaluate", name, *(part for pair in given.items() for part in pair)), says
+    )
 
 
-def test_a_length_without_several_ranges_is_refused(evaluate):
-    assert_one_sentence(evaluate("positions", "--length", 256), "--length is 256", "512")
-
-
-def test_documents_too_short_for_the_length_are_refused(evaluate):
-    assert_one_sentence(evaluate("positions"), "16384 tokens", "--length")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("positions", "--length", 256), "--length is 256; expected 512"),
+        (("positions",), "fewer than 16384 tokens"),
+        (("infilling", "--tasks", "words"), "--tasks is 'words'"),
+        (("compare", "--form", "int3"), "int3: no such directory"),
+        (("mbpp",), "--problems is missing"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(evaluate, arguments, says):
+    assert_one_sentence(evaluate(*arguments), says)

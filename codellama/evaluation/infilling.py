@@ -1,120 +1,156 @@
-"""Infilling: a line, or a piece of one, is taken out of a file for the model to write again."""
+"""Infilling: a piece is taken out of a program for the model to write again (Bavarian et al. 2022,
+arXiv 2207.14255; arXiv 2308.12950, tables 6 and 14)."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
-from typing import Any
 
+from codellama.evaluation.results import Key, Progress, Record, Results
+from codellama.evaluation.tasks import Sampling, Task
 from codellama.inference.generation import CodeLlama
 from codellama.text.tokenizer import Tokenizer
-from codellama.weights.downloads import Progress
+
+KINDS = ("single_line", "multi_line", "random_span")
+SPANS_PER_PROBLEM = 10
+LONGEST_BLOCK = 8
 
 
-@dataclass(frozen=True)
-class Gap:
-    """A text with a piece taken out.
-
-    Attributes:
-        prefix, suffix: what surrounds the gap.
-        middle: what was in it.
-    """
-
-    prefix: str
-    middle: str
-    suffix: str
+def lines_of(text: str) -> list[tuple[int, int, int]]:
+    """Number, start and end, without the line break, of each line that is not blank."""
+    lines = text.split("\n")
+    ends = accumulate(len(line) + 1 for line in lines)
+    numbered = enumerate(zip(lines, ends, strict=True))
+    return [(n, end - len(line) - 1, end - 1) for n, (line, end) in numbered if line.strip()]
 
 
-def gaps(
-    texts: Iterable[str],
+def spans(text: str, kind: str, numbers: random.Random) -> Iterator[tuple[str, int, int]]:
+    """Name, start and end of each line that is not blank; of each block of lines whose first and
+    last are not blank; or of ten pieces between two random places, none of spaces alone."""
+    lines, count = lines_of(text), 0
+    while kind == "random_span" and lines and count < SPANS_PER_PROBLEM:
+        start, end = sorted(numbers.sample(range(len(text) + 1), 2))
+        if text[start:end].strip():
+            yield str(count), start, end
+            count += 1
+    for at, (first, start, end) in enumerate(lines):
+        if kind == "single_line":
+            yield f"L{first}", start, end
+        elif kind == "multi_line":
+            yield from ((f"L{first}_L{last}", start, end) for last, _, end in lines[at:])
+
+
+def derived(problems: Sequence[Task], kind: str, seed: int = 0) -> list[Task]:
+    """All tasks of a kind from problems' solutions: of HumanEval's, the published 1,033 single
+    lines and 5,815 blocks of lines, and ten random spans a problem. Published tasks, which have a
+    suffix, are taken as they are."""
+    stop, numbers = ("\n",) if kind == "single_line" else (), random.Random(seed)
+    if any(problem.suffix for problem in problems):
+        return [replace(problem, stop=stop) for problem in problems]
+    family = kind.title().replace("_", "")
+    return [
+        replace(
+            problem,
+            task_id=f"{family}Infilling/{problem.task_id}/{name}",
+            prefix=problem.prefix + problem.solution[:start],
+            suffix=problem.solution[end:],
+            solution=problem.solution[start:end],
+            stop=stop,
+        )
+        for problem in problems
+        for name, start, end in spans(problem.solution, kind, numbers)
+    ]
+
+
+def listed(task: Task) -> Record:
+    """A task in the format of the published infilling tasks."""
+    tests = [(name, task.test.removesuffix(f"\ncheck({name})\n")) for name in task.names]
+    tested = {"entry_point": tests[0][0], "test": tests[0][1]} if tests else {}
+    named = {"task_id": task.task_id, "prompt": task.prefix, "suffix": task.suffix}
+    return {**named, "canonical_solution": task.solution, **tested}
+
+
+def from_files(
+    texts: Mapping[str, str],
     tokenizer: Tokenizer,
+    kind: str,
+    *,
     count: int,
     context: int = 512,
     seed: int = 0,
-    inside: bool = False,
-) -> list[Gap]:
-    """Takes out single lines that are not blank, one of each file in turn, so that a large file of
-    data does not outweigh all others.
+) -> list[Task]:
+    """Takes pieces out of files, one of each file in turn, so that a large file of data does not
+    outweigh all others. There are no tests.
 
     Args:
-        count: number of gaps, or all lines if there are fewer.
-        context: tokens that the lines around the gap have at most, half of them on each side.
-        seed: decides which lines.
-        inside: take out what lies between two places of the line drawn at random, which mostly
-            are inside words, instead of all of it; never spaces alone.
+        texts: by name.
+        kind: a line; a block of up to eight lines; or a random piece of a line, which mostly cuts
+            words.
+        count: pieces, or all if there are fewer.
+        context: tokens of the lines around each at most, half of them on each side.
+        seed: decides which.
     """
-    random_numbers = random.Random(seed)
-    found = []
-    for lines, number in _places(texts, random_numbers):
-        line = lines[number].rstrip("\n")
-        start, end = 0, len(line)
-        if inside:
-            start, end = sorted(random_numbers.sample(range(len(line) + 1), 2))
-        before = _closest(lines[:number][::-1], tokenizer, context // 2)[::-1]
-        after = _closest(lines[number + 1 :], tokenizer, context // 2)
-        rest = lines[number][end:]
-        gap = Gap("".join(before) + line[:start], line[start:end], rest + "".join(after))
-        # Writing nothing would match spaces; what spells a control token cannot be asked for.
-        spells = tokenizer.control_ids.intersection(tokenizer.encode(gap.prefix + gap.suffix))
-        if gap.middle.strip() and not spells:
-            found.append(gap)
-        if len(found) == count:
-            break
+    numbers, found, most = random.Random(seed), list[Task](), context // 2
+    stop = () if kind == "multi_line" else ("\n",)
+    left = {name: lines_of(text) for name, text in texts.items()}
+    for lines in left.values():
+        numbers.shuffle(lines)
+    while left := {name: lines for name, lines in left.items() if lines}:
+        for name in numbers.sample(list(left), len(left)):
+            number, first, last = left[name].pop()
+            text, start, end = texts[name], first, last
+            if kind == "random_span":
+                start, end = sorted(numbers.sample(range(first, last + 1), 2))
+            elif kind == "multi_line":
+                block = (line for line in lines_of(text) if 0 <= line[0] - number < LONGEST_BLOCK)
+                last = end = numbers.choice(list(block))[2]
+            prefix = _closest(text[:first], tokenizer, -most) + text[first:start]
+            suffix = text[end : last + 1] + _closest(text[last + 1 :], tokenizer, most)
+            # Writing nothing would match spaces; what spells a control token cannot be asked for.
+            spells = tokenizer.control_ids.intersection(tokenizer.encode(prefix + suffix))
+            if (piece := text[start:end]).strip() and not spells:
+                found.append(Task(f"{name}/L{number}", prefix, suffix, piece, stop=stop))
+            if len(found) == count:
+                return found
     return found
 
 
-def _places(texts: Iterable[str], random_numbers: random.Random) -> Iterator[tuple[list[str], int]]:
-    """The lines of a text and the number of one that is not blank, each once; rounds over all texts
-    that have lines left."""
-    left = []
-    for text in texts:
-        lines = text.splitlines(keepends=True)
-        numbers = [number for number, line in enumerate(lines) if line.strip()]
-        random_numbers.shuffle(numbers)
-        left.append((lines, numbers))
-    while left := [(lines, numbers) for lines, numbers in left if numbers]:
-        random_numbers.shuffle(left)
-        for lines, numbers in left:
-            yield lines, numbers.pop()
+def _closest(text: str, tokenizer: Tokenizer, most: int) -> str:
+    """As many of the first lines, or of the last for a negative number, as have at most so many
+    tokens together."""
+    step = -1 if most < 0 else 1
+    lines = text.splitlines(keepends=True)[::step]
+    sizes = accumulate(len(tokenizer.encode(line)) for line in lines)
+    count = next((at for at, size in enumerate(sizes) if size > abs(most)), len(lines))
+    return "".join(lines[:count][::step])
 
 
-def _closest(lines: Sequence[str], tokenizer: Tokenizer, most: int) -> Sequence[str]:
-    """As many of the first lines as have at most `most` tokens together."""
-    taken = 0
-    for count, size in enumerate(accumulate(len(tokenizer.encode(line)) for line in lines)):
-        if size > most:
-            break
-        taken = count + 1
-    return lines[:taken]
-
-
-def exact_matches(
+def fill(
     llm: CodeLlama,
-    asked: Sequence[Gap],
+    tasks: Sequence[Task],
+    sampling: Sampling,
     suffix_first: bool,
+    *,
+    results: Results | None = None,
     progress: Progress | None = None,
-    group: int = 32,
-    **options: Any,
-) -> list[bool]:
-    """Which gaps the model fills with exactly what was there, but for spaces around it.
+) -> list[Record]:
+    """What the model fills each gap with: records with `task_id`, `order` (psm or spm),
+    `completion` and `exact_match`: whether it is what was there, but for spaces around it.
 
-    Only the first line of what the model writes counts.
-
-    Args:
-        suffix_first: as for `CodeLlama.infill`.
-        progress: told gaps done and gaps in all.
-        group: gaps that run together.
-        options: as for `CodeLlama.infill`; greedy, 128 tokens unless given.
+    Of a piece of one line, only the first line of what the model writes counts.
     """
-    options = {"max_new_tokens": 128, "batch_size": group, "stop": ("\n",), **options}
-    matches: list[bool] = []
-    for start in range(0, len(asked), group):
-        batch = asked[start : start + group]
-        pairs = [(gap.prefix, gap.suffix) for gap in batch]
-        for gap, filled in zip(batch, llm.infill(pairs, suffix_first, **options), strict=True):
-            matches.append(filled.text.strip() == gap.middle.strip())
-        if progress:
-            progress(len(matches), len(asked))
-    return matches
+    order, sampling = "spm" if suffix_first else "psm", replace(sampling, num_samples=1)
+
+    def ask(group: Sequence[Task]) -> Iterator[Record]:
+        pairs = [(task.prefix, task.suffix) for task in group]
+        filled = llm.infill(pairs, suffix_first, **sampling.keywords(group[0].stop))
+        for task, completion in zip(group, filled, strict=True):
+            text = completion.text if "\n" in task.solution else completion.text.split("\n")[0]
+            named = {"task_id": task.task_id, "order": order, "sample": 0}
+            matches = text.strip() == task.solution.strip()
+            yield {**named, "completion": completion.text, "exact_match": matches}
+
+    units: dict[Key, Task] = {(task.task_id, order, 0): task for task in tasks}
+    return (results or Results()).collect(units, ask, progress, sampling.group)

@@ -39,6 +39,8 @@ class ModelConfig:
         max_seq_len: tokens of context, prompt and completion together. Not given, as in Meta's
             files: 4096 for a base of 1e4, else 100 x 1024, the length up to which the paper uses
             Code Llama (section 3.3).
+        rope_scaling_factor: positions are divided by this (linear position interpolation,
+            arXiv 2306.15595). Code Llama takes 1.
 
     Raises:
         ConfigError: a value is no number, or not positive, or beyond all reason; or heads do not
@@ -55,6 +57,7 @@ class ModelConfig:
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
     max_seq_len: int = 0
+    rope_scaling_factor: float = 1.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -126,8 +129,8 @@ class ModelConfig:
         """The contents of a `params.json` that `from_params` reads back; without what follows from
         the rest, as in Meta's files."""
         params = asdict(self)
-        implied = replace(self, n_kv_heads=0, max_seq_len=0)
-        for name in ("n_kv_heads", "max_seq_len"):
+        implied = replace(self, n_kv_heads=0, max_seq_len=0, rope_scaling_factor=1.0)
+        for name in ("n_kv_heads", "max_seq_len", "rope_scaling_factor"):
             if params[name] == getattr(implied, name):
                 del params[name]
         return params

@@ -1,12 +1,17 @@
 """Lines that are taken out of files, and whether they are written again."""
 
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from codellama.evaluation.infilling import Gap, exact_matches
-from codellama.evaluation.infilling import gaps as line_gaps
+from codellama.errors import DataError
+from codellama.evaluation import humaneval
+from codellama.evaluation.execution import run_programs
+from codellama.evaluation.infilling import derived, fill, from_files
+from codellama.evaluation.results import Results
+from codellama.evaluation.tasks import Sampling, Task
 
 TEXTS = [
     "".join(f"    x_{number} = f({number})\n" + "\n" * (number % 2) for number in range(12)),
@@ -15,6 +20,9 @@ TEXTS = [
     "\n  \n",
     "",
 ]
+
+
+PROBLEMS = humaneval.read_tasks(Path(__file__).parent / "problems.jsonl")
 
 
 class Filler:
@@ -29,6 +37,16 @@ class Filler:
         return [SimpleNamespace(text=self.table[prefix]) for prefix, _ in pairs]
 
 
+def line_gaps(texts, tokenizer, count, context=512, seed=0, kind="single_line"):
+    named = {str(number): text for number, text in enumerate(texts)}
+    return from_files(named, tokenizer, kind, count=count, context=context, seed=seed)
+
+
+def matches(llm, tasks, suffix_first=False, **options):
+    filled = fill(llm, tasks, Sampling(**options), suffix_first)
+    return [record["exact_match"] for record in filled]
+
+
 def all_lines(texts):
     return [line.strip() for text in texts for line in text.splitlines() if line.strip()]
 
@@ -36,21 +54,21 @@ def all_lines(texts):
 @pytest.mark.parametrize("context", [0, 1, 16, 64, 10_000])
 def test_a_gap_is_a_line_among_those_that_surround_it(tokenizer, context):
     for gap in line_gaps(TEXTS, tokenizer, 100, context):
-        assert any(gap.prefix + gap.middle + gap.suffix in text for text in TEXTS)
-        assert gap.middle.strip()
-        assert "\n" not in gap.middle
+        assert any(gap.prefix + gap.solution + gap.suffix in text for text in TEXTS)
+        assert gap.solution.strip()
+        assert "\n" not in gap.solution
         assert not gap.prefix or gap.prefix.endswith("\n")
         assert not gap.suffix or gap.suffix.startswith("\n")
 
 
 def test_every_line_that_is_not_blank_is_taken_out_once(tokenizer):
-    taken = Counter(gap.middle.strip() for gap in line_gaps(TEXTS, tokenizer, 100))
+    taken = Counter(gap.solution.strip() for gap in line_gaps(TEXTS, tokenizer, 100))
     assert taken == Counter(all_lines(TEXTS))
 
 
 def test_with_room_for_it_the_whole_text_surrounds_the_gap(tokenizer):
     for gap in line_gaps(TEXTS, tokenizer, 100, context=10_000):
-        assert gap.prefix + gap.middle + gap.suffix in TEXTS
+        assert gap.prefix + gap.solution + gap.suffix in TEXTS
 
 
 @pytest.mark.parametrize("context", [0, 1, 16, 40, 64])
@@ -62,14 +80,14 @@ def test_no_more_tokens_than_half_the_context_are_on_a_side(tokenizer, context):
     for gap in line_gaps(TEXTS, tokenizer, 100, context):
         assert size(gap.prefix) <= context // 2
         assert size(gap.suffix.removeprefix("\n")) <= context // 2
-        shortened += gap.prefix + gap.middle + gap.suffix not in TEXTS
+        shortened += gap.prefix + gap.solution + gap.suffix not in TEXTS
     assert shortened
 
 
 def test_the_lines_next_to_the_gap_are_those_that_are_kept(tokenizer):
     lines = [f"x_{number} = {number}\n" for number in range(30)]
     for gap in line_gaps(["".join(lines)], tokenizer, 100, context=48):
-        place = lines.index(gap.middle + "\n")
+        place = lines.index(gap.solution + "\n")
         before = gap.prefix.splitlines(keepends=True)
         after = gap.suffix.splitlines(keepends=True)[1:]
         assert before == lines[place - len(before) : place]
@@ -90,7 +108,7 @@ def test_the_gaps_follow_from_the_seed(tokenizer):
 def test_files_take_turns_and_their_lines_are_drawn_evenly(tokenizer):
     texts = ["short\n", "".join(f"long {number}\n" for number in range(9))]
     drawn = Counter(
-        gap.middle for seed in range(900) for gap in line_gaps(texts, tokenizer, 2, seed=seed)
+        gap.solution for seed in range(900) for gap in line_gaps(texts, tokenizer, 2, seed=seed)
     )
     assert drawn.pop("short") == 900
     assert set(drawn) == set(all_lines(texts[1:]))
@@ -99,66 +117,110 @@ def test_files_take_turns_and_their_lines_are_drawn_evenly(tokenizer):
 
 def test_no_file_is_always_the_first(tokenizer):
     texts = ["one\n", "two\n", "three\n"]
-    drawn = {line_gaps(texts, tokenizer, 1, seed=seed)[0].middle for seed in range(40)}
+    drawn = {line_gaps(texts, tokenizer, 1, seed=seed)[0].solution for seed in range(40)}
     assert drawn == {"one", "two", "three"}
 
 
 def test_files_that_have_no_line_left_leave_the_turns_to_the_others(tokenizer):
     texts = ["short\n", "a\nb\nc\n", "".join(f"long {number}\n" for number in range(9))]
-    rounds = [[gap.middle[:4] for gap in line_gaps(texts, tokenizer, n)] for n in (3, 5, 7, 8)]
+    rounds = [[gap.solution[:4] for gap in line_gaps(texts, tokenizer, n)] for n in (3, 5, 7, 8)]
     assert [found.count("long") for found in rounds] == [1, 2, 3, 4]
     assert [found.count("shor") for found in rounds] == [1, 1, 1, 1]
 
 
 def test_a_fill_that_equals_the_line_but_for_spaces_around_it_is_a_match():
-    fills = {"a": "x = 1", "b": "  x = 1 \n", "c": "x  = 1", "d": "", "e": "x = 12"}
-    llm = Filler(fills)
-    gaps = [Gap(prefix, "    x = 1", "\n") for prefix in fills]
-    assert exact_matches(llm, gaps, suffix_first=False) == [True, True, False, False, False]
+    fills = {
+        "a": "x = 1",
+        "b": "  x = 1 \n",
+        "c": "x  = 1",
+        "d": "",
+        "e": "x = 12",
+        "f": "x = 1\ny",
+    }
+    tasks = [Task(prefix, prefix, "\n", "    x = 1") for prefix in fills]
+    assert matches(Filler(fills), tasks) == [True, True, False, False, False, True]
+
+
+def test_of_a_block_all_that_the_model_writes_counts():
+    fills = {"a": "x = 1\ny = 2\n", "b": "x = 1\n", "c": "x = 1\ny = 2\nz = 3"}
+    tasks = [Task(prefix, prefix, "\n", "    x = 1\ny = 2") for prefix in fills]
+    assert matches(Filler(fills), tasks) == [True, False, False]
 
 
 @pytest.mark.parametrize("suffix_first", [False, True])
-def test_the_model_is_asked_in_groups_for_one_line_each(suffix_first):
-    llm = Filler({str(number): "x" for number in range(7)})
-    gaps = [Gap(str(number), "x" if number % 2 else "y", f"\n{number}") for number in range(7)]
-    seen = []
-    matches = exact_matches(
-        llm, gaps, suffix_first, lambda *state: seen.append(state), group=3, seed=5
-    )
-    assert matches == [bool(number % 2) for number in range(7)]
-    asked = [pair for pairs, _, _ in llm.calls for pair in pairs]
-    assert asked == [(gap.prefix, gap.suffix) for gap in gaps]
-    assert [len(pairs) for pairs, _, _ in llm.calls] == [3, 3, 1]
-    assert {first for _, first, _ in llm.calls} == {suffix_first}
-    assert seen == [(3, 7), (6, 7), (7, 7)]
-    for _, _, options in llm.calls:
-        assert (options["stop"], options["seed"]) == (("\n",), 5)
-        assert options["batch_size"] >= 3
+def test_the_model_is_asked_in_groups_and_single_lines_end_at_a_line_break(suffix_first):
+    tasks = derived(PROBLEMS, "single_line")
+    llm = Filler({task.prefix: task.solution for task in tasks})
+    assert all(matches(llm, tasks, suffix_first, batch_size=1, heal=True))
+    assert [len(pairs) for pairs, _, _ in llm.calls] == [4, 4, 2]
+    assert [pair for pairs, _, _ in llm.calls for pair in pairs] == [
+        (task.prefix, task.suffix) for task in tasks
+    ]
+    for _, first, options in llm.calls:
+        assert first == suffix_first
+        assert (options["stop"], options["heal"]) == (("\n",), True)
 
 
-def test_options_can_be_given_instead():
-    llm = Filler({"a": "x"})
-    exact_matches(llm, [Gap("a", "x", "")], False, max_new_tokens=3)
-    [(_, _, options)] = llm.calls
-    assert options["max_new_tokens"] == 3
+def test_both_orders_are_kept_apart(tmp_path):
+    tasks, results = derived(PROBLEMS, "multi_line"), Results(tmp_path / "filled.jsonl")
+    llm = Filler({task.prefix: "" for task in tasks})
+    fill(llm, tasks, Sampling(), False, results=results)
+    llm.table = {task.prefix: task.solution for task in derived(PROBLEMS, "single_line")}
+    filled = fill(llm, derived(PROBLEMS, "single_line"), Sampling(), True, results=results)
+    assert all(record["exact_match"] and record["order"] == "spm" for record in filled)
 
 
 @pytest.mark.parametrize("suffix_first", [False, True])
 def test_a_model_fills_the_gaps_as_infilling_does(llm, tokenizer, suffix_first):
-    gaps = line_gaps(TEXTS, tokenizer, 5, context=16)
-    pairs = [(gap.prefix, gap.suffix) for gap in gaps]
-    filled = llm.infill(pairs, suffix_first, max_new_tokens=4, stop=("\n",))
+    tasks = line_gaps(TEXTS, tokenizer, 5, context=16)
+    pairs = [(task.prefix, task.suffix) for task in tasks]
+    filled = llm.infill(pairs, suffix_first, max_new_tokens=4, stop=("\n",), seed=0)
     copied = [
-        Gap(gap.prefix, completion.text, gap.suffix)
-        for gap, completion in zip(gaps, filled, strict=True)
+        Task(task.task_id, task.prefix, task.suffix, completion.text, stop=("\n",))
+        for task, completion in zip(tasks, filled, strict=True)
     ]
-    assert all(exact_matches(llm, copied, suffix_first, max_new_tokens=4))
-    other = [Gap(gap.prefix, gap.middle + "?", gap.suffix) for gap in copied]
-    assert not any(exact_matches(llm, other, suffix_first, max_new_tokens=4))
+    assert all(matches(llm, copied, suffix_first, max_new_tokens=4))
 
 
-def test_no_gap_holds_spaces_alone(tokenizer):
+def test_no_piece_of_a_line_holds_spaces_alone(tokenizer):
     text = "".join(f"{' ' * 40}x{number}\n" for number in range(200))
-    found = line_gaps([text], tokenizer, 200, inside=True)
+    found = line_gaps([text], tokenizer, 200, kind="random_span")
     assert 0 < len(found) < 200
-    assert all(gap.middle.strip() for gap in found)
+    assert all(gap.solution.strip() and "\n" not in gap.solution for gap in found)
+
+
+def test_blocks_of_files_are_whole_lines(tokenizer):
+    for gap in line_gaps(TEXTS, tokenizer, 30, 10_000, kind="multi_line"):
+        assert gap.prefix + gap.solution + gap.suffix in TEXTS
+        assert 1 <= gap.solution.count("\n") + 1 <= 8
+        assert gap.prefix == "" or gap.prefix.endswith("\n")
+        assert gap.suffix == "" or gap.suffix.startswith("\n")
+
+
+@pytest.mark.parametrize("kind", ["single_line", "multi_line", "random_span"])
+def test_derived_tasks_are_the_programs_with_a_piece_missing(kind):
+    tasks = derived(PROBLEMS, kind, seed=3)
+    programs = [problem.prefix + problem.solution for problem in PROBLEMS]
+    assert {task.prefix + task.solution + task.suffix for task in tasks} == set(programs)
+    assert all(task.solution.strip() for task in tasks)
+    assert len({task.task_id for task in tasks}) == len(tasks)
+    assert not any(run_programs([task.job(task.solution) for task in tasks[::9]]))
+
+
+def test_derived_lines_and_blocks_are_those_whose_ends_are_not_blank():
+    counts = [1, 4, 4, 1]  # lines that are not blank
+    assert len(derived(PROBLEMS, "single_line")) == sum(counts)
+    assert len(derived(PROBLEMS, "multi_line")) == sum(n * (n + 1) // 2 for n in counts)
+    assert len(derived(PROBLEMS, "random_span")) == 10 * len(counts)
+    assert derived(PROBLEMS, "random_span", 1) == derived(PROBLEMS, "random_span", 1)
+    assert derived(PROBLEMS, "random_span", 1) != derived(PROBLEMS, "random_span", 2)
+    assert derived(PROBLEMS, "single_line")[2].task_id == "SingleLineInfilling/Own/1/L2"
+
+
+def test_the_published_problems_give_the_published_numbers_of_tasks():
+    try:
+        problems = humaneval.read_tasks()
+    except DataError as error:
+        pytest.skip(str(error))
+    assert len(derived(problems, "single_line")) == 1033
+    assert len(derived(problems, "multi_line")) == 5815

@@ -1,0 +1,124 @@
+"""Runs generated programs against tests, each in processes of its own, as hostile code.
+
+A program does not harm the host by mistake, and passes by right answers alone; `sandbox` says how.
+It can read what everybody on the machine can read. This is no security boundary: it is as strong
+as the kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from codellama.errors import RequestError
+
+SANDBOX = Path(__file__).with_name("sandbox.py")
+PROCESSES = 32
+MEMORY = {"AS": 2**30, "FSIZE": 2**24, "NOFILE": 64, "CORE": 0}
+"""Bytes of a process and of a file, open files, and bytes of a core dump."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Whether and how generated programs run.
+
+    Args:
+        execute: run them on this machine, each confined: no network, no writing outside an empty
+            directory, no sight of other processes; limited time, memory and processes. That stops
+            mistakes and tricks, but is no security boundary.
+        timeout: seconds that a program may take, its start included.
+        workers: programs that run at the same time; 0: one for each processor.
+
+    Raises:
+        RequestError: a value is out of range.
+    """
+
+    execute: bool = False
+    timeout: float = 10.0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.timeout <= 0 or self.workers < 0:
+            raise RequestError("timeout has to be above 0 and workers 0 or more")
+
+    def check(self) -> None:
+        """Raises RequestError if programs may not run, or this system cannot confine them."""
+        if not self.execute:
+            raise RequestError("scoring runs generated programs; --execute allows it, see --help")
+        run_program(Job("def f():\n    return 1\n", ["f"], "", "assert f() == 1"), self)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program and the test that it is put to.
+
+    Attributes:
+        program: what was generated; it is executed in the sandbox alone.
+        names: the program's functions and classes that the test uses.
+        reference: trusted code that defines whatever else the test uses.
+        test: trusted code that raises an exception if the program is wrong. It sees results as
+            values of built-in types; changes to arguments it does not see.
+    """
+
+    program: str
+    names: Sequence[str]
+    reference: str
+    test: str
+
+
+def run_program(job: Job, execution: Execution | None = None) -> str:
+    """Puts a program to its test: "" if it passes, or else the reason.
+
+    Raises:
+        RequestError: this system cannot confine the program.
+    """
+    execution, nonce = execution or Execution(), secrets.token_hex(16)
+    if sys.platform != "linux":
+        raise RequestError(f"programs can be confined on Linux alone; this is {sys.platform}")
+    order = {
+        **asdict(job),
+        "sandbox": SANDBOX.read_text(),
+        "nonce": nonce,
+        "processes": PROCESSES,
+        "limits": {"CPU": math.ceil(execution.timeout), **MEMORY},
+    }
+    python = os.path.realpath(sys.executable)  # a virtual environment's packages stay outside
+    with subprocess.Popen(
+        [python, "-I", "-S", "-c", order["sandbox"]],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd="/",
+        env={},
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(json.dumps(order).encode(), execution.timeout)
+        except subprocess.TimeoutExpired:
+            return f"not done after {execution.timeout:g} seconds"
+        finally:
+            process.kill()  # the judge dies with it, and with the judge all that the program began
+    if err:
+        raise RequestError(
+            f"this system cannot confine programs ({err.decode().splitlines()[-1]}); that takes "
+            "Linux 5.12 with user namespaces for everybody: score completions on such a machine"
+        )
+    verdict = json.loads(out or "{}")
+    if verdict.get("nonce") != nonce:
+        return "the test ended without a verdict"
+    return str(verdict["reason"])
+
+
+def run_programs(jobs: Sequence[Job], execution: Execution | None = None) -> Iterator[str]:
+    """Runs several at a time; yields what `run_program` returns for each, in their order."""
+    execution = execution or Execution()
+    with ThreadPoolExecutor(execution.workers or os.cpu_count()) as pool:
+        yield from pool.map(lambda job: run_program(job, execution), jobs)

@@ -1,0 +1,166 @@
+"""Key retrieval: is a value far back in a long context found again (arXiv 2308.12950, appendix
+G.2)?"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import product, takewhile
+
+import torch
+
+from codellama.errors import DataError, RequestError
+from codellama.evaluation.perplexity import CHUNK
+from codellama.evaluation.results import Key, Progress, Record, Results
+from codellama.inference.generation import CodeLlama
+from codellama.model.transformer import Transformer
+from codellama.text.tokenizer import Tokenizer
+
+KEY = """def my_function() -> int:
+    return "Note that this function is used at the end"
+    return {}
+
+
+"""
+QUESTION = "assert my_function() == "
+VALUES = range(10, 100)
+ANSWER_TOKENS = 4
+CHARACTERS_PER_TOKEN = 16  # more than any text has
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Where keys stand, in contexts of which lengths.
+
+    Args:
+        length: tokens of a prompt; may be given several times.
+        position: of the key, from 0 to 1; may be given several times.
+        examples: prompts of each length and position.
+        rope_theta: another rotary base than the model's.
+        rope_scaling_factor: divide positions by it (linear position interpolation).
+        seed: draws filler and values.
+
+    Raises:
+        RequestError: a value is out of range.
+    """
+
+    length: tuple[int, ...] = (8_000, 16_000, 24_000)
+    position: tuple[float, ...] = (0.0, 0.2, 0.4)
+    examples: int = 64
+    rope_theta: float | None = None
+    rope_scaling_factor: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.examples < 1 or min(self.length) < 1 or not all(0 <= p <= 1 for p in self.position):
+            raise RequestError("length and examples have to be 1 or more, position from 0 to 1")
+
+    def override_rope(self, model: Transformer) -> None:
+        """Gives a model the rotary base and the scaling factor (arXiv 2306.15595) asked for."""
+        theta = self.rope_theta or model.config.rope_theta
+        factor = self.rope_scaling_factor or model.config.rope_scaling_factor
+        model.config = replace(model.config, rope_theta=theta, rope_scaling_factor=factor)
+
+
+def functions(texts: Iterable[str], characters: int, seed: int = 0) -> list[str]:
+    """Functions of Python files, but no methods, in an order drawn by the seed: of as many files as
+    hold so many characters of them."""
+    numbers, files, found = random.Random(seed), sorted(texts), set[str]()
+    for text in numbers.sample(files, len(files)):
+        if sum(map(len, found)) > characters:
+            break
+        with contextlib.suppress(SyntaxError, ValueError):
+            nodes = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+            found |= {f"{ast.get_source_segment(text, node)}\n\n\n" for node in nodes}
+    return numbers.sample(sorted(found), len(found))
+
+
+def surroundings(
+    tokenizer: Tokenizer, filler: Sequence[str], length: int, position: float
+) -> tuple[str, str]:
+    """What stands before and behind a key: as many functions as fit into a length in tokens. The
+    key stands before the first one that would end behind its position.
+
+    Raises:
+        DataError: all functions together are shorter.
+    """
+    total = len(tokenizer.encode(KEY.format(VALUES[0]) + QUESTION, bos=True))
+    parts, key_at = ["", ""], total + position * (length - total)
+    for function in filler:
+        total += len(tokenizer.encode_continuation(function))
+        if total > length:
+            return parts[0], parts[1]
+        parts[total > key_at] += function
+    raise DataError(f"the functions have {total:,} tokens of {length:,}; give more files")
+
+
+class Reader:
+    """Continues prompts greedily, one after the other. What a prompt has in common with the one
+    before it stays in the KV cache, which is exact: attention is causal."""
+
+    def __init__(self, llm: CodeLlama) -> None:
+        self.llm, self.held = llm, list[int]()
+        self.cache = llm.model.new_cache()
+
+    @torch.no_grad()
+    def answer(self, ids: list[int]) -> str:
+        """A few tokens that follow a prompt."""
+        model, device = self.llm.model, self.llm.model.tok_embeddings.weight.device
+        if len(ids) + ANSWER_TOKENS > self.cache.capacity:
+            self.cache, self.held = model.new_cache(1, len(ids) + ANSWER_TOKENS), []
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(self.held, ids[:-1], strict=False))
+        self.cache.lengths = [known := len(list(same))]
+        for start in range(known, len(ids), CHUNK):
+            tokens = torch.tensor([ids[start : start + CHUNK]], device=device)
+            hidden = model.hidden(tokens, self.cache)
+        written: list[int] = []
+        while len(written) < ANSWER_TOKENS:
+            token = model.logits(hidden[:, -1]).argmax(-1)
+            written.append(int(token))
+            hidden = model.hidden(token[:, None], self.cache)
+        self.held = ids
+        return self.llm.tokenizer.decode(written)
+
+
+def key_retrieval(
+    llm: CodeLlama,
+    texts: Iterable[str],
+    cells: Cells,
+    *,
+    results: Results | None = None,
+    progress: Progress | None = None,
+) -> dict[tuple[int, float], float]:
+    """For each length and position, the share of prompts after which the first number that the
+    model writes is the key's value. The model keeps the rotary settings of `cells`.
+
+    Args:
+        texts: Python files whose functions fill the context.
+        results: keeps each prompt's value and answer.
+        progress: told prompts done and prompts in all.
+    """
+    cells.override_rope(llm.model)
+    filler = functions(texts, CHARACTERS_PER_TOKEN * max(cells.length), cells.seed)
+    around, reader = cache(partial(surroundings, llm.tokenizer, filler)), Reader(llm)
+    values = random.Random(cells.seed).sample(VALUES, len(VALUES))
+
+    def ask(group: Sequence[tuple[int, float, int]]) -> Iterator[Record]:
+        for length, place, sample in group:
+            value = values[sample % len(values)]
+            prompt = KEY.format(value).join(around(length, place)) + QUESTION
+            text = reader.answer(llm.tokenizer.encode(prompt, bos=True))
+            named = {"task_id": length, "order": place, "sample": sample}
+            correct = re.findall(r"\d+", text)[:1] == [str(value)]
+            yield {**named, "value": value, "answer": text, "correct": correct}
+
+    asked = list(product(cells.length, cells.position, range(cells.examples)))
+    units: dict[Key, tuple[int, float, int]] = {key: key for key in asked}
+    counts = Counter({key[:2]: 0 for key in asked})
+    for record in (results or Results()).collect(units, ask, progress):
+        counts[record["task_id"], record["order"]] += record["correct"]
+    return {cell: count / cells.examples for cell, count in counts.items()}

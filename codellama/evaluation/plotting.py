@@ -1,0 +1,52 @@
+"""Pictures of measurements, for those who have the extra `plots` installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from codellama.errors import DataError
+
+
+def check(path: Path) -> None:
+    """Raises DataError if nothing can draw such a file."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise DataError("plots need matplotlib; pip install 'codellama[plots]'")
+    from matplotlib.figure import Figure
+
+    formats = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats or not path.parent.is_dir():
+        raise DataError(f"{path}: expected a name that ends in one of .{', .'.join(formats)}")
+
+
+def curves(path: Path, edges: Sequence[int], losses: Mapping[str, Sequence[float]]) -> None:
+    """Perplexity by position, which is logarithmic, a line a model (figure 4a)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    for name, nats in losses.items():
+        axes.plot(edges[1:], [math.exp(loss) for loss in nats], "o-", label=name)
+    axes.set(xscale="log", xlabel="position, tokens", ylabel="perplexity")
+    axes.legend()
+    figure.savefig(path)
+
+
+def heat_map(path: Path, shares: Mapping[tuple[int, float], float]) -> None:
+    """Key retrieval: a field for each length (across) and position of the key (down), in %."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    lengths, places = (sorted(set(parts)) for parts in zip(*shares, strict=True))
+    rows = [[100 * shares[length, place] for length in lengths] for place in places]
+    axes.imshow(rows, vmin=0, vmax=100, cmap="RdYlGn", aspect="auto")
+    axes.set(xlabel="length, tokens", ylabel="position of the key")
+    axes.set_xticks(range(len(lengths)), lengths)
+    axes.set_yticks(range(len(places)), places)
+    for row, shown in enumerate(rows):
+        for column, value in enumerate(shown):
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center")
+    figure.savefig(path)

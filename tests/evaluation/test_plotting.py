@@ -1,0 +1,22 @@
+"""Pictures of measurements."""
+
+import pytest
+
+from codellama.errors import DataError
+from codellama.evaluation import plotting
+
+pytest.importorskip("matplotlib")
+
+
+def test_curves_and_heat_maps_are_drawn(tmp_path):
+    plotting.curves(tmp_path / "a.png", [0, 128, 1024], {"one": [2.0, 1.5], "other": [2.1, 1.4]})
+    shares = {(1000, 0.0): 0.0, (1000, 0.4): 1.0, (2000, 0.0): 0.5, (2000, 0.4): 0.25}
+    plotting.heat_map(tmp_path / "b.svg", shares)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert "25.0" in (tmp_path / "b.svg").read_text() or (tmp_path / "b.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["a", "a.txt", "absent/a.png"])
+def test_files_that_cannot_be_drawn_are_refused(tmp_path, name):
+    with pytest.raises(DataError, match="expected a name"):
+        plotting.check(tmp_path / name)
