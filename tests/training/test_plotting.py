@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama.training import plotting
-from codellama.training.documents import DataError
+from codellama.errors import DataError
 
 LOG = [
     {"stage": stage, "step": step, "tokens": 64 * step, "loss": 6 / step}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from codellama.training import run_directory
-from codellama.training.documents import DataError
+from codellama.errors import DataError
 
 RECORDS = [
     {"stage": stage, "step": step, "tokens": 64 * step, "loss": 4.5 / step}

@@ -12,7 +12,7 @@ from random_checkpoint import tokenizer_model
 from codellama import PromptError, Tokenizer
 from codellama.training import contexts
 from codellama.training.contexts import PADDING, ContextStream, Position
-from codellama.training.documents import DataError
+from codellama.errors import DataError
 from codellama.training.tokenizer import train_tokenizer
 
 LENGTH = 129
