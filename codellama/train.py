@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from codellama.cli import run, torch_device, torch_dtype
+from codellama.cli import run, user_path
 from codellama.errors import UsageError
 from codellama.training import plotting, run_directory
 from codellama.training.machine import Machine
 from codellama.training.recipe import Recipe, read_recipe
 from codellama.training.run import Report, Run
 from codellama.training.trainer import Trainer
-from codellama.weights.loading import default_device
+from codellama.weights.loading import default_device, torch_device, torch_dtype
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,18 @@ def train(options: TrainOptions) -> None:
 
     The defaults make a model of 4 million parameters in about an hour on two cores.
     """
-    plot = Path(options.plot).expanduser() if options.plot else None
+    directory, plot = user_path(options.out), user_path(options.plot) if options.plot else None
     if plot:
         plotting.check(plot)
     machine = Machine.best(torch_device(options.device) or default_device())
-    if options.dtype:
-        dtype = torch_dtype(options.dtype)
+    if dtype := torch_dtype(options.dtype):
         if dtype == torch.float16:
             raise UsageError("--dtype is float16, too narrow for gradients; expected bfloat16")
         machine = replace(machine, dtype=None if dtype == torch.float32 else dtype)
-    directory = Path(options.out).expanduser()
     training = Run(directory, _recipe(options, directory), machine, options.resume)
     with _progress(training.recipe, options.quiet) as report:
         training.train(report, options.shards)
-    if plot:
+    if plot and machine.is_first:
         plotting.draw(run_directory.read_log(directory), plot)
     if not options.quiet:
         print(f"the checkpoint is {training.model_directory}", file=sys.stderr)
@@ -89,12 +87,15 @@ def _recipe(options: TrainOptions, directory: Path) -> Recipe:
     """The recipe that the options name and change."""
     saved = directory / run_directory.RECIPE
     name = options.recipe or (str(saved) if options.resume and saved.is_file() else "paper")
-    changes: dict[str, Any] = {"ckpt": options.ckpt, "model": None} if options.ckpt else {}
-    changes |= {"data": [*options.data]} if options.data else {}
-    changes |= {"seed": options.seed} if options.seed is not None else {}
-    return read_recipe(name, **changes).scaled(
-        options.tokens, options.sequence, options.learning_rate
-    )
+    changes: dict[str, Any] = {}
+    if options.ckpt is not None:
+        changes = {"model": None, "ckpt": str(user_path(options.ckpt))}
+    if options.data:
+        changes["data"] = [str(user_path(source)) for source in options.data]
+    if options.seed is not None:
+        changes["seed"] = options.seed
+    recipe = read_recipe(name, **changes)
+    return recipe.scaled(options.tokens, options.sequence, options.learning_rate)
 
 
 @contextlib.contextmanager
@@ -104,9 +105,9 @@ def _progress(recipe: Recipe, quiet: bool) -> Iterator[Report]:
     with tqdm(total=total, unit="tok", unit_scale=True, disable=quiet, mininterval=1.0) as bar:
 
         def report(trainer: Trainer, record: dict[str, Any]) -> None:
+            bar.initial = bar.n = bar.n or record["tokens"] - trainer.stage.step_tokens
             bar.set_description(record["stage"], refresh=False)
             bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
-            bar.initial = bar.initial or record["tokens"] - trainer.stage.step_tokens
             bar.update(record["tokens"] - bar.n)
 
         yield report

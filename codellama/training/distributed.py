@@ -16,11 +16,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_slices
+from torch.distributed.checkpoint.state_dict_saver import save as save_slices
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from codellama.model.transformer import Transformer
 from codellama.training.machine import Machine, fast_dtype
@@ -64,8 +67,8 @@ class Cluster(Machine):
         whole = dict(model.named_parameters())
         for name, weight in shared.named_parameters():
             slices = whole[name].detach().chunk(dist.get_world_size())
-            if dist.get_rank() < len(slices):
-                weight.detach().to_local().copy_(slices[dist.get_rank()])
+            if isinstance(weight, DTensor) and dist.get_rank() < len(slices):
+                weight.to_local().detach().copy_(slices[dist.get_rank()])
         return shared
 
     def share(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,14 +97,18 @@ def save(directory: Path, trainer: Trainer) -> None:
     """Writes the state of a training that several processes do; each writes its slice."""
     model, optimizers = get_state_dict(trainer.model, trainer.optimizers)
     place = torch.tensor([trainer.step, *astuple(trainer.stream.position)])
-    dcp.save({"model": model, "optimizers": optimizers, "place": place}, checkpoint_id=directory)
+    save_slices({"model": model, "optimizers": optimizers, "place": place}, checkpoint_id=directory)
 
 
 def load(directory: Path, trainer: Trainer) -> None:
     """Goes on from what `save` wrote, with any number of processes."""
     model, optimizers = get_state_dict(trainer.model, trainer.optimizers)
     place = torch.zeros(4, dtype=torch.long)
-    dcp.load({"model": model, "optimizers": optimizers, "place": place}, checkpoint_id=directory)
+    state = {"model": model, "optimizers": optimizers, "place": place}
+    try:
+        load_slices(state, checkpoint_id=directory)
+    except CheckpointException as error:  # which is no Exception
+        raise ValueError(f"{directory}: {error}") from None
     set_state_dict(
         trainer.model, trainer.optimizers, model_state_dict=model, optim_state_dict=optimizers
     )

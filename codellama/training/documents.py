@@ -103,7 +103,7 @@ def _directory(source: str) -> Path:
     if source == "stdlib":
         return standard_library()
     if kind != "package":
-        return Path(source).expanduser()
+        return Path(source)
     found = importlib.util.find_spec(name) if name.isidentifier() else None
     if found is None or not found.submodule_search_locations:
         raise DataError(f"the package {name} is not installed; install it, or leave {source} out")

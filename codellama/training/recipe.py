@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
-import math
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,17 +16,12 @@ from codellama.training.documents import Documents, find_all
 PACKAGED = Path(__file__).parent / "recipes"
 T = TypeVar("T")
 _RANGES: dict[str, tuple[float, float]] = {
-    "tokens": (0, 10**15),
-    "sequence": (1, 2**24),
-    "batch_tokens": (1, 2**30),
+    **dict.fromkeys(("tokens", "warmup_steps"), (0, 10**15)),
+    **dict.fromkeys(("sequence", "batch_tokens", "shortest_run", "save_steps"), (1, 10**9)),
+    **dict.fromkeys(("final_ratio", "infilling"), (0, 1)),
     "learning_rate": (1e-30, 1),
-    "warmup_steps": (0, 2**30),
-    "final_ratio": (0, 1),
     "beta2": (0, 0.99999),
     "rope_theta": (1e-6, 1e12),
-    "infilling": (0, 1),
-    "shortest_run": (1, 2**24),
-    "save_steps": (1, 2**30),
     "seed": (-(2**63), 2**63 - 1),
 }
 _KINDS: dict[str, tuple[Any, str]] = {
@@ -78,10 +73,10 @@ class Stage:
     save_steps: int = 250
 
     def __post_init__(self) -> None:
-        _check(self, f"stage {self.name}")
+        _check(self, f"stage {_short(self.name)}")
         if self.optimizer not in ("adamw", "muon"):
             raise DataError(
-                f"stage {self.name}: optimizer is {self.optimizer!r}; expected adamw or muon"
+                f"stage {self.name!r}: optimizer is {self.optimizer!r}; expected adamw or muon"
             )
 
     @property
@@ -127,10 +122,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _check(self, "the recipe")
-        if self.model is None and self.ckpt is None:
-            raise DataError(
-                "the recipe has no model; give its shape, or a checkpoint to start from"
-            )
+        if (self.model is None) == (self.ckpt is None):
+            found = "neither model nor ckpt" if self.model is None else "both model and ckpt"
+            raise DataError(f"the recipe has {found}; expected one of them to start from")
         if not self.tokens:
             raise DataError("the recipe's stages have 0 tokens; expected some to train on")
         names = [stage.name for stage in self.stages]
@@ -188,52 +182,45 @@ def read_recipe(name: str, **changes: Any) -> Recipe:
         DataError: there is no such file, or it is no recipe.
         ConfigError: the model has no possible shape.
     """
-    path = PACKAGED / f"{name}.json"
-    path = path if path.is_file() else Path(name).expanduser()
+    packaged = {path.stem: path for path in sorted(PACKAGED.glob("*.json"))}
+    path = packaged.get(name, Path(name))
     if not path.is_file():
-        packaged = ", ".join(sorted(file.stem for file in PACKAGED.glob("*.json")))
-        raise DataError(f"there is no recipe {name}; expected {packaged} or a file")
+        raise DataError(f"there is no recipe {name}; expected {', '.join(packaged)} or a file")
     try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        values = {**json.loads(path.read_bytes()), **changes}
+        stages, data = list(values.get("stages", ())), values.get("data", Recipe.data)
+    except (TypeError, ValueError, RecursionError):
         raise DataError(f"{path} is damaged, or no recipe; expected one in JSON") from None
-    if not isinstance(values, dict) or not isinstance(values.get("stages"), list):
-        raise DataError(f"{path} is no recipe; expected an object with a list of stages")
-    stages = [_build(Stage, s, f"stage {n}") for n, s in enumerate(values["stages"], 1)]
-    values |= {"stages": tuple(stages), **changes}
-    if isinstance(values.get("data"), list):
-        values["data"] = tuple(values["data"])
+    values["stages"] = tuple(_build(Stage, stage, "a stage") for stage in stages)
+    values["data"] = tuple(data) if isinstance(data, list) else data
     if values.get("model") is not None:
         values["model"] = _build(ModelConfig, values["model"], "model")
     return _build(Recipe, values, "the recipe")
 
 
-def difference(saved: Any, asked: Any) -> str:
-    """What two recipes, or values in them, disagree in, in words."""
-    if isinstance(saved, tuple) and isinstance(asked, tuple):
-        phrases = [difference(*pair) for pair in zip(saved, asked, strict=False)]
-        phrases += [f"length was {len(saved)}, is {len(asked)}"] * (len(saved) != len(asked))
-    elif type(saved) is type(asked) and hasattr(saved, "__dataclass_fields__"):
-        pairs = ((name, getattr(saved, name), getattr(asked, name)) for name in vars(saved))
-        phrases = [f"{name} {difference(a, b)}" for name, a, b in pairs if a != b]
+def difference(saved: Any, asked: Any, name: str = "") -> str:
+    """What two recipes, or values in them, disagree in, in words; empty if in nothing."""
+    if isinstance(saved, dict) and isinstance(asked, dict):
+        inner = [difference(saved.get(key), asked.get(key), key) for key in saved | asked]
+    elif isinstance(saved, list) and isinstance(asked, list) and len(saved) == len(asked):
+        inner = [difference(*pair, name) for pair in zip(saved, asked, strict=True)]
     else:
-        phrases = [f"was {saved}, is {asked}"] * (saved != asked)
-    return ", ".join(filter(None, phrases))
+        return f"{name} was {_short(saved)}, is {_short(asked)}" if saved != asked else ""
+    return ", ".join(filter(None, inner))
 
 
 def _build(kind: type[T], values: Any, where: str) -> T:
     """A dataclass from the values of a file."""
     if not isinstance(values, dict):
         raise DataError(f"{where} is {_short(values)}; expected an object of named fields")
-    required = {field.name: field.default is MISSING for field in fields(kind)}  # type: ignore[arg-type]
-    if isinstance(values.get("name"), str):
-        where = f"stage {_short(values['name'])}"
-    for name in values.keys() - required:
-        close = difflib.get_close_matches(name, required, n=1)
-        advice = f"did you mean {close[0]}?" if close else f"expected {', '.join(required)}"
+    where = f"stage {_short(values['name'])}" if "name" in values else where
+    fields = inspect.signature(kind).parameters
+    for name in values.keys() - fields:
+        close = difflib.get_close_matches(name, fields, n=1)
+        advice = f"did you mean {close[0]}?" if close else f"expected {', '.join(fields)}"
         raise DataError(f"{where} has an unknown field {_short(name)}; {advice}")
-    for name in required:
-        if required[name] and name not in values:
+    for name, field in fields.items():
+        if field.default is field.empty and name not in values:
             raise DataError(f"{where} has no {name}; add it")
     return kind(**values)
 
@@ -247,10 +234,10 @@ def _check(values: Stage | Recipe, where: str) -> None:
             continue
         kind, expected = _KINDS[name]
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        if name.startswith("tuple"):
-            fits = fits and value and all(isinstance(item, str) for item in value)
-        least, most = _RANGES.get(field.name, (-math.inf, math.inf))
-        if fits and kind is not str and field.name in _RANGES:
+        if isinstance(value, tuple):
+            fits = bool(value) and all(isinstance(item, str) for item in value)
+        elif fits and field.name in _RANGES:
+            least, most = _RANGES[field.name]
             fits, expected = least <= value <= most, f"{least:g} to {most:g}"
         if not fits:
             raise DataError(f"{where}: {field.name} is {_short(value)}; expected {expected}")

@@ -6,8 +6,9 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 from torch import Tensor
 
 from codellama.errors import DataError
-from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
 from codellama.training import run_directory
@@ -24,14 +24,14 @@ from codellama.training.machine import Machine
 from codellama.training.packing import PackedSequences, Packing
 from codellama.training.recipe import Recipe, Stage
 from codellama.training.tokenizer import train_tokenizer
-from codellama.training.trainer import Trainer, initialise, learning_rate
+from codellama.training.trainer import Trainer, initialise
 from codellama.weights import meta
 from codellama.weights.checkpoint import new_directory, reader
-from codellama.weights.loading import load_model
+from codellama.weights.loading import load_model, load_tokenizer
 
 HELD_OUT_TOKENS = 32_768
-VOCABULARY_BYTES = 32_000_000
-"""Documents that a vocabulary is learned from, at most."""
+VOCABULARY_BYTES = 16_000_000
+"""Text that a vocabulary is learned from, at most."""
 
 Report = Callable[[Trainer, dict[str, Any]], None]
 """Told of a step: its trainer, and its record in the log (stage, step, tokens, loss and so on)."""
@@ -47,7 +47,8 @@ class Run:
 
     Raises:
         DataError: the directory is taken; or there is nothing to resume, or it was started with
-            another recipe; or the checkpoint to start from holds no weights that can be trained.
+            another recipe; or the checkpoint to start from is rounded.
+        CheckpointError: the checkpoint to start from is none.
     """
 
     def __init__(
@@ -58,10 +59,10 @@ class Run:
         self.machine = machine
         self.documents = recipe.documents()
         if resume:
-            run_directory.check_recipe(directory, recipe)
+            run_directory.check_resumable(directory, recipe)
         else:
             run_directory.check_free(directory)
-        self._loaded = load_trainable(Path(recipe.ckpt).expanduser()) if recipe.ckpt else None
+        self._model = self._start_model()
         if not resume:
             machine.once(self._start)
         self.tokenizer = Tokenizer(directory / TOKENIZER)
@@ -84,68 +85,89 @@ class Run:
         """
         if self.model_directory.exists():
             return
-        model = self._loaded or self._new_model()
-        meta.check_shards(model.config, shards)
-        model = self.machine.place(model)
+        meta.check_shards(self._model.config, shards)
+        model = self.machine.place(self._model)
         saved = run_directory.newest_state(self.directory)
         self.machine.once(lambda: run_directory.cut_log(self.directory, saved.steps))
-        steps = tokens = 0
-        for stage in self.recipe.stages:
-            if stage.steps and steps + stage.steps >= saved.steps:
+        for number, stage in enumerate(self.recipe.stages):
+            before = sum(earlier.steps for earlier in self.recipe.stages[:number])
+            if stage.steps and before + stage.steps >= saved.steps:
                 trainer = self._trainer(model, stage)
-                if steps < saved.steps:
+                if before < saved.steps:
                     saved.restore(trainer)
-                self._train_stage(trainer, (steps, tokens), report)
-            steps += stage.steps
-            tokens += stage.steps * stage.step_tokens
+                self._train_stage(trainer, number, report)
         weights = {name: _whole(weight) for name, weight in model.named_parameters()}
-        self.machine.once(lambda: self._write_checkpoint(model.config, weights, shards))
 
-    def _start(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for name, content in (
-            (TOKENIZER, self._vocabulary()),
-            (run_directory.RECIPE, self.recipe.to_json()),
-        ):
-            with run_directory.written_beside(self.directory / name) as beside:
-                beside.write_bytes(content)
+        def write() -> None:
+            with new_directory(self.model_directory) as beside:
+                meta.save_checkpoint(beside, model.config, reader(weights), shards)
+                (beside / TOKENIZER).write_bytes((self.directory / TOKENIZER).read_bytes())
 
-    def _vocabulary(self) -> bytes:
-        """The checkpoint's, or one learned from a random part of the documents."""
-        if self.recipe.model is None:
-            return (Path(str(self.recipe.ckpt)).expanduser() / TOKENIZER).read_bytes()
-        files = list(self.documents.train)
-        random.Random(self.recipe.seed).shuffle(files)
-        sizes = itertools.accumulate(file.stat().st_size for file in files)
-        some = [file for file, size in zip(files, sizes, strict=True) if size <= VOCABULARY_BYTES]
-        return train_tokenizer(map(read_document, some), self.recipe.model.vocab_size)
+        self.machine.once(write)
 
-    def _new_model(self) -> Transformer:
-        model = Transformer(replace(self.recipe.model, max_seq_len=1))  # grows with the stages
-        initialise(model, torch.Generator().manual_seed(self.recipe.seed))
+    def _start_model(self) -> Transformer:
+        """A new model, or the checkpoint's in the dtype of its files, on the CPU."""
+        if self.recipe.model is not None:
+            model = Transformer(replace(self.recipe.model, max_seq_len=1))  # grows with the stages
+            initialise(model, torch.Generator().manual_seed(self.recipe.seed))
+            return model
+        directory = str(self.recipe.ckpt)
+        model = load_model(directory, "cpu")
+        load_tokenizer(directory, model.config.vocab_size)
+        with torch.device("meta"):
+            expected = dict(Transformer(model.config).named_parameters())
+        if dict(model.named_parameters()).keys() != expected.keys():
+            raise DataError(
+                f"{directory} holds rounded weights, which cannot be trained; expected the "
+                "checkpoint that it was made from"
+            )
         return model
 
-    def _trainer(self, model: Transformer, stage: Stage) -> Trainer:
+    def _start(self) -> None:
+        """Writes the recipe and the vocabulary: the checkpoint's, or one learned from some of the
+        documents."""
+        if self.recipe.model is None:
+            vocabulary = Path(str(self.recipe.ckpt), TOKENIZER).read_bytes()
+        else:
+            files = list(self.documents.train)
+            random.Random(self.recipe.seed).shuffle(files)
+            sizes = itertools.accumulate(file.stat().st_size for file in files[:-1])
+            count = 1 + sum(size < VOCABULARY_BYTES for size in sizes)
+            texts = map(read_document, files[:count])
+            vocabulary = train_tokenizer(texts, self.recipe.model.vocab_size)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for name, content in (TOKENIZER, vocabulary), (run_directory.RECIPE, self.recipe.to_json()):
+            run_directory.replace_file(
+                self.directory / name, partial(Path.write_bytes, data=content)
+            )
+
+    def _stream(self, files: list[Path], stage: Stage, share: float) -> PackedSequences:
+        """Sequences of a stage, of which a share is cut for infilling."""
         seed = f"{self.recipe.seed} {stage.name}"
-        packing = Packing(stage.sequence + 1, stage.infilling, stage.shortest_run, seed)
-        stream = PackedSequences(self.documents.train, self.tokenizer, packing)
+        packing = Packing(stage.sequence + 1, share, stage.shortest_run, seed)
+        return PackedSequences(files, self.tokenizer, packing)
+
+    def _trainer(self, model: Transformer, stage: Stage) -> Trainer:
+        stream = self._stream(self.documents.train, stage, stage.infilling)
         return Trainer(model, stream, stage, self.machine)
 
-    def _train_stage(
-        self, trainer: Trainer, before: tuple[int, int], report: Report | None
-    ) -> None:
-        """Does a stage's steps; `before` it were so many steps and tokens."""
-        stage = trainer.stage
-        held_out = self._held_out(stage)
+    def _train_stage(self, trainer: Trainer, number: int, report: Report | None) -> None:
+        """Does what is left of the stage of a number."""
+        stage, before = trainer.stage, self.recipe.stages[:number]
+        steps = sum(earlier.steps for earlier in before)
+        tokens = sum(earlier.steps * earlier.step_tokens for earlier in before)
+        held_out = self._stream(self.documents.held_out, stage, 0.0).take(
+            max(1, HELD_OUT_TOKENS // stage.sequence)
+        )
         while trainer.step < stage.steps:
             started = time.perf_counter()
             loss = trainer.train_step()
             record = {
                 "stage": stage.name,
                 "step": trainer.step,
-                "tokens": before[1] + trainer.step * stage.step_tokens,
+                "tokens": tokens + trainer.step * stage.step_tokens,
                 "loss": loss,
-                "learning_rate": learning_rate(stage, trainer.step - 1),
+                "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
                 "seconds": time.perf_counter() - started,
             }
             save = trainer.step % stage.save_steps == 0 or trainer.step == stage.steps
@@ -161,46 +183,7 @@ class Run:
                 if report:
                     report(trainer, record)
             if save:
-                run_directory.save_state(self.directory, before[0] + trainer.step, trainer)
-
-    def _held_out(self, stage: Stage) -> Tensor:
-        """Rows of held-out documents, not cut for infilling."""
-        packing = Packing(stage.sequence + 1, 0.0)
-        stream = PackedSequences(self.documents.held_out, self.tokenizer, packing)
-        return stream.take(max(1, HELD_OUT_TOKENS // packing.length))
-
-    def _write_checkpoint(
-        self, config: ModelConfig, weights: Mapping[str, Tensor], shards: int
-    ) -> None:
-        with new_directory(self.model_directory) as beside:
-            meta.save_checkpoint(beside, config, reader(weights), shards)
-            (beside / TOKENIZER).write_bytes((self.directory / TOKENIZER).read_bytes())
-
-
-def load_trainable(directory: Path) -> Transformer:
-    """A checkpoint's model on the CPU, in the dtype that it is stored in.
-
-    Raises:
-        DataError: it is rounded, or its vocabulary is another's.
-        CheckpointError: as `load_model`.
-    """
-    model = load_model(directory, "cpu")
-    with torch.device("meta"):
-        plain = Transformer(model.config)
-    if [name for name, _ in model.named_parameters()] != [
-        name for name, _ in plain.named_parameters()
-    ]:
-        raise DataError(
-            f"{directory} holds rounded weights, which cannot be trained; expected the checkpoint "
-            "that it was made from"
-        )
-    tokenizer = Tokenizer(directory / TOKENIZER)
-    if model.config.vocab_size != tokenizer.vocab_size:
-        raise DataError(
-            f"{directory}: the model has {model.config.vocab_size} ids, its tokenizer "
-            f"{tokenizer.vocab_size}; expected those of one checkpoint"
-        )
-    return model
+                run_directory.save_state(self.directory, steps + trainer.step, trainer)
 
 
 def _whole(weight: Tensor) -> Tensor:

@@ -3,18 +3,18 @@
 RUN/recipe.json       what was asked for
 RUN/tokenizer.model
 RUN/state.pt          the newest state: weights, optimiser, place in the data
-RUN/state-000123      the same after so many steps, where several processes hold it
+RUN/state-000123      the same after so many steps, in slices, where several processes train
 RUN/log.jsonl         a line a step
 RUN/model             the checkpoint in Meta's format, made at the end
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +38,25 @@ def check_free(run: Path) -> None:
         raise DataError(f"{run} exists; choose a new directory, or resume the run in it")
 
 
-@contextlib.contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` in one go once all is written."""
-    beside = path.with_name(path.name + ".part")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def check_recipe(run: Path, asked: Recipe) -> None:
+def check_resumable(run: Path, asked: Recipe) -> None:
     """Raises DataError if a directory holds no run, or one of another recipe."""
     if not (run / RECIPE).is_file():
         raise DataError(f"{run} holds no run to resume; start one")
     saved = read_recipe(str(run / RECIPE))
-    if changes := difference(replace(saved, about=asked.about), asked):
+    if changes := difference(json.loads(saved.to_json()), json.loads(asked.to_json())):
         raise DataError(
             f"{run} was started with another recipe: {changes}; give the same one to resume it"
         )
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Replaces a file in one go: a reader finds the old one or the new one, whole."""
+    beside = path.with_name(path.name + ".part")
+    try:
+        write(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ class State:
 
     Args:
         run: its directory.
-        steps: done in all stages together.
-        content: of one process; None if several wrote a directory, or none anything yet.
+        steps: done in all stages together; 0: none.
+        content: of the file; None if several processes wrote a directory.
     """
 
     run: Path
@@ -81,18 +80,35 @@ class State:
             DataError: the state is damaged; or one process wrote it, and several are to go on.
         """
         try:
-            if self.content is None:
+            if self.content is not None and trainer.machine.is_shared:
+                raise DataError(f"the state in {self.run} is one process's; resume it with one")
+            if self.content is not None:
+                trainer.load_state_dict(self.content)
+            else:
                 from codellama.training import distributed
 
-                distributed.load(self.run / _shared(self.steps), trainer)
-            elif trainer.machine.is_shared:
-                raise DataError(f"the state in {self.run} is of one process; resume it with one")
-            else:
-                trainer.load_state_dict(self.content)
+                distributed.load(self.run / f"state-{self.steps:06d}", trainer)
         except (DataError, torch.OutOfMemoryError):
             raise
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-            raise _damaged(self.run) from None
+            raise _damaged(self.run / STATE) from None
+
+
+def newest_state(run: Path) -> State:
+    """The newest complete state; one of 0 steps before the first.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    slices = [path.parent.name[6:] for path in run.glob("state-*/.metadata")]
+    states = [State(run, int(steps)) for steps in slices if steps.isdecimal()]
+    if (run / STATE).exists():
+        try:
+            content = torch.load(run / STATE, map_location="cpu", weights_only=True)
+            states.append(State(run, int(content["steps"]), content))
+        except Exception:  # whatever the bytes make of the reader
+            raise _damaged(run / STATE) from None
+    return max(states, key=lambda state: state.steps, default=State(run))
 
 
 def save_state(run: Path, steps: int, trainer: Trainer) -> None:
@@ -101,50 +117,29 @@ def save_state(run: Path, steps: int, trainer: Trainer) -> None:
     Raises:
         DataError: the disk is full.
     """
+    newest = run / f"state-{steps:06d}"
     if trainer.machine.is_shared:
         from codellama.training import distributed
 
-        distributed.save(run / _shared(steps), trainer)
+        distributed.save(newest, trainer)
     else:
         try:
-            with written_beside(run / STATE) as beside:
-                torch.save({"steps": steps, **trainer.state_dict()}, beside)
+            state = {"steps": steps, **trainer.state_dict()}
+            replace_file(run / STATE, partial(torch.save, state))
         except RuntimeError:  # what torch makes of a full disk
             raise DataError(
                 f"{run / STATE} cannot be written; make room on the disk and resume the run"
             ) from None
-    trainer.machine.once(lambda: _remove_before(run, steps))
+
+    def tidy() -> None:
+        for older in {*run.glob("state-*")} - {newest}:
+            shutil.rmtree(older)
+
+    trainer.machine.once(tidy)
 
 
-def newest_state(run: Path) -> State:
-    """The newest complete state.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-    shared = [path for path in run.glob("state-*") if (path / ".metadata").is_file()]
-    found = [State(run, int(path.name[6:])) for path in shared if path.name[6:].isdecimal()]
-    if (run / STATE).exists():
-        try:
-            content = torch.load(run / STATE, map_location="cpu", weights_only=True)
-            found.append(State(run, int(content["steps"]), content))
-        except Exception:  # whatever the bytes make of the reader
-            raise _damaged(run) from None
-    return max(found, key=lambda state: state.steps, default=State(run))
-
-
-def _shared(steps: int) -> str:
-    return f"state-{steps:06d}"
-
-
-def _remove_before(run: Path, steps: int) -> None:
-    for path in run.glob("state-*"):
-        if path.name != _shared(steps):
-            shutil.rmtree(path)
-
-
-def _damaged(run: Path) -> DataError:
-    return DataError(f"the state in {run} is damaged; start a new run")
+def _damaged(path: Path) -> DataError:
+    return DataError(f"{path} is damaged; start a new run")
 
 
 def append_log(run: Path, record: dict[str, Any]) -> None:
@@ -169,12 +164,11 @@ def read_log(run: Path) -> list[dict[str, Any]]:
             return records
     except (AttributeError, ValueError, RecursionError):
         pass
-    raise DataError(f"{path} is damaged; expected a step of the run in every line")
+    raise _damaged(path)
 
 
 def cut_log(run: Path, steps: int) -> None:
     """Drops what a run has logged after the step that it resumes from."""
     if (run / LOG).exists():
         lines = "".join(json.dumps(record) + "\n" for record in read_log(run)[:steps])
-        with written_beside(run / LOG) as beside:
-            beside.write_text(lines)
+        replace_file(run / LOG, lambda beside: beside.write_text(lines))

@@ -13,19 +13,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from codellama.errors import DataError
 from codellama.model.transformer import Transformer
-from codellama.training.machine import Machine
+from codellama.training.machine import GROUP_TOKENS, Machine
 from codellama.training.packing import PADDING, PackedSequences, Position
 from codellama.training.recipe import Stage
 
 WEIGHT_DECAY = 0.1
 CLIP_NORM = 1.0
-COMPILED_STEPS = 500
-"""Steps that make up for the minute that compiling takes."""
 SPREAD = 0.8
 """Of new weights: their standard deviation times the square root of the width."""
 
@@ -56,12 +54,6 @@ class Trainer:
         self.step = 0
         self.optimizers = new_optimizers(model, stage)
         prepare(model, stage)
-        self.rows_at_once = machine.rows_at_once(stage.sequence, stage.batch_size)
-        self._learned_loss = self._summed_loss
-        if machine.compile and stage.steps >= COMPILED_STEPS:
-            example = torch.zeros(self.rows_at_once, stage.sequence + 1, dtype=torch.long)
-            self._learned_loss = machine.compiled(self._summed_loss, example.to(machine.device))
-            model.zero_grad()
 
     def train_step(self) -> float:
         """Learns from the next batch; returns its loss before that, in nats a token."""
@@ -81,23 +73,17 @@ class Trainer:
         Args:
             learn: also add its gradients to those of the weights.
         """
-        summed_loss = self._learned_loss if learn else self._summed_loss
         rows, tokens = self.machine.share(rows, (rows[:, 1:] != PADDING).sum())
-        total = torch.zeros((), device=self.machine.device)
-        for group in rows.split(self.rows_at_once):  # gradients add up, so memory holds one group's
-            with torch.set_grad_enabled(learn):
-                loss = summed_loss(group.to(total.device).long()) / tokens
+        device = self.machine.device
+        total = torch.zeros((), device=device)
+        at_once = max(1, GROUP_TOKENS[device.type] // (rows.size(1) - 1))
+        for group in rows.split(at_once):  # gradients add up: memory holds one group's activations
+            with torch.set_grad_enabled(learn), self.machine.autocast():
+                loss = summed_loss(self.model, group.to(device).long()) / tokens
             if learn:
                 loss.backward()
             total += loss.detach()
         return self.machine.mean(total)
-
-    def _summed_loss(self, rows: Tensor) -> Tensor:
-        """Cross-entropy of every token of `rows` (batch, sequence + 1) but the first, added up."""
-        with self.machine.autocast():
-            logits = self.model(rows[:, :-1].clamp(min=0))  # (batch, sequence, vocab)
-        targets = rows[:, 1:].flatten()
-        return F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=PADDING, reduction="sum")
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs to go on as if nothing had happened."""
@@ -117,6 +103,13 @@ class Trainer:
             optimizer.load_state_dict(saved)
 
 
+def summed_loss(model: Transformer, rows: Tensor) -> Tensor:
+    """Cross-entropy of every token of `rows` (batch, sequence + 1) but the first, added up."""
+    logits = model(rows[:, :-1].clamp(min=0))  # (batch, sequence, vocab)
+    targets = rows[:, 1:].flatten()
+    return F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=PADDING, reduction="sum")
+
+
 def learning_rate(stage: Stage, step: int) -> float:
     """Rises linearly to the stage's peak, then falls as a cosine to its last."""
     warmup = min(stage.warmup_steps, -(-stage.steps // 10))
@@ -129,42 +122,34 @@ def learning_rate(stage: Stage, step: int) -> float:
 
 def new_optimizers(model: Transformer, stage: Stage) -> list[Optimizer]:
     """AdamW for all weights; or Muon (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982) for
-    the blocks' matrices, at AdamW's learning rate, and AdamW for the others."""
-    matrices = {weight for weight in model.layers.parameters() if weight.dim() > 1}
-    matrices = matrices if stage.optimizer == "muon" else set()
-    others = [weight for weight in model.parameters() if weight not in matrices]
-    groups: list[dict[str, Any]] = [
-        {"params": [weight for weight in others if weight.dim() > 1]},
-        {"params": [weight for weight in others if weight.dim() == 1], "weight_decay": 0.0},
+    the matrices of the blocks, at AdamW's learning rate, and AdamW for the others."""
+    weights = list(model.parameters())
+    by_muon = [w for w in model.layers.parameters() if w.dim() > 1 and stage.optimizer == "muon"]
+    by_adamw = [w for w in weights if not any(w is other for other in by_muon)]
+    groups = [
+        {"params": [w for w in by_adamw if w.dim() > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [w for w in by_adamw if w.dim() == 1], "weight_decay": 0.0},
     ]
-    betas = (0.9, stage.beta2)
-    optimizers: list[Optimizer] = [
-        AdamW(groups, betas=betas, weight_decay=WEIGHT_DECAY, fused=True)
-    ]
-    if matrices:
-        if not hasattr(torch.optim, "Muon"):
-            raise DataError(f"PyTorch {torch.__version__} has no Muon; take 2.9 or later, or adamw")
-        optimizers.append(
-            torch.optim.Muon(
-                [weight for weight in model.parameters() if weight in matrices],
-                weight_decay=WEIGHT_DECAY,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
-    return optimizers
+    adamw = torch.optim.AdamW(groups, betas=(0.9, stage.beta2), fused=True)
+    if not by_muon:
+        return [adamw]
+    if not hasattr(torch.optim, "Muon"):
+        raise DataError(f"PyTorch {torch.__version__} has no Muon; take 2.9 or later, or adamw")
+    muon = torch.optim.Muon(by_muon, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+    return [adamw, muon]
 
 
 def prepare(model: Transformer, stage: Stage) -> None:
-    """Gives a model the stage's rotary base, a context for its sequences, and blocks that are
-    computed again for their gradients (Chen et al. 2016, arXiv 1604.06174) if the stage says so."""
-    config = model.config
+    """Gives a model the stage's rotary base, a context as long as its sequences, and, if the stage
+    says so, blocks that are computed again for their gradients (Chen et al. 2016, arXiv
+    1604.06174)."""
     model.config = replace(
-        config,
-        rope_theta=stage.rope_theta or config.rope_theta,
-        max_seq_len=max(config.max_seq_len, stage.sequence),
+        model.config,
+        rope_theta=stage.rope_theta or model.config.rope_theta,
+        max_seq_len=max(model.config.max_seq_len, stage.sequence),
     )
     for block in model.layers:
-        vars(block).pop("forward", None)
+        vars(block).pop("forward", None)  # of the stage before
         if stage.recompute:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
@@ -173,11 +158,13 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
     """Draws the weights anew: normal, near `1 / sqrt(dim)`, and smaller where a block writes to
     the residual stream, so that the stream does not grow with depth (Radford et al. 2019, section
     2.3). A model of 256 channels learned faster from 0.05 than from 0.02, which is common."""
-    spread = SPREAD * model.config.dim**-0.5
     for name, weight in model.named_parameters():
+        std = SPREAD * model.config.dim**-0.5
+        if name.endswith(("wo.weight", "w2.weight")):
+            std *= (2 * len(model.layers)) ** -0.5
+        elif name == "output.weight":  # at first, all tokens are as likely
+            std = 0.02
         if weight.dim() == 1:
             nn.init.ones_(weight)
-            continue
-        scale = (2 * len(model.layers)) ** -0.5 if name.endswith(("wo.weight", "w2.weight")) else 1
-        std = 0.02 if name == "output.weight" else spread * scale  # at first, all tokens are likely
-        nn.init.normal_(weight, std=std, generator=generator)
+        else:
+            nn.init.normal_(weight, std=std, generator=generator)
