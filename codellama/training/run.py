@@ -30,7 +30,7 @@ from codellama.weights.checkpoint import new_directory, reader
 from codellama.weights.loading import load_model, load_tokenizer
 
 HELD_OUT_TOKENS = 32_768
-VOCABULARY_BYTES = 16_000_000
+VOCABULARY_BYTES = 8_000_000
 """Text that a vocabulary is learned from, at most."""
 
 Report = Callable[[Trainer, dict[str, Any]], None]

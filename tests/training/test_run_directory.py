@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from codellama.training import run_directory
 from codellama.errors import DataError
+from codellama.training import run_directory
 
 RECORDS = [
     {"stage": stage, "step": step, "tokens": 64 * step, "loss": 4.5 / step}

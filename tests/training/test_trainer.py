@@ -8,11 +8,11 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from codellama.training.contexts import PADDING, ContextStream, Position
 from random_models import random_model
 from torch import Tensor
 
 from codellama import ModelConfig, Transformer
-from codellama.training.contexts import PADDING, ContextStream, Position
 from codellama.training.infilling import in_gap
 from codellama.training.trainer import Stage, Trainer, initialise
 
