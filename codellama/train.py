@@ -102,7 +102,7 @@ def _recipe(options: TrainOptions, directory: Path) -> Recipe:
 def _progress(recipe: Recipe, quiet: bool) -> Iterator[Report]:
     """A bar with loss, tokens a second and time left."""
     total = sum(stage.steps * stage.step_tokens for stage in recipe.stages)
-    with tqdm(total=total, unit="tok", unit_scale=True, disable=quiet, mininterval=1.0) as bar:
+    with tqdm(total=total, unit="tok", unit_scale=True, delay=1e-3, disable=quiet) as bar:
 
         def report(trainer: Trainer, record: dict[str, Any]) -> None:
             bar.initial = bar.n = bar.n or record["tokens"] - trainer.stage.step_tokens

@@ -27,7 +27,7 @@ from codellama.training.tokenizer import train_tokenizer
 from codellama.training.trainer import Trainer, initialise
 from codellama.weights import meta
 from codellama.weights.checkpoint import new_directory, reader
-from codellama.weights.loading import load_model, load_tokenizer
+from codellama.weights.loading import ROUNDED, load_model, load_tokenizer
 
 HELD_OUT_TOKENS = 32_768
 VOCABULARY_BYTES = 8_000_000
@@ -111,16 +111,14 @@ class Run:
             model = Transformer(replace(self.recipe.model, max_seq_len=1))  # grows with the stages
             initialise(model, torch.Generator().manual_seed(self.recipe.seed))
             return model
-        directory = str(self.recipe.ckpt)
-        model = load_model(directory, "cpu")
-        load_tokenizer(directory, model.config.vocab_size)
-        with torch.device("meta"):
-            expected = dict(Transformer(model.config).named_parameters())
-        if dict(model.named_parameters()).keys() != expected.keys():
+        directory = Path(str(self.recipe.ckpt))
+        if (directory / ROUNDED).exists():
             raise DataError(
-                f"{directory} holds rounded weights, which cannot be trained; expected the "
+                f"{directory} is rounded to integers, which cannot be trained; start from the "
                 "checkpoint that it was made from"
             )
+        model = load_model(directory, "cpu")
+        load_tokenizer(directory, model.config.vocab_size)
         return model
 
     def _start(self) -> None:
