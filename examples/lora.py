@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from codellama import Tokenizer, Transformer, load_model
 from codellama.cli import checkpoint_directory
+from codellama.errors import DataError
 from codellama.training.documents import find_all
 from codellama.training.machine import Machine
 from codellama.training.packing import PackedSequences, Packing
@@ -77,7 +78,9 @@ class LoraLinear(nn.Module):
 def adapt(model: Transformer, layers: tuple[str, ...], rank: int) -> list[str]:
     """Freezes a model and replaces its linear layers of some names; returns where they are."""
     model.requires_grad_(False)
-    places = [name for name, _ in model.named_modules() if name.endswith(layers)]
+    places = [name for name, _ in model.named_modules() if name.split(".")[-1] in layers]
+    if not places:
+        raise DataError(f"the model has no linear layer {', '.join(layers)}; expected wq, w1, …")
     for place in places:
         owner, _, name = place.rpartition(".")
         linear = model.get_submodule(place)

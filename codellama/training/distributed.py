@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_slices
 from torch.distributed.checkpoint.state_dict_saver import save as save_slices
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -61,8 +62,9 @@ class Cluster(Machine):
         policy = MixedPrecisionPolicy(
             param_dtype=self.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
+        mesh = init_device_mesh(self.device.type, (dist.get_world_size(),))
         for part in (*shared.layers, shared):
-            fully_shard(part, mp_policy=policy)
+            fully_shard(part, mesh=mesh, mp_policy=policy)
         shared.to_empty(device=self.device)
         whole = dict(model.named_parameters())
         for name, weight in shared.named_parameters():

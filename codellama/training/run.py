@@ -27,7 +27,7 @@ from codellama.training.tokenizer import train_tokenizer
 from codellama.training.trainer import Trainer, initialise
 from codellama.weights import meta
 from codellama.weights.checkpoint import new_directory, reader
-from codellama.weights.loading import ROUNDED, load_model, load_tokenizer
+from codellama.weights.loading import ROUNDED, load_model, load_tokenizer, open_checkpoint
 
 HELD_OUT_TOKENS = 32_768
 VOCABULARY_BYTES = 8_000_000
@@ -62,7 +62,8 @@ class Run:
             run_directory.check_resumable(directory, recipe)
         else:
             run_directory.check_free(directory)
-        self._model = self._start_model()
+        if recipe.ckpt is not None:
+            check_trainable(Path(recipe.ckpt))
         if not resume:
             machine.once(self._start)
         self.tokenizer = Tokenizer(directory / TOKENIZER)
@@ -85,8 +86,9 @@ class Run:
         """
         if self.model_directory.exists():
             return
-        meta.check_shards(self._model.config, shards)
-        model = self.machine.place(self._model)
+        model = self._start_model()
+        meta.check_shards(model.config, shards)
+        model = self.machine.place(model)
         saved = run_directory.newest_state(self.directory)
         self.machine.once(lambda: run_directory.cut_log(self.directory, saved.steps))
         for number, stage in enumerate(self.recipe.stages):
@@ -111,15 +113,7 @@ class Run:
             model = Transformer(replace(self.recipe.model, max_seq_len=1))  # grows with the stages
             initialise(model, torch.Generator().manual_seed(self.recipe.seed))
             return model
-        directory = Path(str(self.recipe.ckpt))
-        if (directory / ROUNDED).exists():
-            raise DataError(
-                f"{directory} is rounded to integers, which cannot be trained; start from the "
-                "checkpoint that it was made from"
-            )
-        model = load_model(directory, "cpu")
-        load_tokenizer(directory, model.config.vocab_size)
-        return model
+        return load_model(str(self.recipe.ckpt), "cpu")
 
     def _start(self) -> None:
         """Writes the recipe and the vocabulary: the checkpoint's, or one learned from some of the
@@ -182,6 +176,17 @@ class Run:
                     report(trainer, record)
             if save:
                 run_directory.save_state(self.directory, steps + trainer.step, trainer)
+
+
+def check_trainable(directory: Path) -> None:
+    """Raises CheckpointError if a directory is no checkpoint, DataError if it is rounded."""
+    checkpoint = open_checkpoint(directory)
+    load_tokenizer(directory, checkpoint.config.vocab_size)
+    if (directory / ROUNDED).exists():
+        raise DataError(
+            f"{directory} is rounded to integers, which cannot be trained; start from the "
+            "checkpoint that it was made from"
+        )
 
 
 def _whole(weight: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ class State:
         Raises:
             DataError: the state is damaged; or one process wrote it, and several are to go on.
         """
+        slices = self.run / f"state-{self.steps:06d}"
         try:
             if self.content is not None and trainer.machine.is_shared:
                 raise DataError(f"the state in {self.run} is one process's; resume it with one")
@@ -87,11 +88,11 @@ class State:
             else:
                 from codellama.training import distributed
 
-                distributed.load(self.run / f"state-{self.steps:06d}", trainer)
+                distributed.load(slices, trainer)
         except (DataError, torch.OutOfMemoryError):
             raise
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-            raise _damaged(self.run / STATE) from None
+            raise _damaged(self.run / STATE if self.content else slices) from None
 
 
 def newest_state(run: Path) -> State:
