@@ -20,13 +20,8 @@ FOREIGN = {"site-packages", "dist-packages", "__pycache__"}
 
 @dataclass(frozen=True)
 class Documents:
-    """Files, split by a hash of their paths below the directory: a file is on the same side on
-    every machine, but not where another directory above or below it is given.
-
-    Attributes:
-        train: files to learn from.
-        held_out: a sixteenth of all and one at least, to measure with.
-    """
+    """Files to learn from, and a sixteenth of all to measure with, one at least: split by a hash of
+    their paths below the directory, so that a file is on the same side on every machine."""
 
     train: list[Path]
     held_out: list[Path]
@@ -38,21 +33,14 @@ def standard_library() -> Path:
 
 
 def find_all(sources: Iterable[str], pattern: str = "*.py") -> Documents:
-    """Finds and splits the files of several sources.
-
-    Args:
-        sources: directories; `stdlib` for the standard library; `package:NAME` for the directory of
-            an installed package.
-        pattern: what the files are called.
-
-    Raises:
-        DataError: as `find_documents`; or a package is not installed.
-    """
-    found = [find_documents(_directory(source), pattern) for source in sources]
-    return Documents(
-        [path for documents in found for path in documents.train],
-        [path for documents in found for path in documents.held_out],
-    )
+    """As `find_documents`, for several directories; `stdlib` stands for the standard library, and
+    `package:NAME` for the directory of an installed package."""
+    found = Documents([], [])
+    for source in sources:
+        documents = find_documents(_directory(source), pattern)
+        found.train.extend(documents.train)
+        found.held_out.extend(documents.held_out)
+    return found
 
 
 def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Documents:
@@ -60,7 +48,6 @@ def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Docu
 
     Args:
         directory: None for the running interpreter's standard library.
-        pattern: what the files are called.
 
     Raises:
         DataError: there is no such directory, or too few files for both sides; or the pattern is

@@ -26,13 +26,11 @@ def cut(document: str, random_numbers: random.Random) -> tuple[str, str, str]:
 def example(
     tokenizer: Tokenizer, parts: tuple[str, str, str], suffix_first: bool = False
 ) -> list[int]:
-    """Token ids of a filled gap: the prompt of `prompts.infilling`, the middle, and EOT.
+    """Token ids of a filled gap, of which `parts` are prefix, middle and suffix: the prompt of
+    `prompts.infilling`, the middle, and EOT.
 
     With the suffix first, prefix and middle are encoded as one text, so that the model learns to go
     on from a prefix that ends inside a token.
-
-    Args:
-        parts: prefix, middle and suffix.
 
     Raises:
         PromptError: the vocabulary has no infilling tokens, or the text spells a control token.
@@ -51,10 +49,7 @@ def example(
 
 
 def transform(tokenizer: Tokenizer, document: str, random_numbers: random.Random) -> list[int]:
-    """Token ids of a document that is cut at random; half of the documents have the suffix first.
-
-    Raises:
-        PromptError: as `example`.
-    """
+    """Token ids of a document that is cut at random, as `example` gives them; half of the documents
+    have the suffix first."""
     parts = cut(document, random_numbers)
     return example(tokenizer, parts, random_numbers.random() < SUFFIX_FIRST_SHARE)

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from codellama.errors import DataError
 from codellama.model.config import ModelConfig
-from codellama.training.documents import Documents, find_all
 
 PACKAGED = Path(__file__).parent / "recipes"
 T = TypeVar("T")
@@ -81,17 +80,17 @@ class Stage:
 
     @property
     def batch_size(self) -> int:
-        """Sequences in a step."""
+        """Sequences in a step of the optimiser."""
         return max(1, round(self.batch_tokens / self.sequence))
 
     @property
     def step_tokens(self) -> int:
-        """Tokens in a step."""
+        """Tokens in a step of the optimiser."""
         return self.batch_size * self.sequence
 
     @property
     def steps(self) -> int:
-        """Steps of the optimiser."""
+        """Steps of the optimiser, so many that no token is left out."""
         return -(-self.tokens // self.step_tokens)
 
 
@@ -136,10 +135,6 @@ class Recipe:
         """Tokens of all stages."""
         return sum(stage.tokens for stage in self.stages)
 
-    def documents(self) -> Documents:
-        """The files to train on, and those held out."""
-        return find_all(self.data, self.pattern)
-
     def scaled(
         self, tokens: int | None, sequence: int | None, learning_rate: float | None
     ) -> Recipe:
@@ -150,9 +145,8 @@ class Recipe:
             sequence: tokens in a sequence at most.
             learning_rate: the highest of the stages; each keeps its ratio to it.
         """
-        ratio = 1.0
-        if learning_rate is not None:
-            ratio = learning_rate / max(stage.learning_rate for stage in self.stages)
+        peak = max(stage.learning_rate for stage in self.stages)
+        ratio = 1 if learning_rate is None else learning_rate / peak
         tokens = self.tokens if tokens is None else tokens
         stages: list[Stage] = []
         for number, stage in enumerate(self.stages, 1):

@@ -19,7 +19,7 @@ from codellama.errors import DataError
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
 from codellama.training import run_directory
-from codellama.training.documents import read_document
+from codellama.training.documents import find_all, read_document
 from codellama.training.machine import Machine
 from codellama.training.packing import PackedSequences, Packing
 from codellama.training.recipe import Recipe, Stage
@@ -41,8 +41,6 @@ class Run:
     """A directory that a recipe fills with a checkpoint (see `run_directory` for its files).
 
     Args:
-        directory: made if it does not exist.
-        machine: how to compute.
         resume: go on with what an earlier process has left there.
 
     Raises:
@@ -57,7 +55,7 @@ class Run:
         self.directory = directory
         self.recipe = recipe
         self.machine = machine
-        self.documents = recipe.documents()
+        self.documents = find_all(recipe.data, recipe.pattern)
         if resume:
             run_directory.check_resumable(directory, recipe)
         else:
@@ -94,7 +92,8 @@ class Run:
         for number, stage in enumerate(self.recipe.stages):
             before = sum(earlier.steps for earlier in self.recipe.stages[:number])
             if stage.steps and before + stage.steps >= saved.steps:
-                trainer = self._trainer(model, stage)
+                stream = self._stream(self.documents.train, stage, stage.infilling)
+                trainer = Trainer(model, stream, stage, self.machine)
                 if before < saved.steps:
                     saved.restore(trainer)
                 self._train_stage(trainer, number, report)
@@ -138,10 +137,6 @@ class Run:
         seed = f"{self.recipe.seed} {stage.name}"
         packing = Packing(stage.sequence + 1, share, stage.shortest_run, seed)
         return PackedSequences(files, self.tokenizer, packing)
-
-    def _trainer(self, model: Transformer, stage: Stage) -> Trainer:
-        stream = self._stream(self.documents.train, stage, stage.infilling)
-        return Trainer(model, stream, stage, self.machine)
 
     def _train_stage(self, trainer: Trainer, number: int, report: Report | None) -> None:
         """Does what is left of the stage of a number."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from sentencepiece import SentencePieceTrainer
 
@@ -24,7 +24,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
     as it is, runs of spaces as pieces (Touvron et al. 2023, arXiv 2302.13971, section 2.1).
 
     Args:
-        texts: what to learn from.
         vocab_size: number of ids, the 16 of `EXTRA_PIECES` and the 256 bytes among them.
 
     Returns:
@@ -36,7 +35,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=(line for text in texts for line in text.splitlines()),
+            sentence_iterator=_lines(texts),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size - len(EXTRA_PIECES),
@@ -53,6 +52,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
             f"cannot learn a vocabulary of {vocab_size} ids from these texts; {_advice(str(error))}"
         ) from None
     return model.getvalue() + b"".join(map(_serialized, EXTRA_PIECES))
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """The lines that SentencePiece would not pass over for their length."""
+    for text in texts:
+        yield from (line for line in text.splitlines() if len(line) <= 4192)
 
 
 def _advice(reason: str) -> str:

@@ -39,9 +39,6 @@ class Trainer:
 
     Attributes:
         step: steps done.
-
-    Raises:
-        DataError: this PyTorch has not the stage's optimiser.
     """
 
     def __init__(
@@ -68,11 +65,8 @@ class Trainer:
         return loss
 
     def loss(self, rows: Tensor, learn: bool = False) -> float:
-        """The mean loss of `rows` (batch, sequence + 1) of token ids, in nats a token.
-
-        Args:
-            learn: also add its gradients to those of the weights.
-        """
+        """The mean loss of `rows` (batch, sequence + 1) of token ids, in nats a token; `learn` adds
+        its gradients to those of the weights."""
         rows, tokens = self.machine.share(rows, (rows[:, 1:] != PADDING).sum())
         device = self.machine.device
         total = torch.zeros((), device=device)

@@ -152,7 +152,7 @@ def test_a_stream_can_be_set_back(tokenizer, files):
     assert torch.equal(stream.take(40), first)
 
 
-@pytest.mark.parametrize("part_bytes", [packing.PART_BYTES, 2_000, 0])
+@pytest.mark.parametrize("part_bytes", [packing.PART_BYTES, 2_000, 1])
 @pytest.mark.parametrize("length", [129, 1025])
 def test_every_round_has_every_line_once(tokenizer, texts, files, monkeypatch, part_bytes, length):
     monkeypatch.setattr(packing, "PART_BYTES", part_bytes)
