@@ -241,6 +241,15 @@ def test_tokens_scale_all_stages_and_sequences_are_capped(train, tmp_path):
     assert max(record["learning_rate"] for record in records) == pytest.approx(3e-3)
 
 
+def test_a_recipe_that_comes_along_runs_on_few_documents(train, tmp_path):
+    options = {"recipe": "paper", "tokens": 2_048, "sequence": 64}
+    assert train(tmp_path / "run", **options).returncode == 0
+    assert {record["stage"] for record in log(tmp_path / "run")} == {"code", "long context"}
+    config = load_model(tmp_path / "run" / "model").config
+    assert config.vocab_size == Tokenizer(tmp_path / "run" / "tokenizer.model").vocab_size < 4_096
+    assert (config.dim, config.rope_theta, config.max_seq_len) == (192, 1e6, 64)
+
+
 def test_a_checkpoint_in_shards_holds_the_same_weights(train, unbroken, tmp_path):
     assert train(tmp_path / "run", shards=2).returncode == 0
     shards = sorted(path.name for path in (tmp_path / "run" / "model").glob("*.pth"))

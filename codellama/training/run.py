@@ -109,7 +109,9 @@ class Run:
     def _start_model(self) -> Transformer:
         """A new model, or the checkpoint's in the dtype of its files, on the CPU."""
         if self.recipe.model is not None:
-            model = Transformer(replace(self.recipe.model, max_seq_len=1))  # grows with the stages
+            vocab_size = self.tokenizer.vocab_size  # less than asked for, if documents are few
+            config = replace(self.recipe.model, vocab_size=vocab_size, max_seq_len=1)
+            model = Transformer(config)  # whose context grows with the stages
             initialise(model, torch.Generator().manual_seed(self.recipe.seed))
             return model
         return load_model(str(self.recipe.ckpt), "cpu")
@@ -125,7 +127,7 @@ class Run:
             sizes = itertools.accumulate(file.stat().st_size for file in files[:-1])
             count = 1 + sum(size < VOCABULARY_BYTES for size in sizes)
             texts = map(read_document, files[:count])
-            vocabulary = train_tokenizer(texts, self.recipe.model.vocab_size)
+            vocabulary = train_tokenizer(texts, self.recipe.model.vocab_size, at_most=True)
         self.directory.mkdir(parents=True, exist_ok=True)
         for name, content in (TOKENIZER, vocabulary), (run_directory.RECIPE, self.recipe.to_json()):
             run_directory.replace_file(

@@ -19,12 +19,13 @@ EXTRA_PIECES = (
 """The ids 32000 to 32015 of Code Llama: the infilling tokens, and what they are merged from."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, at_most: bool = False) -> bytes:
     """Learns a SentencePiece vocabulary: byte-pair encoding with byte fallback, single digits, text
     as it is, runs of spaces as pieces (Touvron et al. 2023, arXiv 2302.13971, section 2.1).
 
     Args:
         vocab_size: number of ids, the 16 of `EXTRA_PIECES` and the 256 bytes among them.
+        at_most: be content with fewer, where the texts do not yield so many.
 
     Returns:
         The contents of a `tokenizer.model`.
@@ -39,6 +40,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size - len(EXTRA_PIECES),
+            hard_vocab_limit=not at_most,
             byte_fallback=True,
             split_digits=True,
             normalization_rule_name="identity",

@@ -174,8 +174,15 @@ def test_steps_are_as_few_as_see_all_tokens(tokens, steps):
 
 
 def test_a_batch_is_the_nearest_number_of_whole_sequences():
-    sizes = [Stage("a", 1, 64, tokens, 1e-3).batch_size for tokens in (1, 64, 90, 100, 640, 660)]
+    sizes = [
+        Stage("a", 9_999, 64, tokens, 1e-3).batch_size for tokens in (1, 64, 90, 100, 640, 660)
+    ]
     assert sizes == [1, 1, 1, 2, 10, 10]
+
+
+def test_a_batch_is_no_larger_than_the_stage():
+    stage = Stage("a", 100, 64, 10_000, 1e-3)
+    assert (stage.batch_size, stage.steps) == (2, 1)
 
 
 def test_the_learning_rate_rises_linearly_to_its_peak():
