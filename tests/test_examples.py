@@ -1,10 +1,14 @@
+import re
 import runpy
 import sys
 
 import pytest
+import torch
 from commands import ROOT
 
-from codellama import CodeLlama
+from codellama import CodeLlama, load_model
+
+EMBEDDED = ROOT / "checkpoints" / "tiny"
 
 
 def outcome(monkeypatch, capsys, name: str, *arguments: object) -> tuple[int, str, str]:
@@ -56,6 +60,24 @@ def test_training_in_miniature_shows_samples_and_leaves_a_checkpoint(monkeypatch
     assert CodeLlama.load(run / "model", device="cpu").complete(["x"], max_new_tokens=2)
 
 
+def test_low_rank_changes_are_merged_into_a_plain_checkpoint(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "adapted"
+    source = ROOT / "codellama" / "training"
+    options = ["--data", source, "--tokens", "4096", "--learning_rate", "0.01"]
+    shown = output_of(monkeypatch, capsys, "lora", out, *options)
+    before, after = map(float, re.findall(r": (\d+\.\d+)", shown))
+    assert after < before
+    start, adapted = (load_model(path, "cpu", torch.float32) for path in (EMBEDDED, out))
+    weights = start.state_dict()
+    for name, weight in adapted.named_parameters():
+        changed = name.split(".")[-2] in ("wq", "wv", "w2")
+        assert torch.equal(weight, weights[name]) == (not changed), name
+        if changed:
+            singular = torch.linalg.svdvals(weight.detach() - weights[name])
+            assert singular[8] < 0.1 * singular[0]  # rank 8, but for rounding to bfloat16
+    assert CodeLlama.load(out, device="cpu").complete(["x"], max_new_tokens=2)
+
+
 def test_a_directory_may_be_called_as_a_number_is(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     output_of(monkeypatch, capsys, "random_checkpoint", "2024")
@@ -73,6 +95,9 @@ def test_the_chat_asks_for_a_checkpoint(monkeypatch, capsys):
         ("random_checkpoint", ("new", "--vocab_size", 10**6), "vocabulary of 1000000 ids"),
         ("train_tiny", ("new", "--minuets", 9), "did you mean --minutes?"),
         ("train_tiny", ("taken",), "taken exists"),
+        ("lora", ("taken",), "taken"),
+        ("lora", ("new", "--data", "absent"), "absent is no directory"),
+        ("lora", ("new", "--layers", "wx"), "no linear layer"),
     ],
 )
 def test_a_mistake_gets_one_sentence_before_anything_is_done(

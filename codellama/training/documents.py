@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
+import math
 import os
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +20,8 @@ FOREIGN = {"site-packages", "dist-packages", "__pycache__"}
 
 @dataclass(frozen=True)
 class Documents:
-    """Files, split by a hash of their paths below the directory: a file is on the same side on
-    every machine, but not where another directory above or below it is given.
-
-    Attributes:
-        train: files to learn from.
-        held_out: a sixteenth of all, to measure with.
-    """
+    """Files to learn from, and a sixteenth of all to measure with, one at least: split by a hash of
+    their paths below the directory, so that a file is on the same side on every machine."""
 
     train: list[Path]
     held_out: list[Path]
@@ -34,12 +32,22 @@ def standard_library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
+def find_all(sources: Iterable[str], pattern: str = "*.py") -> Documents:
+    """As `find_documents`, for several directories; `stdlib` stands for the standard library, and
+    `package:NAME` for the directory of an installed package."""
+    found = Documents([], [])
+    for source in sources:
+        documents = find_documents(_directory(source), pattern)
+        found.train.extend(documents.train)
+        found.held_out.extend(documents.held_out)
+    return found
+
+
 def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Documents:
     """Finds and splits the files below a directory, but for packages installed there.
 
     Args:
         directory: None for the running interpreter's standard library.
-        pattern: what the files are called.
 
     Raises:
         DataError: there is no such directory, or too few files for both sides; or the pattern is
@@ -48,16 +56,21 @@ def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Docu
     directory = directory or standard_library()
     if not directory.is_dir():
         raise DataError(f"{directory} is no directory; expected one with documents to train on")
-    found = Documents([], [])
+    hashes: dict[Path, float] = {}
     for path in _find(directory, pattern):
         relative = path.relative_to(directory)
         if path.is_file() and not FOREIGN.intersection(relative.parts):
-            side = found.held_out if _is_held_out(relative) else found.train
-            side.append(path)
+            digest = hashlib.sha256(os.fsencode(relative.as_posix())).digest()
+            hashes[path] = int.from_bytes(digest[:8], "big") / 2**64
+    limit = max(HELD_OUT_SHARE, math.nextafter(min(hashes.values(), default=0.0), 1))
+    found = Documents(
+        [path for path, share in hashes.items() if share >= limit],
+        [path for path, share in hashes.items() if share < limit],
+    )
     if not found.train or not found.held_out:
         raise DataError(
-            f"{directory} has {len(found.train) + len(found.held_out)} files {pattern}; too few "
-            "to train on some and hold out others"
+            f"{directory} has {len(hashes)} files {pattern}; too few to train on some and hold out "
+            "others"
         )
     return found
 
@@ -71,9 +84,17 @@ def _find(directory: Path, pattern: str) -> list[Path]:
     )
 
 
-def _is_held_out(relative: Path) -> bool:
-    digest = hashlib.sha256(os.fsencode(relative.as_posix())).digest()
-    return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
+def _directory(source: str) -> Path:
+    """The directory that a source of documents stands for."""
+    kind, _, name = source.partition(":")
+    if source == "stdlib":
+        return standard_library()
+    if kind != "package":
+        return Path(source)
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise DataError(f"the package {name} is not installed; install it, or leave {source} out")
+    return Path(found.submodule_search_locations[0])
 
 
 def read_document(path: Path) -> str:

@@ -28,11 +28,10 @@ def check(path: Path) -> None:
 def smoothed(values: Sequence[float]) -> list[float]:
     """A running mean whose memory fades, without its start's bias to 0 (arXiv 1412.6980, section
     3)."""
-    result, mean, weight = [], 0.0, 0.0
-    for value in values:
+    result, mean = [], 0.0
+    for count, value in enumerate(values, 1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * value
-        weight = SMOOTHING * weight + (1 - SMOOTHING)
-        result.append(mean / weight)
+        result.append(mean / (1 - SMOOTHING**count))
     return result
 
 
@@ -48,18 +47,13 @@ def draw(log: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    offset = 0
     for stage in dict.fromkeys(record["stage"] for record in log):
-        records = [record for record in log if record["stage"] == stage]
-        tokens = [offset + record["tokens"] for record in records]
-        axes.plot(tokens, smoothed([record["loss"] for record in records]), label=f"{stage}, train")
-        measured = [
-            (at, record["held_out_loss"])
-            for at, record in zip(tokens, records, strict=True)
-            if "held_out_loss" in record
-        ]
-        axes.plot(*zip(*measured, strict=True), "o-", markersize=3, label=f"{stage}, held out")
-        offset = tokens[-1]
+        steps = [record for record in log if record["stage"] == stage]
+        losses = smoothed([step["loss"] for step in steps])
+        axes.plot([step["tokens"] for step in steps], losses, label=f"{stage}, train")
+        saved = [step for step in steps if "held_out_loss" in step]
+        losses = [step["held_out_loss"] for step in saved]
+        axes.plot([step["tokens"] for step in saved], losses, "o-", label=f"{stage}, held out")
     axes.set(xlabel="tokens", ylabel="nats a token")
     axes.legend()
     beside = path.with_name(f"{path.stem}.part{path.suffix}")

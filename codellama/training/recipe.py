@@ -1,134 +1,243 @@
-"""What a training run is to do, and the file that remembers it."""
+"""Recipes: what a training run is to do, in a file that is checked before the first step."""
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import json
-import math
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from codellama.errors import DataError
 from codellama.model.config import ModelConfig
-from codellama.training import infilling
-from codellama.training.contexts import SHORTEST_RUN
-from codellama.training.documents import Documents, find_documents
-from codellama.training.trainer import Stage
 
-_RANGES = (
-    (("sequence", "batch_tokens", "shortest_run"), 1, math.inf, "1 or more"),
-    (("tokens", "warmup_steps", "context"), 0, math.inf, "0 or more"),
-    (("new_blocks", "gap_weight", "longest_run"), 0, math.inf, "0 or more"),
-    (("infilling_rate", "line_rate", "suffix_first_rate"), 0, 1, "0 to 1"),
-    (("skip_rate", "mix_share"), 0, 1, "0 to 1"),
-    (("learning_rate",), sys.float_info.min, 1, "more than 0 and at most 1"),
-    (("rope_theta",), sys.float_info.min, math.inf, "more than 0"),
-    (("seed",), -(2**63), 2**64 - 1, "a whole number of 64 bits"),
-)
-"""Names of numbers, the least and the most that they may be, and that in words."""
+PACKAGED = Path(__file__).parent / "recipes"
+T = TypeVar("T")
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("tokens", "warmup_steps"), (0, 10**15)),
+    **dict.fromkeys(("sequence", "batch_tokens", "shortest_run", "save_steps"), (1, 10**9)),
+    **dict.fromkeys(("final_ratio", "infilling"), (0, 1)),
+    "learning_rate": (1e-30, 1),
+    "beta2": (0, 0.99999),
+    "rope_theta": (1e-6, 1e12),
+    "seed": (-(2**63), 2**63 - 1),
+}
+_KINDS: dict[str, tuple[Any, str]] = {
+    "str": (str, "a text"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "true or false"),
+    "tuple[str, ...]": (tuple, "a list of texts"),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training.
+
+    Args:
+        name: what the log calls it.
+        tokens: how many to train on; 0 leaves the stage out.
+        sequence: tokens in a sequence.
+        batch_tokens: tokens in a step of the optimiser, rounded to whole sequences; no more than all.
+        learning_rate: its peak.
+        warmup_steps: steps until the peak, a tenth of the stage at most.
+        final_ratio: the learning rate at the stage's end, as a share of its peak.
+        optimizer: adamw; or muon, which takes the blocks' matrices and leaves AdamW the rest.
+        beta2: how slowly AdamW forgets squared gradients.
+        rope_theta: base of the rotary embedding; null: the model's own.
+        infilling: share of documents that are cut for infilling.
+        shortest_run: tokens of a document at least, about; a longer file is taken as several.
+        recompute: keep only each block's input, and compute the block again for its gradients.
+        save_steps: steps between saves of the state and measurements of the held-out loss.
+
+    Raises:
+        DataError: a field is one that no training can follow.
+    """
+
+    name: str
+    tokens: int
+    sequence: int
+    batch_tokens: int
+    learning_rate: float
+    warmup_steps: int = 100
+    final_ratio: float = 1 / 30
+    optimizer: str = "adamw"
+    beta2: float = 0.95
+    rope_theta: float | None = None
+    infilling: float = 0.9
+    shortest_run: int = 32
+    recompute: bool = False
+    save_steps: int = 250
+
+    def __post_init__(self) -> None:
+        _check(self, f"stage {_short(self.name)}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise DataError(
+                f"stage {self.name!r}: optimizer is {self.optimizer!r}; expected adamw or muon"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences in a step of the optimiser."""
+        return max(1, round(min(self.batch_tokens, self.tokens) / self.sequence))
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens in a step of the optimiser."""
+        return self.batch_size * self.sequence
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimiser, so many that no token is left out."""
+        return -(-self.tokens // self.step_tokens)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides on a run's result.
+    """All that decides on a run's result.
 
     Args:
-        model: fields of `ModelConfig` for a new model, the size of its vocabulary among them; none
-            with `ckpt`, which has its own.
-        stages: by name, in order; those of 0 tokens are left out.
-        data: directory of documents; None: the running interpreter's standard library.
-        pattern: what the documents are called.
+        stages: what to do, one after the other.
+        about: for whoever reads the file.
+        model: fields of `ModelConfig` for a new model, the size of its vocabulary among them.
         ckpt: checkpoint directory to start from, instead of a new model and vocabulary.
-        new_blocks: how many to insert into its model (see `insert_blocks`).
-        mix_ckpt, mix_share: another checkpoint, and how far to move towards its weights before
-            training (see `mix`).
-        infilling_rate: share of documents cut for infilling.
-        line_rate: share of those whose gap is a line.
-        suffix_first_rate: share of those with the suffix first.
-        gap_weight: what a token that fills a gap counts in the loss, prefix first.
+        data: where the documents are, each as for `documents.find_all`.
+        pattern: what the documents are called.
         seed: decides on everything random.
-        shortest_run, longest_run: as for `ContextStream`.
 
     Raises:
-        DataError, ConfigError: a number is one that no training can follow.
+        DataError, ConfigError: a field is one that no training can follow.
     """
 
-    model: dict[str, int]
-    stages: dict[str, Stage]
-    data: str | None = None
-    pattern: str = "*.py"
+    stages: tuple[Stage, ...]
+    about: str = ""
+    model: ModelConfig | None = None
     ckpt: str | None = None
-    new_blocks: int = 0
-    mix_ckpt: str | None = None
-    mix_share: float = 0.5
-    infilling_rate: float = infilling.RATE
-    line_rate: float = infilling.LINE_RATE
-    suffix_first_rate: float = infilling.SUFFIX_FIRST_RATE
-    gap_weight: float = 1.0
+    data: tuple[str, ...] = ("stdlib",)
+    pattern: str = "*.py"
     seed: int = 0
-    shortest_run: int = SHORTEST_RUN
-    longest_run: int = 0
 
     def __post_init__(self) -> None:
-        _check_ranges(vars(self))
-        if self.ckpt is None:
-            ModelConfig(**self.model)
-            for name in ("new_blocks", "mix_ckpt"):
-                if getattr(self, name):
-                    raise DataError(f"{name} changes a checkpoint; give ckpt as well")
-        if not any(stage.tokens for stage in self.stages.values()):
-            raise DataError("every stage has 0 tokens; expected some to train on in one at least")
-        for name, stage in self.stages.items():
-            _check_ranges(vars(stage), f"{name}: ")
-            if stage.skip_rate and stage.context <= stage.sequence:
-                raise DataError(
-                    f"the context is {max(stage.context, stage.sequence)}, a sequence "
-                    f"{stage.sequence} tokens; positions skip in a context longer than a sequence"
-                )
+        _check(self, "the recipe")
+        if (self.model is None) == (self.ckpt is None):
+            found = "neither model nor ckpt" if self.model is None else "both model and ckpt"
+            raise DataError(f"the recipe has {found}; expected one of them to start from")
+        if not self.tokens:
+            raise DataError("the recipe's stages have 0 tokens; expected some to train on")
+        names = [stage.name for stage in self.stages]
+        if len({*names}) < len(names):
+            raise DataError(f"two of the stages {', '.join(names)} have one name; rename one")
 
-    def documents(self) -> Documents:
-        """The files to train on, and those held out."""
-        return find_documents(Path(self.data).expanduser() if self.data else None, self.pattern)
+    @property
+    def tokens(self) -> int:
+        """Tokens of all stages."""
+        return sum(stage.tokens for stage in self.stages)
+
+    def scaled(
+        self, tokens: int | None, sequence: int | None, learning_rate: float | None
+    ) -> Recipe:
+        """The same stages for another budget.
+
+        Args:
+            tokens: of all stages together; each keeps its share.
+            sequence: tokens in a sequence at most.
+            learning_rate: the highest of the stages; each keeps its ratio to it.
+        """
+        peak = max(stage.learning_rate for stage in self.stages)
+        ratio = 1 if learning_rate is None else learning_rate / peak
+        tokens = self.tokens if tokens is None else tokens
+        stages: list[Stage] = []
+        for number, stage in enumerate(self.stages, 1):
+            until = tokens * sum(s.tokens for s in self.stages[:number]) // self.tokens
+            stages.append(
+                replace(
+                    stage,
+                    tokens=until - sum(s.tokens for s in stages),
+                    sequence=min(stage.sequence, stage.sequence if sequence is None else sequence),
+                    learning_rate=stage.learning_rate * ratio,
+                )
+            )
+        return replace(self, stages=tuple(stages))
 
     def to_json(self) -> bytes:
-        """The contents of a run's recipe file."""
+        """The contents of a recipe file."""
         return json.dumps(asdict(self), indent=2).encode() + b"\n"
 
-    def check(self, path: Path) -> None:
-        """Raises DataError if the file at `path` is missing, or holds another recipe than this."""
-        if not path.is_file():
-            raise DataError(f"{path.parent} holds no run to resume; start one")
-        asked = json.loads(self.to_json())
-        try:
-            saved = json.loads(path.read_bytes())
-        except ValueError:
-            saved = None
-        if not isinstance(saved, dict):
-            raise DataError(f"{path} is damaged; start a new run")
-        if saved != asked:
-            raise DataError(
-                f"{path.parent} was started with other options: {_difference(saved, asked)}; "
-                "give the same ones to resume it"
-            )
+
+def read_recipe(name: str, **changes: Any) -> Recipe:
+    """Reads a recipe: one that comes with the package (paper, tiny, finetune), or a file.
+
+    Args:
+        changes: fields that replace those of the file.
+
+    Raises:
+        DataError: there is no such file, or it is no recipe.
+        ConfigError: the model has no possible shape.
+    """
+    packaged = {path.stem: path for path in sorted(PACKAGED.glob("*.json"))}
+    path = packaged.get(name, Path(name))
+    if not path.is_file():
+        raise DataError(f"there is no recipe {name}; expected {', '.join(packaged)} or a file")
+    try:
+        values = {**json.loads(path.read_bytes()), **changes}
+        stages, data = list(values.get("stages", ())), values.get("data", Recipe.data)
+    except (TypeError, ValueError, RecursionError):
+        raise DataError(f"{path} is damaged, or no recipe; expected one in JSON") from None
+    values["stages"] = tuple(_build(Stage, stage, "a stage") for stage in stages)
+    values["data"] = tuple(data) if isinstance(data, list) else data
+    if values.get("model") is not None:
+        values["model"] = _build(ModelConfig, values["model"], "model")
+    return _build(Recipe, values, "the recipe")
 
 
-def _check_ranges(numbers: Mapping[str, Any], where: str = "") -> None:
-    for names, least, most, expected in _RANGES:
-        for name in names:
-            if name in numbers and not least <= numbers[name] <= most:
-                raise DataError(f"{where}{name} is {numbers[name]}; expected {expected}")
+def difference(saved: Any, asked: Any, name: str = "") -> str:
+    """What two recipes, or values in them, disagree in, in words; empty if in nothing."""
+    if isinstance(saved, dict) and isinstance(asked, dict):
+        inner = [difference(saved.get(key), asked.get(key), key) for key in saved | asked]
+    elif isinstance(saved, list) and isinstance(asked, list) and len(saved) == len(asked):
+        inner = [difference(*pair, name) for pair in zip(saved, asked, strict=True)]
+    else:
+        return f"{name} was {_short(saved)}, is {_short(asked)}" if saved != asked else ""
+    return ", ".join(filter(None, inner))
 
 
-def _difference(saved: dict[str, Any], asked: dict[str, Any]) -> str:
-    """What two recipes disagree in, in words."""
-    phrases = []
-    for key in asked | saved:
-        was, is_ = saved.get(key), asked.get(key)
-        if isinstance(was, dict) and isinstance(is_, dict):
-            if inner := _difference(was, is_):
-                phrases.append(f"{key} {inner}")
-        elif was != is_:
-            phrases.append(f"{key} was {was}, is {is_}")
-    return ", ".join(phrases)
+def _build(kind: type[T], values: Any, where: str) -> T:
+    """A dataclass from the values of a file."""
+    if not isinstance(values, dict):
+        raise DataError(f"{where} is {_short(values)}; expected an object of named fields")
+    where = f"stage {_short(values['name'])}" if "name" in values else where
+    fields = inspect.signature(kind).parameters
+    for name in values.keys() - fields:
+        close = difflib.get_close_matches(name, fields, n=1)
+        advice = f"did you mean {close[0]}?" if close else f"expected {', '.join(fields)}"
+        raise DataError(f"{where} has an unknown field {_short(name)}; {advice}")
+    for name, field in fields.items():
+        if field.default is field.empty and name not in values:
+            raise DataError(f"{where} has no {name}; add it")
+    return kind(**values)
+
+
+def _check(values: Stage | Recipe, where: str) -> None:
+    """Compares each field with its type and range."""
+    for field in fields(values):
+        value = getattr(values, field.name)
+        name, _, optional = str(field.type).partition(" | ")
+        if name not in _KINDS or (optional and value is None):
+            continue
+        kind, expected = _KINDS[name]
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if isinstance(value, tuple):
+            fits = bool(value) and all(isinstance(item, str) for item in value)
+        elif fits and field.name in _RANGES:
+            least, most = _RANGES[field.name]
+            fits, expected = least <= value <= most, f"{least:g} to {most:g}"
+        if not fits:
+            raise DataError(f"{where}: {field.name} is {_short(value)}; expected {expected}")
+
+
+def _short(value: object) -> str:
+    """How a value of any size is shown in a sentence."""
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."

@@ -1,11 +1,14 @@
-"""A training run from its recipe to its checkpoints, which can be interrupted at any time."""
+"""A training run from its recipe to its checkpoint, which can be interrupted at any time."""
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,209 +16,177 @@ import torch
 from torch import Tensor
 
 from codellama.errors import DataError
-from codellama.inference.compiled import can_compile
-from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
-from codellama.training import hardware, run_directory
-from codellama.training.averaging import mix
-from codellama.training.contexts import ContextStream
-from codellama.training.documents import read_document
-from codellama.training.expansion import insert_blocks
-from codellama.training.recipe import Recipe
+from codellama.training import run_directory
+from codellama.training.documents import find_all, read_document
+from codellama.training.machine import Machine
+from codellama.training.packing import PackedSequences, Packing
+from codellama.training.recipe import Recipe, Stage
 from codellama.training.tokenizer import train_tokenizer
-from codellama.training.trainer import Stage, Trainer, initialise
+from codellama.training.trainer import Trainer, initialise
 from codellama.weights import meta
 from codellama.weights.checkpoint import new_directory, reader
-from codellama.weights.loading import load_model
+from codellama.weights.loading import ROUNDED, load_model, load_tokenizer, open_checkpoint
 
 HELD_OUT_TOKENS = 32_768
+VOCABULARY_BYTES = 8_000_000
+"""Text that a vocabulary is learned from, at most."""
 
 Report = Callable[[Trainer, dict[str, Any]], None]
-"""Told of a step: its trainer, and its record in the log (tokens, loss and so on)."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How to train on the machine at hand; affects results by rounding alone.
-
-    Args:
-        device: where the model is.
-        autocast: dtype of matrix products; None: float32.
-        compiled: fuse the model with torch.compile.
-    """
-
-    device: torch.device
-    autocast: torch.dtype | None
-    compiled: bool
-
-    @classmethod
-    def best(cls, device: torch.device) -> Machine:
-        """What is fastest on a device."""
-        return cls(device, hardware.fast_dtype(device), can_compile(device))
+"""Told of a step: its trainer, and its record in the log (stage, step, tokens, loss and so on)."""
 
 
 class Run:
-    """A directory that a recipe fills with checkpoints (see `run_directory` for its files).
+    """A directory that a recipe fills with a checkpoint (see `run_directory` for its files).
 
     Args:
-        directory: made if it does not exist.
         resume: go on with what an earlier process has left there.
 
     Raises:
         DataError: the directory is taken; or there is nothing to resume, or it was started with
-            another recipe.
+            another recipe; or the checkpoint to start from is rounded.
+        CheckpointError: the checkpoint to start from is none.
     """
 
-    def __init__(self, directory: Path, recipe: Recipe, resume: bool = False) -> None:
+    def __init__(
+        self, directory: Path, recipe: Recipe, machine: Machine, resume: bool = False
+    ) -> None:
         self.directory = directory
         self.recipe = recipe
-        self.documents = recipe.documents()
+        self.machine = machine
+        self.documents = find_all(recipe.data, recipe.pattern)
         if resume:
-            recipe.check(directory / run_directory.RECIPE)
+            run_directory.check_resumable(directory, recipe)
         else:
             run_directory.check_free(directory)
-            directory.mkdir(parents=True, exist_ok=True)
-            run_directory.write_beside(directory / TOKENIZER, self._vocabulary())
-            run_directory.write_beside(directory / run_directory.RECIPE, recipe.to_json())
+        if recipe.ckpt is not None:
+            check_trainable(Path(recipe.ckpt))
+        if not resume:
+            machine.once(self._start)
         self.tokenizer = Tokenizer(directory / TOKENIZER)
 
-    def train(
-        self,
-        machine: Machine,
-        save_every: int = 250,
-        shards: int = 1,
-        report: Report | None = None,
-    ) -> None:
-        """Goes through the stages that are not done yet.
+    @property
+    def model_directory(self) -> Path:
+        """Where the checkpoint is once the run is done."""
+        return self.directory / run_directory.MODEL
+
+    def train(self, report: Report | None = None, shards: int = 1) -> None:
+        """Goes through what is not done yet.
 
         Args:
-            save_every: steps between saves of the state.
-            shards: files to cut each checkpoint into.
             report: told of each step.
+            shards: files to cut the checkpoint into.
 
         Raises:
             CheckpointError: the model cannot be cut into so many shards.
             DataError: the loss is no longer a number; what an earlier process has left is damaged.
         """
-        model = self._new_model().to(machine.device)
+        if self.model_directory.exists():
+            return
+        model = self._start_model()
         meta.check_shards(model.config, shards)
-        state = run_directory.load_state(self.directory)
-        for name, stage in self.recipe.stages.items():
-            if not stage.tokens or (self.directory / name).exists():
-                continue
-            trainer = self._trainer(model, stage, machine)
-            if state is not None:
-                self._restore(trainer, name, state)
-                state = None
-            self._train_stage(name, trainer, save_every, report)
-            self._write_checkpoint(name, model, shards)
+        model = self.machine.place(model)
+        saved = run_directory.newest_state(self.directory)
+        self.machine.once(lambda: run_directory.cut_log(self.directory, saved.steps))
+        for number, stage in enumerate(self.recipe.stages):
+            before = sum(earlier.steps for earlier in self.recipe.stages[:number])
+            if stage.steps and before + stage.steps >= saved.steps:
+                stream = self._stream(self.documents.train, stage, stage.infilling)
+                trainer = Trainer(model, stream, stage, self.machine)
+                if before < saved.steps:
+                    saved.restore(trainer)
+                self._train_stage(trainer, number, report)
+        weights = {name: _whole(weight) for name, weight in model.named_parameters()}
 
-    def _vocabulary(self) -> bytes:
-        if self.recipe.ckpt is not None:
-            return (Path(self.recipe.ckpt).expanduser() / TOKENIZER).read_bytes()
-        texts = map(read_document, self.documents.train)
-        return train_tokenizer(texts, self.recipe.model["vocab_size"])
+        def write() -> None:
+            with new_directory(self.model_directory) as beside:
+                meta.save_checkpoint(beside, model.config, reader(weights), shards)
+                (beside / TOKENIZER).write_bytes((self.directory / TOKENIZER).read_bytes())
 
-    def _new_model(self) -> Transformer:
-        if self.recipe.ckpt is None:
-            model = Transformer(ModelConfig(**self.recipe.model))
+        self.machine.once(write)
+
+    def _start_model(self) -> Transformer:
+        """A new model, or the checkpoint's in the dtype of its files, on the CPU."""
+        if self.recipe.model is not None:
+            vocab_size = self.tokenizer.vocab_size  # less than asked for, if documents are few
+            config = replace(self.recipe.model, vocab_size=vocab_size, max_seq_len=1)
+            model = Transformer(config)  # whose context grows with the stages
             initialise(model, torch.Generator().manual_seed(self.recipe.seed))
             return model
-        model = load_model(Path(self.recipe.ckpt).expanduser(), "cpu", torch.float32)
-        if model.config.vocab_size != self.tokenizer.vocab_size:
-            raise DataError(
-                f"{self.recipe.ckpt}: the model has {model.config.vocab_size} ids, its tokenizer "
-                f"{self.tokenizer.vocab_size}; expected those of one checkpoint"
+        return load_model(str(self.recipe.ckpt), "cpu")
+
+    def _start(self) -> None:
+        """Writes the recipe and the vocabulary: the checkpoint's, or one learned from some of the
+        documents."""
+        if self.recipe.model is None:
+            vocabulary = Path(str(self.recipe.ckpt), TOKENIZER).read_bytes()
+        else:
+            files = list(self.documents.train)
+            random.Random(self.recipe.seed).shuffle(files)
+            sizes = itertools.accumulate(file.stat().st_size for file in files[:-1])
+            count = 1 + sum(size < VOCABULARY_BYTES for size in sizes)
+            texts = map(read_document, files[:count])
+            vocabulary = train_tokenizer(texts, self.recipe.model.vocab_size, at_most=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for name, content in (TOKENIZER, vocabulary), (run_directory.RECIPE, self.recipe.to_json()):
+            run_directory.replace_file(
+                self.directory / name, partial(Path.write_bytes, data=content)
             )
-        if self.recipe.new_blocks:
-            generator = torch.Generator().manual_seed(self.recipe.seed)
-            insert_blocks(model, self.recipe.new_blocks, generator)
-        if self.recipe.mix_ckpt is not None:
-            other = load_model(Path(self.recipe.mix_ckpt).expanduser(), "cpu", torch.float32)
-            mix(model, other, self.recipe.mix_share)
-        return model
 
-    def _trainer(self, model: Transformer, stage: Stage, machine: Machine) -> Trainer:
-        stream = ContextStream(
-            self.documents.train,
-            self.tokenizer,
-            stage.sequence + 1,
-            self.recipe.infilling_rate,
-            self.recipe.line_rate,
-            self.recipe.suffix_first_rate,
-            self.recipe.seed,
-            self.recipe.shortest_run,
-            self.recipe.longest_run,
+    def _stream(self, files: list[Path], stage: Stage, share: float) -> PackedSequences:
+        """Sequences of a stage, of which a share is cut for infilling."""
+        seed = f"{self.recipe.seed} {stage.name}"
+        packing = Packing(stage.sequence + 1, share, stage.shortest_run, seed)
+        return PackedSequences(files, self.tokenizer, packing)
+
+    def _train_stage(self, trainer: Trainer, number: int, report: Report | None) -> None:
+        """Does what is left of the stage of a number."""
+        stage, before = trainer.stage, self.recipe.stages[:number]
+        steps = sum(earlier.steps for earlier in before)
+        tokens = sum(earlier.steps * earlier.step_tokens for earlier in before)
+        held_out = self._stream(self.documents.held_out, stage, 0.0).take(
+            max(1, HELD_OUT_TOKENS // stage.sequence)
         )
-        stage = replace(stage, warmup_steps=min(stage.warmup_steps, -(-stage.steps // 10)))
-        rows = hardware.rows_at_once(machine.device, stage.sequence)
-        return Trainer(
-            model,
-            stream,
-            stage,
-            rows,
-            machine.autocast,
-            machine.compiled,
-            self.recipe.gap_weight,
-        )
-
-    def _restore(self, trainer: Trainer, stage: str, state: dict[str, Any]) -> None:
-        """Goes on from a state of this stage, or from the weights of the stage before."""
-        try:
-            if state["stage"] == stage:
-                trainer.load_state_dict(state["trainer"])
-            else:
-                trainer.model.load_state_dict(state["trainer"]["model"])
-        except torch.OutOfMemoryError:
-            raise
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-            raise run_directory.damaged_state(self.directory) from None
-
-    def _train_stage(
-        self, name: str, trainer: Trainer, save_every: int, report: Report | None
-    ) -> None:
-        stage = trainer.stage
-        held_out = self._held_out(stage)
-        run_directory.cut_log(self.directory, name, trainer.step)
         while trainer.step < stage.steps:
             started = time.perf_counter()
-            learning_rate = stage.learning_rate_at(trainer.step)
             loss = trainer.train_step()
             record = {
-                "stage": name,
+                "stage": stage.name,
                 "step": trainer.step,
-                "tokens": trainer.step * stage.step_tokens,
+                "tokens": tokens + trainer.step * stage.step_tokens,
                 "loss": loss,
-                "learning_rate": learning_rate,
+                "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
                 "seconds": time.perf_counter() - started,
             }
-            save = trainer.step % save_every == 0 or trainer.step == stage.steps
+            save = trainer.step % stage.save_steps == 0 or trainer.step == stage.steps
             if save:
                 loss = record["held_out_loss"] = trainer.loss(held_out)
             if not math.isfinite(loss):
                 raise DataError(
-                    f"the loss of {name} is {loss} at step {trainer.step}; start a new run with a "
-                    "smaller learning rate (what was saved before is as it was)"
+                    f"the loss of {stage.name} is {loss} at step {trainer.step}; start a new run "
+                    "with a smaller learning rate (what was saved before is as it was)"
                 )
-            run_directory.append_log(self.directory, record)
-            if report:
-                report(trainer, record)
+            if self.machine.is_first:
+                run_directory.append_log(self.directory, record)
+                if report:
+                    report(trainer, record)
             if save:
-                state = {"stage": name, "trainer": trainer.state_dict()}
-                run_directory.save_state(self.directory, state)
+                run_directory.save_state(self.directory, steps + trainer.step, trainer)
 
-    def _held_out(self, stage: Stage) -> Tensor:
-        """Rows of held-out documents, not cut for infilling."""
-        length = stage.sequence + 1
-        stream = ContextStream(self.documents.held_out, self.tokenizer, length, 0.0)
-        return stream.take(max(1, HELD_OUT_TOKENS // length))
 
-    def _write_checkpoint(self, name: str, model: Transformer, shards: int) -> None:
-        weights = {
-            key: weight.detach().to("cpu", torch.bfloat16)
-            for key, weight in model.named_parameters()
-        }
-        with new_directory(self.directory / name) as beside:
-            meta.save_checkpoint(beside, model.config, reader(weights), shards)
-            (beside / TOKENIZER).write_bytes((self.directory / TOKENIZER).read_bytes())
+def check_trainable(directory: Path) -> None:
+    """Raises CheckpointError if a directory is no checkpoint, DataError if it is rounded."""
+    checkpoint = open_checkpoint(directory)
+    load_tokenizer(directory, checkpoint.config.vocab_size)
+    if (directory / ROUNDED).exists():
+        raise DataError(
+            f"{directory} is rounded to integers, which cannot be trained; start from the "
+            "checkpoint that it was made from"
+        )
+
+
+def _whole(weight: Tensor) -> Tensor:
+    """A weight in bfloat16 on the CPU, gathered if several processes hold it."""
+    weight = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+    return weight.detach().to("cpu", torch.bfloat16)

@@ -3,15 +3,18 @@
 RUN/recipe.json       what was asked for
 RUN/tokenizer.model
 RUN/state.pt          the newest state: weights, optimiser, place in the data
+RUN/state-000123      the same after so many steps, in slices, where several processes train
 RUN/log.jsonl         a line a step
-RUN/stage1, stage2    checkpoints in Meta's format, each made when its stage is done
+RUN/model             the checkpoint in Meta's format, made at the end
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,13 @@ import torch
 
 from codellama.errors import DataError
 from codellama.text.tokenizer import TOKENIZER
+from codellama.training.recipe import Recipe, difference, read_recipe
+from codellama.training.trainer import Trainer
 
 RECIPE = "recipe.json"
 STATE = "state.pt"
 LOG = "log.jsonl"
+MODEL = "model"
 LOGGED = {"stage", "step", "tokens", "loss"}
 
 
@@ -32,69 +38,119 @@ def check_free(run: Path) -> None:
         raise DataError(f"{run} exists; choose a new directory, or resume the run in it")
 
 
-def write_beside(path: Path, content: bytes) -> None:
+def check_resumable(run: Path, asked: Recipe) -> None:
+    """Raises DataError if a directory holds no run, or one of another recipe."""
+    if not (run / RECIPE).is_file():
+        raise DataError(f"{run} holds no run to resume; start one")
+    saved = read_recipe(str(run / RECIPE))
+    if changes := difference(json.loads(saved.to_json()), json.loads(asked.to_json())):
+        raise DataError(
+            f"{run} was started with another recipe: {changes}; give the same one to resume it"
+        )
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Replaces a file in one go: a reader finds the old one or the new one, whole."""
-    with _beside(path) as beside:
-        beside.write_bytes(content)
-
-
-@contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` once all is written."""
     beside = path.with_name(path.name + ".part")
     try:
-        yield beside
+        write(beside)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def save_state(run: Path, state: dict[str, Any]) -> None:
-    """Replaces the state that the run resumes from.
+@dataclass(frozen=True)
+class State:
+    """What a run resumes from.
 
-    Raises:
-        DataError: the file cannot be written.
+    Args:
+        run: its directory.
+        steps: done in all stages together; 0: none.
+        content: of the file; None if several processes wrote a directory.
     """
-    try:
-        with _beside(run / STATE) as beside:
-            torch.save(state, beside)
-    except RuntimeError:  # what torch makes of a full disk
-        raise DataError(
-            f"{run / STATE} cannot be written; make room on the disk and resume the run"
-        ) from None
+
+    run: Path
+    steps: int = 0
+    content: dict[str, Any] | None = None
+
+    def restore(self, trainer: Trainer) -> None:
+        """Lets a trainer of the same stage go on from here.
+
+        Raises:
+            DataError: the state is damaged; or one process wrote it, and several are to go on.
+        """
+        slices = self.run / f"state-{self.steps:06d}"
+        try:
+            if self.content is not None and trainer.machine.is_shared:
+                raise DataError(f"the state in {self.run} is one process's; resume it with one")
+            if self.content is not None:
+                trainer.load_state_dict(self.content)
+            else:
+                from codellama.training import distributed
+
+                distributed.load(slices, trainer)
+        except (DataError, torch.OutOfMemoryError):
+            raise
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+            raise _damaged(self.run / STATE if self.content else slices) from None
 
 
-def load_state(run: Path) -> dict[str, Any] | None:
-    """The newest state; None before the first.
+def newest_state(run: Path) -> State:
+    """The newest complete state; one of 0 steps before the first.
 
     Raises:
         DataError: the file is damaged.
     """
-    path = run / STATE
-    if not path.exists():
-        return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever the bytes make of the reader
-        state = None
-    if not isinstance(state, dict):
-        raise damaged_state(run)
-    return state
+    slices = [path.parent.name[6:] for path in run.glob("state-*/.metadata")]
+    states = [State(run, int(steps)) for steps in slices if steps.isdecimal()]
+    if (run / STATE).exists():
+        try:
+            content = torch.load(run / STATE, map_location="cpu", weights_only=True)
+            states.append(State(run, int(content["steps"]), content))
+        except Exception:  # whatever the bytes make of the reader
+            raise _damaged(run / STATE) from None
+    return max(states, key=lambda state: state.steps, default=State(run))
 
 
-def damaged_state(run: Path) -> DataError:
-    """What to raise where a state holds something other than a run's."""
-    return DataError(f"{run / STATE} is damaged; start a new run")
+def save_state(run: Path, steps: int, trainer: Trainer) -> None:
+    """Replaces what the run resumes from.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    newest = run / f"state-{steps:06d}"
+    if trainer.machine.is_shared:
+        from codellama.training import distributed
+
+        distributed.save(newest, trainer)
+    else:
+        try:
+            state = {"steps": steps, **trainer.state_dict()}
+            replace_file(run / STATE, partial(torch.save, state))
+        except RuntimeError:  # what torch makes of a full disk
+            raise DataError(
+                f"{run / STATE} cannot be written; make room on the disk and resume the run"
+            ) from None
+
+    def tidy() -> None:
+        for older in {*run.glob("state-*")} - {newest}:
+            shutil.rmtree(older)
+
+    trainer.machine.once(tidy)
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(f"{path} is damaged; start a new run")
 
 
 def append_log(run: Path, record: dict[str, Any]) -> None:
     """Adds the record of a step, which holds all of `LOGGED`."""
     with (run / LOG).open("a") as log:
-        print(json.dumps(record), file=log)
+        log.write(json.dumps(record) + "\n")
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """One record a step: stage, step, tokens, loss, learning rate, seconds.
+    """One record a step: stage, step in it, tokens so far, loss, learning rate, seconds.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -107,17 +163,13 @@ def read_log(run: Path) -> list[dict[str, Any]]:
         records = [json.loads(line) for line in lines]
         if all(record.keys() >= LOGGED for record in records):
             return records
-    except (AttributeError, ValueError):
+    except (AttributeError, ValueError, RecursionError):
         pass
-    raise DataError(f"{path} is damaged; expected a step of the run in every line")
+    raise _damaged(path)
 
 
-def cut_log(run: Path, stage: str, step: int) -> None:
-    """Drops what a run has logged of a stage after the step that it resumes from."""
-    if not (run / LOG).exists():
-        return
-    records = [
-        record for record in read_log(run) if record["stage"] != stage or record["step"] <= step
-    ]
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    write_beside(run / LOG, lines.encode())
+def cut_log(run: Path, steps: int) -> None:
+    """Drops what a run has logged after the step that it resumes from."""
+    if (run / LOG).exists():
+        lines = "".join(json.dumps(record) + "\n" for record in read_log(run)[:steps])
+        replace_file(run / LOG, lambda beside: beside.write_text(lines))

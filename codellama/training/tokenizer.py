@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from sentencepiece import SentencePieceTrainer
 
@@ -19,13 +19,13 @@ EXTRA_PIECES = (
 """The ids 32000 to 32015 of Code Llama: the infilling tokens, and what they are merged from."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, at_most: bool = False) -> bytes:
     """Learns a SentencePiece vocabulary: byte-pair encoding with byte fallback, single digits, text
     as it is, runs of spaces as pieces (Touvron et al. 2023, arXiv 2302.13971, section 2.1).
 
     Args:
-        texts: what to learn from.
         vocab_size: number of ids, the 16 of `EXTRA_PIECES` and the 256 bytes among them.
+        at_most: be content with fewer, where the texts do not yield so many.
 
     Returns:
         The contents of a `tokenizer.model`.
@@ -36,10 +36,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=(line for text in texts for line in text.splitlines()),
+            sentence_iterator=_lines(texts),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size - len(EXTRA_PIECES),
+            hard_vocab_limit=not at_most,
             byte_fallback=True,
             split_digits=True,
             normalization_rule_name="identity",
@@ -53,6 +54,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
             f"cannot learn a vocabulary of {vocab_size} ids from these texts; {_advice(str(error))}"
         ) from None
     return model.getvalue() + b"".join(map(_serialized, EXTRA_PIECES))
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """The lines that SentencePiece would not pass over for their length."""
+    for text in texts:
+        yield from (line for line in text.splitlines() if len(line) <= 4192)
 
 
 def _advice(reason: str) -> str:

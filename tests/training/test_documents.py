@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
+from codellama.errors import DataError
 from codellama.training.documents import (
-    DataError,
+    find_all,
     find_documents,
     read_document,
     standard_library,
@@ -121,6 +122,34 @@ def test_too_few_files_for_both_sides_are_refused_with_their_number(tmp_path, co
     fill(tmp_path, NAMES[:count])
     with pytest.raises(DataError, match=rf"has {count} files \*\.py"):
         find_documents(tmp_path)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 9])
+def test_of_few_files_one_is_held_out(tmp_path, count):
+    found = find_documents(fill(tmp_path, NAMES[:count]))
+    assert (len(found.train), len(found.held_out)) == (count - 1, 1)
+
+
+def test_several_sources_are_split_each_by_itself(directory, tmp_path):
+    other = fill(tmp_path / "other", NAMES[:40])
+    found = find_all([str(directory), str(other), "stdlib"])
+    parts = [find_documents(directory), find_documents(other), find_documents()]
+    assert found.train == [path for part in parts for path in part.train]
+    assert found.held_out == [path for part in parts for path in part.held_out]
+
+
+def test_an_installed_package_is_a_source():
+    import sentencepiece
+
+    found = find_all(["package:sentencepiece"])
+    assert all(path.is_relative_to(sentencepiece.__path__[0]) for path in found.train)
+    assert found.held_out
+
+
+@pytest.mark.parametrize("name", ["absent", "", "../x", "this", "a b", "torch.nn"])
+def test_a_package_that_is_not_there_is_named(name):
+    with pytest.raises(DataError, match=f"package {name} is not installed.*leave package:{name}"):
+        find_all([f"package:{name}"])
 
 
 @pytest.mark.parametrize("text", ["", "a\r\nb\rc\n", "é 生 🦙\x00\x0c"])

@@ -4,7 +4,6 @@ import random
 from collections import Counter
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_checkpoint import tokenizer_model
@@ -28,35 +27,6 @@ def code_llama():
 @given(document=st.text(), seed=seeds)
 def test_the_parts_of_any_text_rejoin_to_it(document, seed):
     assert "".join(infilling.cut(document, random.Random(seed))) == document
-
-
-@settings(deadline=None, derandomize=True)
-@given(document=st.text(st.sampled_from("ab \n\f")), seed=seeds)
-def test_a_line_is_taken_out_whole_and_without_its_end(document, seed):
-    prefix, middle, suffix = infilling.cut_line(document, random.Random(seed))
-    assert prefix + middle + suffix == document
-    if document.strip():
-        assert middle.strip() and "\n" not in middle
-        assert prefix.endswith("\n") or not prefix
-        assert suffix.startswith("\n") or not suffix
-
-
-def test_each_line_that_is_not_blank_is_taken_out_as_often():
-    document, draws, random_numbers = "a\n\nb\n  \nc\nd\n", 4_000, random.Random(0)
-    counts = Counter(infilling.cut_line(document, random_numbers)[1] for _ in range(draws))
-    assert set(counts) == set("abcd")
-    chi_squared = sum((count - draws / 4) ** 2 / (draws / 4) for count in counts.values())
-    assert chi_squared < 16.3  # which chance exceeds once in a thousand, with 3 degrees of freedom
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
-def test_so_many_gaps_are_lines_as_were_asked_for(tokenizer, monkeypatch, rate):
-    lines = []
-    monkeypatch.setattr(infilling, "cut_line", lambda *_: lines.append(1) or ("a", "b", "c"))
-    count, random_numbers = 1_000, random.Random(0)
-    for _ in range(count):
-        infilling.transform(tokenizer, "def f():\n", random_numbers, rate)
-    assert len(lines) == pytest.approx(rate * count, abs=4 * (rate * (1 - rate) * count) ** 0.5)
 
 
 def test_both_cuts_are_uniform_and_independent():
@@ -83,22 +53,10 @@ def test_half_of_the_examples_have_the_suffix_first(tokenizer, monkeypatch):
     assert suffix_first == pytest.approx(count / 2, abs=4 * count**0.5 / 2)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
-def test_or_as_many_as_were_asked_for(tokenizer, monkeypatch, rate):
-    monkeypatch.setattr(infilling, "cut", lambda *_: ("def", " f", "():"))
-    count, random_numbers = 1_000, random.Random(0)
-    examples = [
-        infilling.transform(tokenizer, "def f():", random_numbers, suffix_first_rate=rate)
-        for _ in range(count)
-    ]
-    suffix_first = sum(ids[2] == tokenizer.suffix_id for ids in examples)
-    assert suffix_first == pytest.approx(rate * count, abs=4 * (rate * (1 - rate) * count) ** 0.5)
-
-
 @settings(deadline=None, derandomize=True)
 @given(prefix=texts, middle=texts, suffix=texts)
 def test_prefix_first_is_the_prompt_then_the_middle_then_its_end(tokenizer, prefix, middle, suffix):
-    ids = infilling.example(tokenizer, prefix, middle, suffix, suffix_first=False)
+    ids = infilling.example(tokenizer, (prefix, middle, suffix), suffix_first=False)
     prompt = prompts.infilling(tokenizer, prefix, suffix)
     continuation = tokenizer.encode_continuation(middle)
     assert ids == [*prompt, *continuation, tokenizer.eot_id]
@@ -110,7 +68,7 @@ def test_prefix_first_is_the_prompt_then_the_middle_then_its_end(tokenizer, pref
 def test_suffix_first_is_the_prompt_without_its_prefix_then_prefix_and_middle_as_one(
     tokenizer, prefix, middle, suffix
 ):
-    ids = infilling.example(tokenizer, prefix, middle, suffix, suffix_first=True)
+    ids = infilling.example(tokenizer, (prefix, middle, suffix), suffix_first=True)
     prompt = prompts.infilling(tokenizer, prefix, suffix, suffix_first=True)
     start = prompt.index(tokenizer.middle_id) + 1
     assert ids[:start] == prompt[:start]
@@ -122,7 +80,7 @@ def test_suffix_first_is_the_prompt_without_its_prefix_then_prefix_and_middle_as
 def test_an_example_holds_all_of_its_document(tokenizer, document, seed, suffix_first):
     pre, suf, mid = tokenizer.prefix_id, tokenizer.suffix_id, tokenizer.middle_id
     parts = infilling.cut(document, random.Random(seed))
-    ids = infilling.example(tokenizer, *parts, suffix_first)
+    ids = infilling.example(tokenizer, parts, suffix_first)
     assert (ids[:2], ids[-1]) == ([BOS, pre], tokenizer.eot_id)
     suffix, middle = ids.index(suf), ids.index(mid)
     head = tokenizer.decode(ids[middle + 1 :], continuation=not suffix_first)
@@ -138,7 +96,7 @@ def test_a_vocabulary_without_infilling_tokens_is_refused(tmp_path, monkeypatch,
     path = tmp_path / "tokenizer.model"
     path.write_bytes(tokenizer_model(400))
     with pytest.raises(PromptError, match="no infilling tokens"):
-        infilling.example(Tokenizer(path), "a", "b", "c", suffix_first)
+        infilling.example(Tokenizer(path), ("a", "b", "c"), suffix_first)
 
 
 @pytest.mark.parametrize("suffix_first", [False, True])
@@ -147,25 +105,10 @@ def test_text_around_the_gap_that_spells_a_control_token_is_refused(
     code_llama, parts, suffix_first
 ):
     with pytest.raises(PromptError, match="control token"):
-        infilling.example(code_llama, *parts, suffix_first)
+        infilling.example(code_llama, parts, suffix_first)
 
 
 @pytest.mark.parametrize("parts", [("", "a <EOT>", ""), ("a <E", "OT>", "")])
 def test_a_control_token_in_prefix_and_middle_together_is_refused(code_llama, parts):
     with pytest.raises(PromptError, match="▁<EOT>"):
-        infilling.example(code_llama, *parts, suffix_first=True)
-
-
-def test_the_tokens_that_fill_a_gap_are_known_where_the_prefix_is_first(tokenizer):
-    rows, filled = [], []
-    for suffix_first in (False, True):
-        ids = infilling.example(tokenizer, "a = 1\n", "b = 2", "\nc = 3\n", suffix_first)
-        gap = 0 if suffix_first else len(tokenizer.encode_continuation("b = 2")) + 1
-        rows.append(ids)
-        filled.append([False] * (len(ids) - gap) + [True] * gap)
-    plain = tokenizer.encode("d = 4\n", bos=True)
-    row = [*plain, *rows[0], *rows[1], *rows[0], *plain]
-    expected = [False] * len(plain)
-    expected += [*filled[0], *filled[1], *filled[0], *([False] * len(plain))]
-    both = torch.tensor([row, row[::-1]])
-    assert infilling.in_gap(both, tokenizer)[0].tolist() == expected
+        infilling.example(code_llama, parts, suffix_first=True)

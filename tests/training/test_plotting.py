@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codellama.errors import DataError
 from codellama.training import plotting
-from codellama.training.documents import DataError
 
 LOG = [
-    {"stage": stage, "step": step, "tokens": 64 * step, "loss": 6 / step}
+    {"stage": stage, "step": step, "tokens": 384 * number + 64 * step, "loss": 6 / step}
     | ({"held_out_loss": 7 / step} if step % 2 == 0 else {})
-    for stage in ("stage1", "stage2")
+    for number, stage in enumerate(("stage1", "stage2"))
     for step in range(1, 7)
 ]
 

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from codellama.errors import DataError
 from codellama.training import run_directory
-from codellama.training.documents import DataError
+from codellama.training.machine import Machine
 
 RECORDS = [
     {"stage": stage, "step": step, "tokens": 64 * step, "loss": 4.5 / step}
@@ -24,51 +25,72 @@ def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
+class Trained:
+    """What is saved of a trainer, and what comes back to it."""
+
+    def __init__(self, **state) -> None:
+        self.machine = Machine(torch.device("cpu"))
+        self.state = state
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state = {key: value for key, value in state.items() if key != "steps"}
+
+
 def test_a_state_comes_back_as_it_was_saved(tmp_path):
     weight = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    state = {"stage": "stage2", "trainer": {"step": 7, "model": {"norm.weight": weight}}}
-    run_directory.save_state(tmp_path, state)
-    loaded = run_directory.load_state(tmp_path)
-    assert torch.equal(loaded["trainer"]["model"].pop("norm.weight"), weight)
-    assert loaded == {"stage": "stage2", "trainer": {"step": 7, "model": {}}}
+    run_directory.save_state(tmp_path, 7, Trained(step=3, model={"norm.weight": weight}))
+    state, trainer = run_directory.newest_state(tmp_path), Trained()
+    state.restore(trainer)
+    assert (state.steps, trainer.state["step"]) == (7, 3)
+    assert torch.equal(trainer.state["model"]["norm.weight"], weight)
 
 
-def test_a_run_without_a_state_has_none(tmp_path):
-    assert run_directory.load_state(tmp_path) is None
+def test_a_run_without_a_state_has_done_no_steps(tmp_path):
+    assert run_directory.newest_state(tmp_path).steps == 0
 
 
 def test_the_newest_state_replaces_the_one_before_and_leaves_nothing_beside(tmp_path):
-    for step in range(3):
-        run_directory.save_state(tmp_path, {"step": step})
-    assert run_directory.load_state(tmp_path) == {"step": 2}
+    for steps in range(1, 4):
+        run_directory.save_state(tmp_path, steps, Trained())
+    assert run_directory.newest_state(tmp_path).steps == 3
     assert names(tmp_path) == ["state.pt"]
 
 
-def test_a_save_that_fails_leaves_the_state_before(tmp_path, monkeypatch):
-    run_directory.save_state(tmp_path, {"step": 1})
+@pytest.mark.parametrize(
+    ("error", "raised", "says"),
+    [
+        (OSError(28, "No space left on device"), OSError, "No space left"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+            DataError,
+            r"state\.pt cannot be written; make room",
+        ),
+    ],
+)
+def test_a_save_that_fails_leaves_the_state_before(tmp_path, monkeypatch, error, raised, says):
+    run_directory.save_state(tmp_path, 1, Trained())
 
     def fail(state, path):
         path.write_bytes(b"half")
-        raise OSError(28, "No space left on device", str(path))
+        raise error
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="No space left"):
-        run_directory.save_state(tmp_path, {"step": 2})
-    assert run_directory.load_state(tmp_path) == {"step": 1}
+    with pytest.raises(raised, match=says):
+        run_directory.save_state(tmp_path, 2, Trained())
+    assert run_directory.newest_state(tmp_path).steps == 1
     assert names(tmp_path) == ["state.pt"]
 
 
-def test_a_full_disk_gets_one_sentence_and_leaves_the_state_before(tmp_path, monkeypatch):
-    run_directory.save_state(tmp_path, {"step": 1})
-
-    def fail(state, path):
-        path.write_bytes(b"half")
-        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(DataError, match=r"state\.pt cannot be written; make room"):
-        run_directory.save_state(tmp_path, {"step": 2})
-    assert run_directory.load_state(tmp_path) == {"step": 1}
+def test_slices_that_are_not_complete_are_passed_over_and_then_removed(tmp_path):
+    for name in ("state-000004", "state-000009", "state-x"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "state-000004" / ".metadata").touch()
+    assert run_directory.newest_state(tmp_path).steps == 4
+    run_directory.save_state(tmp_path, 5, Trained())
+    assert run_directory.newest_state(tmp_path).steps == 5
     assert names(tmp_path) == ["state.pt"]
 
 
@@ -84,26 +106,27 @@ def test_a_directory_is_free_until_a_step_is_done(tmp_path):
 
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.99])
 def test_a_state_that_is_cut_short_is_refused_in_one_sentence(tmp_path, kept):
-    run_directory.save_state(tmp_path, {"weight": torch.ones(1_000)})
+    run_directory.save_state(tmp_path, 1, Trained(weight=torch.ones(1_000)))
     path = tmp_path / run_directory.STATE
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    with pytest.raises(DataError, match=r"state\.pt is damaged.*start a new run") as error:
-        run_directory.load_state(tmp_path)
+    with pytest.raises(DataError, match=r"state\.pt is damaged; start a new run") as error:
+        run_directory.newest_state(tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_a_state_of_something_else_is_refused(tmp_path):
-    run_directory.save_state(tmp_path, [1, 2])
+@pytest.mark.parametrize("content", [[1, 2], {}, {"steps": "many"}, {"steps": None}, 3])
+def test_a_state_of_something_else_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "state.pt")
     with pytest.raises(DataError, match=r"state\.pt is damaged"):
-        run_directory.load_state(tmp_path)
+        run_directory.newest_state(tmp_path)
 
 
-def test_a_file_is_replaced_and_nothing_left_beside_it(tmp_path):
-    path = tmp_path / "recipe.json"
-    for content in (b"one", b"two"):
-        run_directory.write_beside(path, content)
-        assert path.read_bytes() == content
-        assert names(tmp_path) == ["recipe.json"]
+@pytest.mark.parametrize("content", [b"one", b"two"])
+def test_a_file_is_replaced_and_nothing_left_beside_it(tmp_path, content):
+    (tmp_path / "recipe.json").write_bytes(b"before")
+    run_directory.replace_file(tmp_path / "recipe.json", lambda path: path.write_bytes(content))
+    assert (tmp_path / "recipe.json").read_bytes() == content
+    assert names(tmp_path) == ["recipe.json"]
 
 
 def test_the_log_comes_back_record_by_record(tmp_path):
@@ -124,7 +147,9 @@ def test_half_a_line_at_the_logs_end_is_passed_over(tmp_path):
     assert run_directory.read_log(tmp_path) == RECORDS
 
 
-@pytest.mark.parametrize("line", [b"3\n", b"{}\n", b"null\n", b"\xff\n", b"\n", b'{"stage\n'])
+@pytest.mark.parametrize(
+    "line", [b"3\n", b"{}\n", b"null\n", b"[" * 99_999 + b"\n", b"\xff\n", b"\n", b'{"stage\n']
+)
 def test_an_odd_line_in_the_log_is_refused(tmp_path, line):
     write_log(tmp_path)
     path = tmp_path / run_directory.LOG
@@ -138,16 +163,14 @@ def test_a_directory_without_a_log_is_no_run(tmp_path):
         run_directory.read_log(tmp_path)
 
 
-@pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
-@pytest.mark.parametrize("step", [0, 2, 4, 9])
-def test_later_steps_of_the_same_stage_alone_are_dropped(tmp_path, stage, step):
+@pytest.mark.parametrize("steps", [0, 2, 4, 5, 8, 9])
+def test_later_steps_are_dropped(tmp_path, steps):
     write_log(tmp_path)
-    run_directory.cut_log(tmp_path, stage, step)
-    kept = [record for record in RECORDS if record["stage"] != stage or record["step"] <= step]
-    assert run_directory.read_log(tmp_path) == kept
+    run_directory.cut_log(tmp_path, steps)
+    assert run_directory.read_log(tmp_path) == RECORDS[:steps]
     assert names(tmp_path) == ["log.jsonl"]
 
 
 def test_a_run_without_a_log_needs_no_cut(tmp_path):
-    run_directory.cut_log(tmp_path, "stage1", 0)
+    run_directory.cut_log(tmp_path, 0)
     assert names(tmp_path) == []

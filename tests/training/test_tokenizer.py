@@ -113,3 +113,15 @@ def test_a_number_of_ids_that_texts_do_not_yield_is_refused_with_one_that_they_d
 ):
     with pytest.raises(TokenizerError, match=f"vocabulary of {vocab_size} ids.*{advice}"):
         train_tokenizer(texts, vocab_size)
+
+
+def test_fewer_ids_are_enough_where_texts_yield_no_more(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(train_tokenizer(LITTLE, 5_000, at_most=True))
+    assert Tokenizer(path).vocab_size == 312
+    assert Tokenizer(path).can_infill
+
+
+def test_lines_of_any_length_are_no_matter(tmp_path):
+    texts = [*source(), "x = [" + "1, " * 10_000 + "]"]
+    assert train_tokenizer(texts, 400) == train_tokenizer(source(), 400)

@@ -1,0 +1,120 @@
+"""Low-rank adaptation (LoRA, Hu et al. 2021, arXiv 2106.09685): fine-tune a few of the weights.
+
+    python examples/lora.py OUT [--data DIR] [--rank 8]
+
+A matrix W that was trained on much data needs a small change for other data. LoRA keeps W as it is,
+and learns the change as a product of two thin matrices: `W x + scale * B (A x)`. B starts at zero,
+so that nothing changes at first. In the end `W + scale * B A` is one matrix again, and the result a
+plain checkpoint, which `codellama.generate` runs as any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from command_line import run_example
+from torch import Tensor, nn
+
+from codellama import Tokenizer, Transformer, load_model
+from codellama.cli import checkpoint_directory
+from codellama.errors import DataError
+from codellama.training.documents import find_all
+from codellama.training.machine import Machine
+from codellama.training.packing import PackedSequences, Packing
+from codellama.training.recipe import Stage
+from codellama.training.trainer import Trainer
+from codellama.weights.checkpoint import new_directory, reader
+from codellama.weights.loading import default_device
+from codellama.weights.meta import save_checkpoint
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """What to adapt, and to what.
+
+    Args:
+        out: directory for the new checkpoint.
+        ckpt: checkpoint to start from; without it, the small one that comes with the package.
+        data: directory of documents, `stdlib`, or `package:NAME` for an installed package.
+        layers: which linear layers to adapt; may be repeated.
+        rank: rows of A and columns of B.
+        tokens: to train on.
+        learning_rate: its peak.
+    """
+
+    out: str
+    ckpt: str | None = None
+    data: str = "package:networkx"
+    layers: tuple[str, ...] = ("wq", "wv", "w2")
+    rank: int = 8
+    tokens: int = 100_000
+    learning_rate: float = 4e-3
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer, and a change of low rank that is learned.
+
+    Shape:
+        (..., in_features) -> (..., out_features)
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.a = nn.Parameter(torch.randn(rank, linear.in_features) * linear.in_features**-0.5)
+        self.b = nn.Parameter(torch.zeros(linear.out_features, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight) + F.linear(F.linear(x, self.a), self.b)
+
+    def merged(self) -> Tensor:
+        """The one matrix that does the same, (out_features, in_features)."""
+        return (self.weight + self.b @ self.a).detach()
+
+
+def adapt(model: Transformer, layers: tuple[str, ...], rank: int) -> list[str]:
+    """Freezes a model and replaces its linear layers of some names; returns where they are."""
+    model.requires_grad_(False)
+    places = [name for name, _ in model.named_modules() if name.split(".")[-1] in layers]
+    if not places:
+        raise DataError(f"the model has no linear layer {', '.join(layers)}; expected wq, w1, …")
+    for place in places:
+        owner, _, name = place.rpartition(".")
+        linear = model.get_submodule(place)
+        setattr(model.get_submodule(owner), name, LoraLinear(linear, rank))
+    return places
+
+
+def lora(options: LoraOptions) -> None:
+    """Adapt a checkpoint to other code."""
+    source = checkpoint_directory(options.ckpt)
+    tokenizer = Tokenizer(source / "tokenizer.model")
+    documents = find_all([options.data])
+    with new_directory(options.out) as beside:
+        model = load_model(source, default_device(), torch.float32)
+        places = adapt(model, options.layers, options.rank)
+        learned = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        print(f"{learned:,} of {sum(w.numel() for w in model.parameters()):,} weights learn")
+        stage = Stage("lora", options.tokens, 256, 1_024, options.learning_rate)
+        stream = PackedSequences(documents.train, tokenizer, Packing(stage.sequence + 1))
+        held_out = PackedSequences(documents.held_out, tokenizer, Packing(stage.sequence + 1, 0.0))
+        rows = held_out.take(32)
+        trainer = Trainer(model, stream, stage, Machine.best(default_device()))
+        print(f"held-out loss before: {trainer.loss(rows):.3f} nats a token", flush=True)
+        while trainer.step < stage.steps:
+            trainer.train_step()
+        print(f"held-out loss after {options.tokens:,} tokens: {trainer.loss(rows):.3f}")
+        weights = {name: weight.detach() for name, weight in model.named_parameters()}
+        for place in places:
+            weights[f"{place}.weight"] = model.get_submodule(place).merged()
+        weights = {name: weight.to("cpu", torch.bfloat16) for name, weight in weights.items()}
+        save_checkpoint(beside, model.config, reader(weights))
+        (beside / "tokenizer.model").write_bytes((source / "tokenizer.model").read_bytes())
+    print(f"python -m codellama.generate --ckpt {Path(options.out)} --prompt 'import '")
+
+
+if __name__ == "__main__":
+    run_example(lora)
