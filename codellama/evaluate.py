@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
@@ -256,7 +255,7 @@ def key_retrieval(
     Without --data, the functions that fill it are of the whole standard library.
     """
     if not texts.data:
-        texts = replace(texts, data=(sysconfig.get_path("stdlib"),))
+        texts = replace(texts, data=("stdlib",))
     files, llm = texts.read(extent.limit), source.load(loading)
     results = extent.open("key_retrieval", llm, cells, texts, loading)
     with progress_bar("asking", source.quiet, "prompt") as bar:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from codellama.errors import DataError
-from codellama.training.documents import find_documents, read_document
+from codellama.training.documents import find_all, find_documents, read_document
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,9 @@ class Texts:
     """Which files to measure on.
 
     Args:
-        data: a file, or a directory for the files below it; may be given several times. Without
-            it, the sixteenth of the standard library that `codellama.train` holds out.
+        data: a file, or a directory for the files below it, or stdlib or package:NAME as for
+            `codellama.train`; may be given several times. Without it, the sixteenth of the standard
+            library that `codellama.train` holds out.
         pattern: what the files of a directory are called.
         held_out: take only the sixteenth of each directory that `codellama.train` holds out.
     """
@@ -31,18 +32,17 @@ class Texts:
         Raises:
             DataError: there is no text in any; OSError: there is no such file.
         """
-        paths = [] if self.data else find_documents(None, self.pattern).held_out
-        for place in map(Path, self.data):
-            if self.held_out and place.is_dir():
-                paths += find_documents(place, self.pattern).held_out
+        paths = [] if self.data else find_documents(pattern=self.pattern).held_out
+        for name in self.data:
+            place = Path(name)
+            if self.held_out or name == "stdlib" or name.startswith("package:"):
+                found = find_all([name], self.pattern)
+                paths += found.held_out if self.held_out else sorted(found.train + found.held_out)
                 continue
             try:
-                found = sorted(place.rglob(self.pattern)) if place.is_dir() else [place]
+                paths += sorted(place.rglob(self.pattern)) if place.is_dir() else [place]
             except (IndexError, NotImplementedError, ValueError) as error:
                 raise DataError(f"the pattern is {self.pattern!r}: {error}") from None
-            paths += [
-                path for path in found if "site-packages" not in path.relative_to(place).parts
-            ]
         files = (path for path in dict.fromkeys(paths) if not path.is_dir())
         read = ((str(path), read_document(path)) for path in files)
         texts = dict(islice(((path, text) for path, text in read if text.strip()), limit or None))

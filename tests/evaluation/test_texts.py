@@ -4,7 +4,7 @@ import pytest
 
 from codellama.errors import DataError
 from codellama.evaluation.texts import Texts
-from codellama.training.documents import find_documents
+from codellama.training.documents import find_all, find_documents
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +58,12 @@ def test_without_data_it_is_the_held_out_part_of_the_standard_library():
 def test_what_cannot_be_read_is_refused(directory, values, says):
     with pytest.raises(DataError, match=says):
         Texts(**{"data": (str(directory),), **values}).read()
+
+
+def test_the_sources_of_training_are_sources_here(directory):
+    both = Texts(("package:json", str(directory)), held_out=True).read()
+    held_out = find_all(["package:json", str(directory)]).held_out
+    assert list(both) == [str(path) for path in held_out if path.name != "empty.py"]
+    assert len(Texts(("package:json",)).read()) > len(
+        Texts(("package:json",), held_out=True).read()
+    )
