@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from codellama.cli import progress_bar, run, say, user_path
-from codellama.errors import UsageError
+from codellama.errors import CheckpointError, UsageError
 from codellama.text.tokenizer import TOKENIZER
 from codellama.weights import huggingface, meta
 from codellama.weights.checkpoint import Checkpoint, Read, Region, new_directory
@@ -74,6 +74,11 @@ def _write(source: Checkpoint, target: Path, dtype: torch.dtype, conversion: Con
         from codellama.fast import rounded_checkpoint
         from codellama.fast.quantize import place_quantized
 
+        if isinstance(source, rounded_checkpoint.RoundedCheckpoint):
+            raise CheckpointError(
+                f"{source.directory} is rounded to {source.format} already; convert the checkpoint "
+                "that it was made from"
+            )
         place = place_quantized(conversion.to)
         with progress_bar("rounding", conversion.quiet) as progress:
             model = load_model(source.directory, "cpu", dtype, progress, place=place)
@@ -84,7 +89,9 @@ def _write(source: Checkpoint, target: Path, dtype: torch.dtype, conversion: Con
         with progress_bar("writing", conversion.quiet, "tensor") as progress:
             huggingface.save_checkpoint(target, source.config, read, progress=progress)
         return
-    shards = conversion.shards or (source.file_count if source.format == "Meta" else 1)
+    shards = conversion.shards
+    if shards is None:
+        shards = source.file_count if source.format == "Meta" else 1
     with progress_bar("writing", conversion.quiet, "file") as progress:
         meta.save_checkpoint(target, source.config, read, shards, progress=progress)
 
