@@ -1,0 +1,147 @@
+"""Damaged, hostile and odd checkpoints: each gets one sentence, exit code 2, and nothing is run."""
+
+import io
+import json
+import os
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import commands
+import pytest
+import torch
+
+SHARD = "consolidated.00.pth"
+
+
+@pytest.fixture
+def damaged(checkpoint, tmp_path) -> Path:
+    """A copy of a checkpoint, to be damaged."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "damaged"))
+
+
+def change_tensors(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def damage(directory: Path) -> None:
+        tensors = torch.load(directory / SHARD, weights_only=True)
+        change(tensors)
+        torch.save(tensors, directory / SHARD)
+
+    return damage
+
+
+def rewrite_entries(change: Callable[[zipfile.ZipInfo, bytes], bytes]) -> Callable[[Path], None]:
+    def damage(directory: Path) -> None:
+        with zipfile.ZipFile(directory / SHARD) as old:
+            entries = [(info, old.read(info)) for info in old.infolist()]
+        with zipfile.ZipFile(directory / SHARD, "w") as new:
+            for info, content in entries:
+                new.writestr(info.filename, change(info, content))
+
+    return damage
+
+
+def fifo(directory: Path) -> None:
+    (directory / SHARD).unlink()
+    os.mkfifo(directory / SHARD)
+
+
+def tar_of_text(directory: Path) -> None:
+    with tarfile.open(directory / SHARD, "w") as archive:
+        content = b"hello"
+        info = tarfile.TarInfo("storages")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+
+
+def flip_a_piece(directory: Path) -> None:
+    path = directory / "tokenizer.model"
+    content = bytearray(path.read_bytes())
+    content[content.index("▁".encode(), 2000) + 2] = 0xFF
+    path.write_bytes(content)
+
+
+class Payload:
+    """Would make a file if it were unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.target),)
+
+
+def payload(directory: Path) -> None:
+    torch.save({"norm.weight": Payload(directory / "run")}, directory / SHARD)
+
+
+def huge_pickle(info: zipfile.ZipInfo, content: bytes) -> bytes:
+    return content + b"\0" * 70_000_000 if info.filename.endswith("data.pkl") else content
+
+
+def long_params(directory: Path) -> None:
+    params = json.loads((directory / "params.json").read_text())
+    (directory / "params.json").write_text(
+        json.dumps({**params, "dim": "\x1b[31m" + "9" * 100_000})
+    )
+
+
+FAULTS = {
+    "an entry shorter than declared": (
+        rewrite_entries(
+            lambda info, content: content[:-64] if "/data/0" in info.filename else content
+        ),
+        "is damaged",
+    ),
+    "a pickle of 70 MB": (rewrite_entries(huge_pickle), "has headers of"),
+    "a sparse tensor": (
+        change_tensors(lambda t: t.update({"norm.weight": t["norm.weight"].to_sparse()})),
+        "no dense tensor",
+    ),
+    "a complex tensor": (
+        change_tensors(lambda t: t.update({"norm.weight": t["norm.weight"].to(torch.complex64)})),
+        "expected floating-point numbers",
+    ),
+    "escapes in a name": (
+        change_tensors(lambda t: t.update({"\x1b[31mnorm\n.weight": torch.ones(1)})),
+        r"unexpected: \x1b[31mnorm\n.weight",
+    ),
+    "NaN in a weight": (change_tensors(lambda t: t["norm.weight"].fill_(torch.nan)), "not finite"),
+    "a FIFO as shard": (fifo, "is no file"),
+    "text in a tar archive": (tar_of_text, "is not a set of tensors"),
+    "a flipped byte in a piece": (flip_a_piece, "is damaged"),
+    "a pickle that runs code": (payload, "could run code"),
+    "a value of 100 KB": (long_params, "dim is"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_told_in_a_sentence(damaged, fault):
+    damage, says = FAULTS[fault]
+    damage(damaged)
+    done = commands.run("generate", "--ckpt", damaged, "--prompt", "def", "--quiet")
+    assert (done.returncode, done.stdout.strip()) == (2, ""), done
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert says in done.stderr
+    assert len(done.stderr) < 1000 and "\x1b" not in done.stderr
+    assert "weights_only=False" not in done.stderr
+    assert not (damaged / "run").exists()
+
+
+def test_deflated_entries_are_read_as_they_are_meant(checkpoint, damaged):
+    with zipfile.ZipFile(damaged / SHARD) as old:
+        entries = [(info.filename, old.read(info)) for info in old.infolist()]
+    with zipfile.ZipFile(damaged / SHARD, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, content in entries:
+            new.writestr(name, content)
+    given = ("--prompt", "def f", "--max_new_tokens", 8)
+    found = commands.run("generate", "--ckpt", damaged, *given)
+    assert found.stdout == commands.run("generate", "--ckpt", checkpoint, *given).stdout
+
+
+def test_a_check_names_the_weight_that_is_not_finite(damaged):
+    change_tensors(lambda t: t["layers.1.ffn_norm.weight"].fill_(torch.inf))(damaged)
+    done = commands.run("describe", "--ckpt", damaged, "--check")
+    assert done.returncode == 2
+    assert "layers.1.ffn_norm.weight holds NaN or infinity" in done.stderr
