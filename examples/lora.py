@@ -83,8 +83,7 @@ def adapt(model: Transformer, layers: tuple[str, ...], rank: int) -> list[str]:
         raise DataError(f"the model has no linear layer {', '.join(layers)}; expected wq, w1, …")
     for place in places:
         owner, _, name = place.rpartition(".")
-        linear = model.get_submodule(place)
-        setattr(model.get_submodule(owner), name, LoraLinear(linear, rank))
+        setattr(model.get_submodule(owner), name, LoraLinear(model.get_submodule(place), rank))
     return places
 
 
@@ -101,8 +100,10 @@ def lora(options: LoraOptions) -> None:
         stage = Stage("lora", options.tokens, 256, 1_024, options.learning_rate)
         stream = PackedSequences(documents.train, tokenizer, Packing(stage.sequence + 1))
         held_out = PackedSequences(documents.held_out, tokenizer, Packing(stage.sequence + 1, 0.0))
-        rows = held_out.take(32)
-        trainer = Trainer(model, stream, stage, Machine.best(default_device()))
+        rows, trainer = (
+            held_out.take(32),
+            Trainer(model, stream, stage, Machine.best(default_device())),
+        )
         print(f"held-out loss before: {trainer.loss(rows):.3f} nats a token", flush=True)
         while trainer.step < stage.steps:
             trainer.train_step()
