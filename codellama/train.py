@@ -87,6 +87,7 @@ def _recipe(options: TrainOptions, directory: Path) -> Recipe:
     """The recipe that the options name and change."""
     saved = directory / run_directory.RECIPE
     name = options.recipe or (str(saved) if options.resume and saved.is_file() else "paper")
+    name = str(user_path(name))
     changes: dict[str, Any] = {}
     if options.ckpt is not None:
         changes = {"model": None, "ckpt": str(user_path(options.ckpt))}

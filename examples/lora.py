@@ -76,15 +76,14 @@ class LoraLinear(nn.Module):
 
 
 def adapt(model: Transformer, layers: tuple[str, ...], rank: int) -> list[str]:
-    """Freezes a model and replaces its linear layers of some names; returns where they are."""
+    """Freezes a model and replaces its linear layers of some names; returns where."""
     model.requires_grad_(False)
     places = [name for name, _ in model.named_modules() if name.split(".")[-1] in layers]
     if not places:
         raise DataError(f"the model has no linear layer {', '.join(layers)}; expected wq, w1, …")
     for place in places:
         owner, _, name = place.rpartition(".")
-        linear = model.get_submodule(place)
-        setattr(model.get_submodule(owner), name, LoraLinear(linear, rank))
+        setattr(model.get_submodule(owner), name, LoraLinear(model.get_submodule(place), rank))
     return places
 
 
@@ -97,11 +96,10 @@ def lora(options: LoraOptions) -> None:
         model = load_model(source, default_device(), torch.float32)
         places = adapt(model, options.layers, options.rank)
         learned = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-        print(f"{learned:,} of {sum(w.numel() for w in model.parameters()):,} weights learn")
+        print(f"{learned:,} weights learn")
         stage = Stage("lora", options.tokens, 256, 1_024, options.learning_rate)
-        stream = PackedSequences(documents.train, tokenizer, Packing(stage.sequence + 1))
-        held_out = PackedSequences(documents.held_out, tokenizer, Packing(stage.sequence + 1, 0.0))
-        rows = held_out.take(32)
+        stream = PackedSequences(documents.train, tokenizer, Packing(257))
+        rows = PackedSequences(documents.held_out, tokenizer, Packing(257, 0.0)).take(32)
         trainer = Trainer(model, stream, stage, Machine.best(default_device()))
         print(f"held-out loss before: {trainer.loss(rows):.3f} nats a token", flush=True)
         while trainer.step < stage.steps:

@@ -40,7 +40,7 @@ class Stage:
         name: what the log calls it.
         tokens: how many to train on; 0 leaves the stage out.
         sequence: tokens in a sequence.
-        batch_tokens: tokens in a step of the optimiser, rounded to whole sequences; no more than all.
+        batch_tokens: tokens in a step of the optimiser, in whole sequences; `tokens` at most.
         learning_rate: its peak.
         warmup_steps: steps until the peak, a tenth of the stage at most.
         final_ratio: the learning rate at the stage's end, as a share of its peak.

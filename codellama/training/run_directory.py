@@ -129,7 +129,7 @@ def save_state(run: Path, steps: int, trainer: Trainer) -> None:
             replace_file(run / STATE, partial(torch.save, state))
         except RuntimeError:  # what torch makes of a full disk
             raise DataError(
-                f"{run / STATE} cannot be written; make room on the disk and resume the run"
+                f"{run / STATE} cannot be written; free some of the disk and resume the run"
             ) from None
 
     def tidy() -> None:

@@ -66,7 +66,7 @@ def test_the_newest_state_replaces_the_one_before_and_leaves_nothing_beside(tmp_
         (
             RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
             DataError,
-            r"state\.pt cannot be written; make room",
+            r"state\.pt cannot be written; free some",
         ),
     ],
 )
