@@ -170,8 +170,8 @@ def _system_failure(error: BaseException) -> int:
         return 1
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
         return _fail(
-            "not enough memory for the model and its KV cache; take a smaller model, dtype, prompt "
-            "or batch"
+            "not enough memory; take a smaller model or dtype, shorter prompts or sequences, or a "
+            "smaller batch"
         )
     raise error
 
