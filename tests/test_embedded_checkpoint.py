@@ -11,7 +11,7 @@ import torch
 from commands import ROOT
 
 from codellama import CodeLlama, prompts
-from codellama.evaluation.infilling import gaps
+from codellama.evaluation.infilling import from_files
 from codellama.evaluation.perplexity import perplexity
 from codellama.training.documents import find_documents, read_document
 
@@ -34,28 +34,32 @@ def test_it_is_small_and_has_code_llamas_parts():
     assert llm.tokenizer.can_infill
 
 
+def held_out() -> dict[str, str]:
+    """The texts of held-out files by name."""
+    texts = {str(path): read_document(path) for path in find_documents().held_out}
+    return {name: text for name, text in texts.items() if text}
+
+
 def test_it_compresses_python_that_it_was_not_trained_on(tiny):
-    texts = filter(None, map(read_document, find_documents().held_out))
-    small = sorted(texts, key=len)[-60::8]  # of all sizes but the largest
-    found = perplexity(tiny.model, tiny.tokenizer, small)
+    texts = sorted(held_out().values(), key=len)[-60::8]  # of all sizes but the largest
+    found = perplexity(tiny, dict(enumerate(texts)))
     assert found.bits_per_byte < 1.45
 
 
-def first_token_nats(llm, gap, prefix):
+def first_token_nats(llm, task, prefix):
     """What the first token of a gap costs behind its suffix, when this is the prefix."""
-    prompt = prompts.infilling(llm.tokenizer, prefix, gap.suffix)
+    prompt = prompts.infilling(llm.tokenizer, prefix, task.suffix)
     with torch.no_grad():
         logits = llm.model(torch.tensor([prompt]))[0, -1]
-    first = llm.tokenizer.encode_continuation(gap.middle)[0]
+    first = llm.tokenizer.encode_continuation(task.solution)[0]
     return -torch.log_softmax(logits, -1)[first].item()
 
 
 def test_prefix_first_it_reads_the_prefix_of_a_gap(tiny):
-    texts = filter(None, map(read_document, find_documents().held_out))
-    lines = gaps(texts, tiny.tokenizer, count=60, context=200)
+    tasks = from_files(held_out(), tiny.tokenizer, "single_line", count=60, context=200)
     saved = [
-        first_token_nats(tiny, gap, prefix="") - first_token_nats(tiny, gap, gap.prefix)
-        for gap in lines
+        first_token_nats(tiny, task, prefix="") - first_token_nats(tiny, task, task.prefix)
+        for task in tasks
     ]
     assert sum(saved) / len(saved) > 1
 
