@@ -1,15 +1,14 @@
 """Hugging Face's checkpoint format: `config.json` and safetensors files.
 
-The weights are those of Meta's files under other names, but for one thing: Meta rotates
-neighbouring channels (0, 1), (2, 3), …, Hugging Face channel `i` with channel `i + head_dim / 2`.
-So the rows of
-each query and key head stand in another order: all even channels first, then all odd ones.
+The weights are those of Meta's files, under other names, and two matrices have their rows in
+another order. Meta rotates the channel pairs (0, 1), (2, 3), …; Hugging Face rotates channel `i`
+with channel `i + head_dim / 2`. So Hugging Face stores the rows of each query and key head with all
+even channels first, then all odd ones.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ from codellama.weights.checkpoint import (
     Checkpoint,
     Read,
     Region,
-    differences,
+    check_tensors,
     new_directory,
     parameter_shapes,
-    weight_dtypes,
 )
 from codellama.weights.downloads import Progress, read_json, read_safetensors
 from codellama.weights.huggingface_config import CONFIG, model_config, settings_of
@@ -87,29 +85,25 @@ class HuggingFaceCheckpoint(Checkpoint):
     format = "Hugging Face"
 
     def __init__(self, directory: Path) -> None:
-        settings = read_json(directory / CONFIG)
+        path = directory / CONFIG
+        settings = read_json(path)
         self.directory = directory
-        self.config = model_config(directory / CONFIG, settings)
-        paths = _weight_paths(directory)
-        self.file_count = len(paths)
-        tensors = {
+        self.config = model_config(path, settings)
+        weight_paths = _weight_paths(directory)
+        self.file_count = len(weight_paths)
+        self.tensors = {
             name: tensor
-            for path in paths
-            for name, tensor in read_safetensors(path)[0].items()
+            for weight_path in weight_paths
+            for name, tensor in read_safetensors(weight_path)[0].items()
             if not name.endswith("rotary_emb.inv_freq")
         }
-        if settings.get("tie_word_embeddings") and "model.embed_tokens.weight" in tensors:
-            tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
+        embedding = self.tensors.get("model.embed_tokens.weight")
+        if settings.get("tie_word_embeddings") and embedding is not None:
+            self.tensors.setdefault("lm_head.weight", embedding)
         expected = {
             hugging_face_name(name): shape for name, shape in parameter_shapes(self.config).items()
         }
-        if problems := differences(expected, tensors):
-            raise CheckpointError(
-                f"{directory}: the tensors are not those of the model in {CONFIG} "
-                f"({'; '.join(problems)}); the files belong to different models, or one is damaged"
-            )
-        self.tensors = tensors
-        self.dtypes = weight_dtypes(tensors)
+        self.dtypes = check_tensors(path, expected, [self.tensors])
 
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
         """The one tensor, in Meta's order; a region of query or key rows has to consist of whole
@@ -146,9 +140,8 @@ def save_checkpoint(
     names = list(parameter_shapes(config))
     dtype = read(names[0], None).dtype
     files = _distribute(config, dtype.itemsize, file_bytes)
-    weight_map = {}
-    done = 0
-    with new_directory(directory) as beside:
+    weight_map: dict[str, str] = {}
+    with new_directory(directory) as scratch:
         for number, group in enumerate(files, 1):
             file = SINGLE_FILE
             if len(files) > 1:
@@ -159,21 +152,20 @@ def save_checkpoint(
                 if _is_rotated(name):
                     tensor = neighbours_to_halves(tensor, config.head_dim)
                 tensors[hugging_face_name(name)] = tensor.cpu().contiguous()
-            save_file(tensors, beside / file, metadata={"format": "pt"})
-            weight_map.update(dict.fromkeys(tensors, file))
-            done += len(group)
+            save_file(tensors, scratch / file, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(tensors, file)
             if progress:
-                progress(done, len(names))
+                progress(len(weight_map), len(names))
+        contents: dict[str, Any] = {CONFIG: settings_of(config, dtype)}
         if len(files) > 1:
             size = config.parameter_count * dtype.itemsize
-            _write_json(
-                beside / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map}
-            )
-        _write_json(beside / CONFIG, settings_of(config, dtype))
+            contents[INDEX] = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        for file, content in contents.items():
+            (scratch / file).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _distribute(config: ModelConfig, itemsize: int, file_bytes: int) -> list[list[str]]:
-    """Names for one file after the other, each closed before it would outgrow `file_bytes`."""
+    """The names of the parameters in each file; a file is closed before it outgrows `file_bytes`."""
     files: list[list[str]] = [[]]
     size = 0
     for name, shape in parameter_shapes(config).items():
@@ -184,10 +176,6 @@ def _distribute(config: ModelConfig, itemsize: int, file_bytes: int) -> list[lis
         files[-1].append(name)
         size += more
     return files
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _weight_paths(directory: Path) -> list[Path]:

@@ -17,39 +17,33 @@ from codellama.weights.variants import matching
 CONFIG = "config.json"
 _KEYS = {
     "dim": "hidden_size",
-    "multiple_of": "intermediate_size",  # until `_feed_forward_shape` takes it apart
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
     "n_kv_heads": "num_key_value_heads",
+    "multiple_of": "intermediate_size",  # until `_feed_forward_shape` takes it apart
     "vocab_size": "vocab_size",
     "norm_eps": "rms_norm_eps",
     "rope_theta": "rope_theta",
     "max_seq_len": "max_position_embeddings",
 }
 _DEFAULTS = {"num_key_value_heads": 0, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
-"""What transformers takes where a file gives nothing; 0 key and value heads: as many as queries."""
+"""What transformers takes for a key that is missing; 0 key and value heads: as many as queries."""
+_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+"""What Code Llama's architecture does not leave open."""
 
 
 def settings_of(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """The contents of `config.json`; what changed its name between releases under both names."""
+    """The contents of `config.json`. A key that was renamed between releases of transformers stands
+    under both names."""
     dtype_name = str(dtype).removeprefix("torch.")
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "hidden_size": config.dim,
+        **{theirs: getattr(config, ours) for ours, theirs in _KEYS.items()},
         "intermediate_size": config.hidden_dim,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads,
         "head_dim": config.head_dim,
-        "vocab_size": config.vocab_size,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "max_position_embeddings": config.max_seq_len,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
+        **_FIXED,
         "tie_word_embeddings": False,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -72,7 +66,7 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
             f"{path} describes a model of type {settings.get('model_type')!r}; expected 'llama', "
             "Code Llama's architecture"
         )
-    for key, only in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
+    for key, only in _FIXED.items():
         if settings.get(key, only) != only:
             raise CheckpointError(
                 f"{path}: {key} is {settings[key]!r}; Code Llama's architecture has {only!r}"
