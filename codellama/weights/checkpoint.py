@@ -31,21 +31,16 @@ _DISK_FULL = re.compile(r"No space left|File too large|quota exceeded|unexpected
 
 
 class Checkpoint(ABC):
-    """A directory whose headers have been read and found to be one whole model.
+    """A directory whose headers have been read and found to be one whole model."""
 
-    Attributes:
-        directory: the path that was opened.
-        config: the model's shape.
-        dtypes: what the weights are stored in.
-        file_count: number of files that hold weights.
-        format: the name of the format.
-    """
-
+    format: str
+    """The name of the format."""
     directory: Path
     config: ModelConfig
-    dtypes: set[torch.dtype]
     file_count: int
-    format: str
+    """Files that hold weights."""
+    dtypes: set[torch.dtype]
+    """What the weights are stored in."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,9 +76,9 @@ class Checkpoint(ABC):
     ) -> Tensor:
         """One parameter under its name in `Transformer`, or a region of it, contiguous.
 
-        On a CPU the result is mapped from disk where one file holds it as it is, in that dtype.
-        What has to be joined from several files, or reordered, is copied straight into its final
-        memory. Nothing around a region is read.
+        On a CPU the result is mapped from disk if one file holds it as it is, in that dtype. Slices
+        from several files are copied straight into the final memory. Of a region's surroundings
+        nothing is read.
 
         Raises:
             CheckpointError: float16 was asked for and cannot hold a number; or no dtype was, and
@@ -110,17 +105,17 @@ class Checkpoint(ABC):
         return whole
 
     def _is_tied(self, output: Tensor, region: Region | None) -> bool:
-        """Whether the output matrix lies in the embedding's memory, though each is trained alone."""
+        """Whether the output matrix lies in the embedding's memory; the two are trained apart."""
         [embedding, *_], _ = self.parts("tok_embeddings.weight", region)
         return output.data_ptr() == embedding.data_ptr()
 
     @abstractmethod
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
-        """What the files hold of a region, and the dimension along which to put it together."""
+        """The slices of a region in the files, and the dimension along which to join them."""
 
 
 def reader(tensors: Mapping[str, Tensor]) -> Read:
-    """Makes a state dict readable as a checkpoint is."""
+    """Lets a state dict be read as a checkpoint is."""
 
     def read(name: str, region: Region | None = None) -> Tensor:
         tensor = tensors[name].detach()
@@ -138,8 +133,8 @@ def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
 def differences(
     expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor], where: str = ""
 ) -> list[str]:
-    """How named tensors differ from the expected shapes: a phrase for each kind, the first few
-    names and a count."""
+    """How named tensors differ from the expected shapes: a phrase for each kind of difference, with
+    a count and the first few names."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     misshapen = [
@@ -154,7 +149,7 @@ def differences(
 
 
 def first_few(names: Collection[str]) -> str:
-    """Three names, cut and without control characters, and the number of the others."""
+    """The first three names, shortened and without control characters, and how many others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(repr(name)[1:-1][:80] for name in list(names)[:3]) + more
 

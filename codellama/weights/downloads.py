@@ -69,13 +69,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Maps a safetensors file into memory; only its header is read.
-
-    Returns:
-        The tensors, and the metadata in the header.
+    """The tensors of a safetensors file, mapped into memory, and the metadata in its header.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: the file is missing or damaged.
     """
     check_download(path)
     try:
@@ -87,7 +84,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def unreadable(path: Path, error: Exception) -> CheckpointError:
-    """Says why a library could not read a file: the file, its name or the machine may be at fault."""
+    """Says why a library could not read a file: the file may be damaged, or its name or the
+    machine's memory be the cause."""
     reason = str(error).split("\n")[0] or type(error).__name__
     if "weights_only" in reason:  # PyTorch's advice to switch it off
         return CheckpointError(f"{path} is not a set of tensors; get it from its publisher")

@@ -78,8 +78,8 @@ class HuggingFaceCheckpoint(Checkpoint):
     """A directory in Hugging Face's format.
 
     Raises:
-        CheckpointError: `config.json` or a weight file is missing, damaged, or of an architecture
-            other than Code Llama's, or names and shapes are not those of the model in it.
+        CheckpointError: `config.json` or a weight file is missing or damaged, the architecture is
+            not Code Llama's, or names and shapes are not those of the model in `config.json`.
     """
 
     format = "Hugging Face"
@@ -126,12 +126,12 @@ def save_checkpoint(
 ) -> None:
     """Writes `config.json` and safetensors files that transformers loads.
 
-    Memory grows by one file at most. The directory appears when all of it is written.
+    Memory grows by one file at most. The files appear when all of them are written.
 
     Args:
-        directory: where to; must not exist, or be empty.
+        directory: where to write; must not exist, or be empty.
         read: gives the parameters: `Checkpoint.read`, or `reader` of a state dict.
-        file_bytes: size that a file is closed at.
+        file_bytes: size that no file exceeds, unless a single parameter does.
         progress: told parameters done and parameters in all, after each file.
 
     Raises:
@@ -165,7 +165,7 @@ def save_checkpoint(
 
 
 def _distribute(config: ModelConfig, itemsize: int, file_bytes: int) -> list[list[str]]:
-    """The names of the parameters in each file; a file is closed before it outgrows `file_bytes`."""
+    """The names of the parameters in each file, of which none outgrows `file_bytes`."""
     files: list[list[str]] = [[]]
     size = 0
     for name, shape in parameter_shapes(config).items():

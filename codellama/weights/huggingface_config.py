@@ -28,7 +28,12 @@ _KEYS = {
 }
 _DEFAULTS = {"num_key_value_heads": 0, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 """What transformers takes for a key that is missing; 0 key and value heads: as many as queries."""
-_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+_FIXED = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+}
 """What Code Llama's architecture does not leave open."""
 
 
@@ -38,7 +43,6 @@ def settings_of(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     dtype_name = str(dtype).removeprefix("torch.")
     return {
         "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
         **{theirs: getattr(config, ours) for ours, theirs in _KEYS.items()},
         "intermediate_size": config.hidden_dim,
         "head_dim": config.head_dim,
@@ -61,17 +65,13 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
         CheckpointError: it is not, or lacks a key, or holds what describes no model.
     """
     settings = {key: value for key, value in settings.items() if value is not None}
-    if settings.get("model_type") != "llama":
-        raise CheckpointError(
-            f"{path} describes a model of type {settings.get('model_type')!r}; expected 'llama', "
-            "Code Llama's architecture"
-        )
+    settings = {"model_type": None, **_DEFAULTS, **settings}
     for key, only in _FIXED.items():
         if settings.get(key, only) != only:
             raise CheckpointError(
                 f"{path}: {key} is {settings[key]!r}; Code Llama's architecture has {only!r}"
             )
-    settings = {**_DEFAULTS, **settings, "rope_theta": _rope_theta(path, settings)}
+    settings["rope_theta"] = _rope_theta(path, settings)
     if missing := [key for key in _KEYS.values() if key not in settings]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
     try:

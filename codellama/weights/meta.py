@@ -1,7 +1,7 @@
 """Meta's checkpoint format: `params.json` and `consolidated.00.pth` … `consolidated.NN.pth`.
 
-Meta trained with tensor parallelism and saved what each process held, so a model of N shards is the
-same set of names N times, most tensors cut into N equal slices. Reading joins the slices, in one
+Meta trained with tensor parallelism and saved what each process held. So each of N shards has the
+same names, and holds one of N equal slices of every matrix. Reading joins the slices, in one
 process and for any N.
 """
 
@@ -37,7 +37,7 @@ LARGEST_HEADER = 64_000_000
 """Bytes; the names and shapes of the largest model take a thousandth of it."""
 MOST_SHARDS = 64
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
-_DERIVED = "rope.freqs"  # a table in Llama 2's files, which follows from params.json
+_ROTARY_TABLE = "rope.freqs"  # of Llama 2's files; follows from params.json
 _CUT = {
     **dict.fromkeys(("wq", "wk", "wv", "w1", "w3", "output"), 0),
     **dict.fromkeys(("wo", "w2", "tok_embeddings"), 1),
@@ -45,7 +45,7 @@ _CUT = {
 
 
 def cut_dimension(name: str) -> int | None:
-    """The dimension along which Meta cuts the parameter `name` over shards; None: whole in each."""
+    """The dimension along which Meta cuts the parameter `name`; None: each shard has all of it."""
     return _CUT.get(name.removesuffix(".weight").rpartition(".")[2])
 
 
@@ -56,8 +56,8 @@ class MetaCheckpoint(Checkpoint):
         shards: for each file the slices by parameter name; they stay on disk until they are read.
 
     Raises:
-        CheckpointError: `params.json` or a shard is missing, damaged or not what its name says, or
-            names and shapes are not those of the model that `params.json` describes.
+        CheckpointError: `params.json` or a shard is missing or damaged, or names and shapes are not
+            those of the model in `params.json`.
     """
 
     format = "Meta"
@@ -175,7 +175,7 @@ def shard_region(name: str, shape: Sequence[int], number: int, shards: int) -> R
 
 
 def _slice_shapes(shapes: Mapping[str, Sequence[int]], shards: int) -> dict[str, list[int]]:
-    """Shapes of the slices in each of `shards` files; a size that they do not divide stays whole."""
+    """Shapes of the slices in each of `shards` files; what cannot be cut equally stays whole."""
     slices = {name: list(shape) for name, shape in shapes.items()}
     for name, shape in slices.items():
         dimension = cut_dimension(name)
@@ -236,7 +236,7 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} does not hold a flat set of named tensors, as Meta's files do"
         )
-    tensors.pop(_DERIVED, None)
+    tensors.pop(_ROTARY_TABLE, None)
     for name, tensor in tensors.items():
         if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
             raise CheckpointError(f"{path}: {name!r:.80} is no dense tensor, as Meta's files have")
