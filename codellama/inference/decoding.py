@@ -21,7 +21,7 @@ from codellama.inference.cache_rows import join_rows, keep_rows
 from codellama.inference.prefill import PrefixCache, logprobs_of, prefill
 from codellama.inference.requests import RunningSequence
 from codellama.inference.sampling import sample
-from codellama.inference.speculative import Drafter
+from codellama.inference.speculative import Drafter, PromptLookup
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
@@ -82,12 +82,12 @@ class Decoder:
 
     Attributes:
         steps: runs the passes without draft tokens.
-        new_drafter: makes the drafter of a row, where `Options.speculate` asks for draft tokens.
+        new_drafter: makes a row's drafter, which is asked where `Options.speculate` says so.
         timing: what all runs so far have spent in the model.
     """
 
     def __init__(
-        self, model: Transformer, new_drafter: Callable[[], Drafter] | None = None
+        self, model: Transformer, new_drafter: Callable[[], Drafter] = PromptLookup
     ) -> None:
         self.model = model
         self.steps: Steps = PlainSteps(model)
@@ -132,7 +132,7 @@ class _Batch:
         self.steps_per_sync = steps_per_sync
         self.prefix = prefix
         self.rows: list[RunningSequence] = []
-        self.drafters: list[Drafter | None] = []
+        self.drafters: list[Drafter] = []
         self.cache: KVCache
 
     def admit(self, sequences: Sequence[RunningSequence]) -> Iterator[tuple[RunningSequence, str]]:
@@ -153,10 +153,7 @@ class _Batch:
         else:
             self.cache = read.cache
         self.rows += unread
-        new_drafter = self.decoder.new_drafter
-        self.drafters += [
-            new_drafter() if new_drafter and row.options.speculate else None for row in unread
-        ]
+        self.drafters += [self.decoder.new_drafter() for _ in unread]
         self._drop_finished()
         yield from texts
 
@@ -164,7 +161,7 @@ class _Batch:
     def step(self) -> Iterator[tuple[RunningSequence, str]]:
         """Adds a token to each row, or several."""
         started = time.perf_counter()
-        drafts = [self._draft(row, by) for row, by in zip(self.rows, self.drafters, strict=True)]
+        drafts = [_draft(row, by) for row, by in zip(self.rows, self.drafters, strict=True)]
         texts = self._verify(drafts) if any(drafts) else self._extend()
         self._drop_finished()
         self.decoder.timing.decoded_tokens += len(texts)
@@ -226,12 +223,6 @@ class _Batch:
             ]
         return texts
 
-    def _draft(self, row: RunningSequence, drafter: Drafter | None) -> list[int]:
-        count = min(row.options.speculate, row.budget - len(row.tokens) - 1)
-        if drafter is None or count < 1:
-            return []
-        return drafter.draft(row.prompt.ids + row.tokens, count)
-
     def _drop_finished(self) -> None:
         running = [number for number, row in enumerate(self.rows) if not row.finish_reason]
         if self.prefix is not None and not running:
@@ -245,6 +236,11 @@ class _Batch:
 
     def _on_device(self, numbers: Sequence[object]) -> Tensor:
         return torch.tensor(numbers).to(self.cache.keys[0].device)
+
+
+def _draft(row: RunningSequence, drafter: Drafter) -> list[int]:
+    count = min(row.options.speculate, row.budget - len(row.tokens) - 1)
+    return drafter.draft(row.prompt.ids + row.tokens, count) if count > 0 else []
 
 
 class _Chosen:

@@ -66,9 +66,8 @@ class Options:
                 continue
             if not isinstance(value, kind) or not least <= value <= most:
                 raise RequestError(f"{name} is {value!r}; expected {expected}")
-        if not isinstance(self.stop, Sequence) or not all(
-            isinstance(text, str) and text for text in self.stop
-        ):
+        texts = self.stop if isinstance(self.stop, Sequence) else [None]
+        if not all(isinstance(text, str) and text for text in texts):
             raise RequestError(f"stop is {self.stop!r}; expected strings that are not empty")
 
 
@@ -205,15 +204,11 @@ class RunningSequence:
         """The result, once the sequence has ended."""
         if self.finish_reason is None:
             raise RuntimeError("the sequence has not ended yet")
-        echo = self.options.echo
-        return Completion(
-            text=self._text,
-            tokens=(self.prompt.ids if echo else []) + self.tokens,
-            logprobs=(self.prompt_logprobs if echo else []) + self.logprobs
-            if self.options.logprobs
-            else None,
-            finish_reason=self.finish_reason,
-        )
+        tokens, logprobs = self.tokens, self.logprobs
+        if self.options.echo:
+            tokens, logprobs = self.prompt.ids + tokens, self.prompt_logprobs + logprobs
+        asked = logprobs if self.options.logprobs else None
+        return Completion(self._text, tokens, asked, self.finish_reason)
 
     def _finish(self, reason: FinishReason) -> str:
         self.finish_reason = reason

@@ -157,7 +157,7 @@ def first_few(names: Collection[str]) -> str:
 def check_tensors(
     described: Path, expected: Mapping[str, Sequence[int]], files: Sequence[Mapping[str, Tensor]]
 ) -> set[torch.dtype]:
-    """Compares each of several weight files with the tensors that the model in `described` needs.
+    """Compares each weight file with the tensors that the model in the file `described` needs.
 
     Returns:
         The dtypes of the tensors.
@@ -174,14 +174,10 @@ def check_tensors(
             f"{described.parent}: the tensors are not those of the model in {described.name} "
             f"({'; '.join(problems)}); the files belong to different models, or one is damaged"
         )
-    dtypes = set()
-    for tensors in files:
-        for name, tensor in tensors.items():
-            if not tensor.is_floating_point():
-                raise CheckpointError(
-                    f"{name} holds {tensor.dtype}; expected floating-point numbers"
-                )
-            dtypes.add(tensor.dtype)
+    dtypes = {tensor.dtype for tensors in files for tensor in tensors.values()}
+    if not all(dtype.is_floating_point for dtype in dtypes):
+        found = dtype_names(dtypes)
+        raise CheckpointError(f"{described.parent} holds {found}; expected floating-point numbers")
     return dtypes
 
 

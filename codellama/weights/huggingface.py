@@ -9,6 +9,7 @@ even channels first, then all odd ones.
 from __future__ import annotations
 
 import json
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -131,23 +132,26 @@ def save_checkpoint(
     Args:
         directory: where to write; must not exist, or be empty.
         read: gives the parameters: `Checkpoint.read`, or `reader` of a state dict.
-        file_bytes: size that no file exceeds, unless a single parameter does.
+        file_bytes: size of a file, which its last parameter may exceed.
         progress: told parameters done and parameters in all, after each file.
 
     Raises:
         CheckpointError: the directory is taken.
     """
-    names = list(parameter_shapes(config))
-    dtype = read(names[0], None).dtype
-    files = _distribute(config, dtype.itemsize, file_bytes)
+    shapes = parameter_shapes(config)
+    dtype = read("tok_embeddings.weight", None).dtype
+    offsets = accumulate((shape.numel() * dtype.itemsize for shape in shapes.values()), initial=0)
+    files: dict[int, list[str]] = {}
+    for name, offset in zip(shapes, offsets, strict=False):
+        files.setdefault(offset // file_bytes, []).append(name)
     weight_map: dict[str, str] = {}
     with new_directory(directory) as scratch:
-        for number, group in enumerate(files, 1):
+        for number, names in enumerate(files.values(), 1):
             file = SINGLE_FILE
             if len(files) > 1:
                 file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
             tensors = {}
-            for name in group:
+            for name in names:
                 tensor = read(name, None)
                 if _is_rotated(name):
                     tensor = neighbours_to_halves(tensor, config.head_dim)
@@ -155,27 +159,13 @@ def save_checkpoint(
             save_file(tensors, scratch / file, metadata={"format": "pt"})
             weight_map |= dict.fromkeys(tensors, file)
             if progress:
-                progress(len(weight_map), len(names))
+                progress(len(weight_map), len(shapes))
         contents: dict[str, Any] = {CONFIG: settings_of(config, dtype)}
         if len(files) > 1:
             size = config.parameter_count * dtype.itemsize
             contents[INDEX] = {"metadata": {"total_size": size}, "weight_map": weight_map}
         for file, content in contents.items():
             (scratch / file).write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _distribute(config: ModelConfig, itemsize: int, file_bytes: int) -> list[list[str]]:
-    """The names of the parameters in each file, of which none outgrows `file_bytes`."""
-    files: list[list[str]] = [[]]
-    size = 0
-    for name, shape in parameter_shapes(config).items():
-        more = shape.numel() * itemsize
-        if files[-1] and size + more > file_bytes:
-            files.append([])
-            size = 0
-        files[-1].append(name)
-        size += more
-    return files
 
 
 def _weight_paths(directory: Path) -> list[Path]:

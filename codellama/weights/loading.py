@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -65,15 +64,14 @@ class LoadOptions:
             raise RequestError(f"kv_dtype is {self.kv_dtype!r}; expected int8")
 
 
-class Place(Protocol):
-    """Puts the parameter `name` into a model whose parameters have no memory yet.
+Place = Callable[[Transformer, str, Callable[..., Tensor]], None]
+"""Puts the parameter of a name into a model whose parameters have no memory yet.
 
-    `read()` gives the whole parameter in its final dtype, on its device; `read(region)` reads only
-    that part of it from disk. A place may put something else there, such as a layer of integers:
-    memory then never holds more than one matrix in both forms.
-    """
-
-    def __call__(self, model: Transformer, name: str, read: Callable[..., Tensor], /) -> None: ...
+It is called as `place(model, name, read)`. `read()` gives the whole parameter in its final dtype,
+on its device; `read(region)` reads only that part of it from disk. A place may put something else
+into the model, such as a layer of integers: memory then never holds two forms of more than one
+matrix.
+"""
 
 
 def place_whole(model: Transformer, name: str, read: Callable[..., Tensor]) -> None:
@@ -166,11 +164,6 @@ def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
         CheckpointError: the file is missing, damaged, or has another number of ids.
     """
     path = Path(directory) / TOKENIZER
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing; it is part of Meta's download, in the model's folder or next to "
-            "it: copy it there"
-        )
     check_download(path)
     try:
         tokenizer = Tokenizer(path)
