@@ -68,13 +68,10 @@ class PlainSteps:
         self._model = model
 
     def cache_for(self, cache: KVCache, count: int) -> AbstractContextManager[KVCache]:
-        """The cache itself."""
         return nullcontext(cache)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """As the model's `forward`."""
-        logits: Tensor = self._model(tokens, cache)
-        return logits
+        return self._model(tokens, cache)
 
 
 class Decoder:

@@ -39,8 +39,8 @@ def prefill(model: Transformer, sequences: Sequence[RunningSequence]) -> Prefill
     Short prompts share a chunk, padded on the right to the longest of them. A long prompt has its
     chunks to itself, so that padding never costs more than a chunk. Besides weights and cache this
     takes the activations of one chunk (the widest has `PREFILL_CHUNK * hidden_dim` numbers), a mask
-    of `PREFILL_CHUNK` times the prompt's length, and the logits of one position a row (of a chunk's
-    positions where prompt log-probabilities are wanted).
+    of `PREFILL_CHUNK` times the prompt's length, the logits of one position a row (of a chunk's
+    positions where prompt log-probabilities are wanted), and one layer of the cache.
     """
     unique = {tuple(sequence.prompt.ids): sequence for sequence in sequences}
     groups = _groups(unique.values())

@@ -225,8 +225,9 @@ class RunningSequence:
             self.finish_reason = "stop"
             certain, self._held_back = min(found), ""
         else:
-            certain = len(pending) - max((_overlap(pending, stop) for stop in stops), default=0)
-            self._held_back = pending[certain:]
+            beginnings = (stop[:length] for stop in stops for length in range(1, len(stop)))
+            self._held_back = max(filter(pending.endswith, beginnings), key=len, default="")
+            certain = len(pending) - len(self._held_back)
         self._text += pending[:certain]
         return pending[:certain]
 
@@ -245,9 +246,3 @@ class CompletionStream(Iterator[str]):
     def completion(self) -> Completion:
         """The whole result; a RuntimeError before the stream has ended."""
         return self._sequence.completion()
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`."""
-    lengths = range(min(len(text), len(stop) - 1), 0, -1)
-    return next((length for length in lengths if text.endswith(stop[:length])), 0)

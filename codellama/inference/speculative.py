@@ -36,7 +36,6 @@ class PromptLookup:
         self._ends: dict[tuple[int, ...], int] = {}  # the index behind the last copy of some tokens
 
     def draft(self, ids: Sequence[int], count: int) -> list[int]:
-        """What followed the longest earlier copy of the newest tokens."""
         for end in range(self._read, len(ids)):  # without the newest tokens: nothing follows them
             for size in range(1, min(LONGEST_MATCH, end) + 1):
                 self._ends[tuple(ids[end - size : end])] = end
@@ -58,7 +57,6 @@ class DraftModel:
 
     @torch.no_grad()
     def draft(self, ids: Sequence[int], count: int) -> list[int]:
-        """What the smaller model would write."""
         device = self.model.tok_embeddings.weight.device
         same = common_prefix(self._ids, ids)
         self.cache.lengths = [same]  # forgets drafts that were not accepted
