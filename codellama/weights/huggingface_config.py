@@ -57,12 +57,11 @@ def settings_of(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
-    """The model that a `config.json` describes, if it is one of Code Llama's architecture.
-
-    As in transformers, null counts as not given.
+    """The model that a `config.json` describes. As in transformers, null counts as not given.
 
     Raises:
-        CheckpointError: it is not, or lacks a key, or holds what describes no model.
+        CheckpointError: the architecture is not Code Llama's, a key is missing, or the values
+            describe no model.
     """
     settings = {key: value for key, value in settings.items() if value is not None}
     settings = {"model_type": None, **_DEFAULTS, **settings}
@@ -87,13 +86,13 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
             f"hidden_size / num_attention_heads = {config.head_dim}"
         )
     for variant in matching(config):
-        if config.max_seq_len == variant.trained_context:  # published so, but used for longer
+        if config.max_seq_len == variant.trained_context:  # the model is used for longer texts
             return replace(config, max_seq_len=variant.config.max_seq_len)
     return config
 
 
 def _rope_theta(path: Path, settings: Mapping[str, Any]) -> Any:
-    """The rotary base, from wherever the release that wrote the file put it."""
+    """The rotary base, whose key depends on the release of transformers that wrote the file."""
     theta = settings.get("rope_theta", 10_000.0)
     for key in ("rope_scaling", "rope_parameters"):
         rope = settings.get(key, {})
@@ -111,8 +110,8 @@ def _rope_theta(path: Path, settings: Mapping[str, Any]) -> Any:
 
 
 def _feed_forward_shape(dim: int, hidden_dim: int) -> tuple[int, float]:
-    """`multiple_of` and `ffn_dim_multiplier` that give a hidden width: those of a published size
-    if they do, else others."""
+    """`multiple_of` and `ffn_dim_multiplier` for a hidden width: those of a published size if they
+    give it, else others."""
     plain = int(2 * 4 * dim / 3)
     plain_widths = ((2**power, 1.0) for power in range(12, -1, -1))
     for multiple_of, multiplier in ((256, 1.0), (4096, 1.3), *plain_widths):
