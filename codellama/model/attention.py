@@ -32,8 +32,7 @@ def grouped_query_attention(
         queries: (batch, heads, seq, head_dim)
         keys, values: (batch, kv_heads, key_count, head_dim); kv_heads divides heads.
         mask: (batch or 1, 1, seq, key_count), True where a query may look. None stands for two
-            cases: as many keys as queries, where each sees what is no later than itself; or a
-            single query, which sees all keys.
+            cases: as many keys as queries, each looking back, or one query, which sees all keys.
 
     Returns:
         (batch, heads, seq, head_dim)

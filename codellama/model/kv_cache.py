@@ -61,8 +61,7 @@ class KVCache:
         return self.longest + seq
 
     def needs_mask(self, seq: int) -> bool:
-        """Whether the next `seq` tokens need a mask; they do not if the cache is empty, or if one
-        token sees all keys."""
+        """Whether a mask is needed: not for an empty cache, nor for one token that sees all keys."""
         return not self.uniform or (seq > 1 and self.longest > 0)
 
     def next_positions(self, seq: int) -> Tensor:
