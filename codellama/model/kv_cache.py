@@ -61,7 +61,7 @@ class KVCache:
         return self.longest + seq
 
     def needs_mask(self, seq: int) -> bool:
-        """Whether a mask is needed: not for an empty cache, nor for one token that sees all keys."""
+        """Whether a mask is needed: not in an empty cache, nor for one token that sees all keys."""
         return not self.uniform or (seq > 1 and self.longest > 0)
 
     def next_positions(self, seq: int) -> Tensor:
