@@ -31,7 +31,7 @@ def check_download(path: Path) -> None:
     """
     if not path.is_file():
         raise CheckpointError(
-            f"{path} is missing or no file; it is part of the download, fetch it again"
+            f"{path} is missing, or is no file; it is part of the download, fetch it again"
         )
     with path.open("rb") as file:
         head = file.read(512).lstrip()
