@@ -1,4 +1,4 @@
-"""Surgery on the rows of a KV cache, for batches whose rows come and go."""
+"""Rows of a KV cache, for batches whose sequences come and go."""
 
 from __future__ import annotations
 
@@ -19,17 +19,8 @@ def view_rows(cache: KVCache, start: int, stop: int) -> KVCache:
     return view
 
 
-@torch.no_grad()
-def copy_row(cache: KVCache, source: int, target: int) -> None:
-    """Lets row `target` hold what row `source` holds."""
-    length = cache.lengths[target] = cache.lengths[source]
-    for buffers in (getattr(cache, kind) for kind in cache.kinds):
-        for buffer in buffers:
-            buffer[target, :, :length] = buffer[source, :, :length]
-
-
 def keep_rows(cache: KVCache, rows: Sequence[int]) -> None:
-    """Leaves only `rows`, in the order given."""
+    """Makes `rows` the rows of the cache, in the order given; one may come several times."""
     _rebuild(cache, [(cache, row) for row in rows], cache.capacity)
 
 

@@ -1,4 +1,4 @@
-"""Decoding: a batch of prompts is read, then goes on by a token a row a step.
+"""Decoding: after the prefill of a batch, each step adds a token to every row.
 
 Batching is continuous (Yu et al. 2022, "Orca"): a row that ends leaves the batch, and a waiting
 prompt takes its place.
@@ -21,12 +21,12 @@ from codellama.inference.cache_rows import join_rows, keep_rows
 from codellama.inference.prefill import PrefixCache, logprobs_of, prefill
 from codellama.inference.requests import RunningSequence
 from codellama.inference.sampling import sample
-from codellama.inference.speculative import Drafter
+from codellama.inference.speculative import Drafter, PromptLookup
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
 REFILL_SHARE = 4
-"""Sequences are admitted once a quarter of the batch is free, so that prompts share a pass."""
+"""Waiting prompts join once a quarter of the batch is free, so that their prefill is shared."""
 
 
 @dataclass
@@ -50,7 +50,8 @@ class Steps(Protocol):
     steps_per_sync: int
 
     def cache_for(self, cache: KVCache, count: int) -> AbstractContextManager[KVCache]:
-        """What stands for `cache` in the next `count` steps; they are counted in it at the end."""
+        """The cache to use instead of `cache` in the next `count` steps, after which `cache` holds
+        their tokens too."""
         ...
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -59,7 +60,7 @@ class Steps(Protocol):
 
 
 class PlainSteps:
-    """Steps that the model takes as it is."""
+    """Steps that are plain calls of the model."""
 
     steps_per_sync = 1
 
@@ -67,34 +68,28 @@ class PlainSteps:
         self._model = model
 
     def cache_for(self, cache: KVCache, count: int) -> AbstractContextManager[KVCache]:
-        """The cache itself."""
         return nullcontext(cache)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """As the model's `forward`."""
-        logits: Tensor = self._model(tokens, cache)
-        return logits
+        return self._model(tokens, cache)
 
 
 class Decoder:
     """Runs sequences through a model, each to its own end.
 
     Attributes:
-        steps: takes the steps without drafts.
-        new_drafter: makes what guesses a row's next tokens, where `Options.speculate` asks for it.
+        steps: runs the passes without draft tokens.
+        new_drafter: makes a row's drafter, which is asked where `Options.speculate` says so.
         timing: what all runs so far have spent in the model.
     """
 
     def __init__(
-        self,
-        model: Transformer,
-        new_drafter: Callable[[], Drafter] | None = None,
-        timing: Timing | None = None,
+        self, model: Transformer, new_drafter: Callable[[], Drafter] = PromptLookup
     ) -> None:
         self.model = model
         self.steps: Steps = PlainSteps(model)
         self.new_drafter = new_drafter
-        self.timing = timing or Timing()
+        self.timing = Timing()
 
     def run(
         self,
@@ -107,12 +102,12 @@ class Decoder:
         """Runs up to `batch_size` sequences together; none of them changes what another gets.
 
         Args:
-            steps_per_sync: steps after which tokens are looked at; what follows a row's end is
-                discarded.
-            prefix: what a single sequence may go on from; holds that sequence when it has ended.
+            steps_per_sync: steps after which the host looks at the tokens; those behind a row's end
+                are discarded.
+            prefix: the cache that a single sequence may continue; holds its tokens afterwards.
 
         Yields:
-            A sequence and the text of it that has become certain.
+            A sequence and the next piece of its text.
         """
         waiting = deque(sequences)
         batch = _Batch(self, steps_per_sync, prefix)
@@ -134,40 +129,36 @@ class _Batch:
         self.steps_per_sync = steps_per_sync
         self.prefix = prefix
         self.rows: list[RunningSequence] = []
-        self.drafters: list[Drafter | None] = []
+        self.drafters: list[Drafter] = []
         self.cache: KVCache
 
     def admit(self, sequences: Sequence[RunningSequence]) -> Iterator[tuple[RunningSequence, str]]:
-        """Reads the prompts of more sequences, and goes on to the first token of each."""
+        """Runs the prompts of more sequences, and chooses the first new token of each."""
         unread = [sequence for sequence in sequences if not sequence.finish_reason]
         if not unread:
             return
         started = time.perf_counter()
         model, timing = self.decoder.model, self.decoder.timing
         read = self.prefix.prefill(model, unread[0]) if self.prefix else prefill(model, unread)
-        for row in read.rows:
+        for row in unread:
             row.prompt_read()
         timing.prompt_tokens += read.tokens
-        running = [number for number, row in enumerate(read.rows) if not row.finish_reason]
-        texts = self._accept([read.rows[number] for number in running], read.logits[running, None])
+        texts = self._accept(unread, read.logits[:, None])
         timing.prefill_seconds += time.perf_counter() - started
         if self.rows:
             join_rows(self.cache, read.cache)
         else:
             self.cache = read.cache
-        self.rows += read.rows
-        new_drafter = self.decoder.new_drafter
-        self.drafters += [
-            new_drafter() if new_drafter and row.options.speculate else None for row in read.rows
-        ]
+        self.rows += unread
+        self.drafters += [self.decoder.new_drafter() for _ in unread]
         self._drop_finished()
         yield from texts
 
     @torch.no_grad()
     def step(self) -> Iterator[tuple[RunningSequence, str]]:
-        """Goes on by a token a row or more."""
+        """Adds a token to each row, or several."""
         started = time.perf_counter()
-        drafts = [self._draft(row, by) for row, by in zip(self.rows, self.drafters, strict=True)]
+        drafts = [_draft(row, by) for row, by in zip(self.rows, self.drafters, strict=True)]
         texts = self._verify(drafts) if any(drafts) else self._extend()
         self._drop_finished()
         self.decoder.timing.decoded_tokens += len(texts)
@@ -175,33 +166,31 @@ class _Batch:
         yield from texts
 
     def _verify(self, drafts: Sequence[Sequence[int]]) -> list[tuple[RunningSequence, str]]:
-        """Feeds each row its newest token and its draft tokens in one pass."""
+        """Runs each row's newest token and its draft tokens in one pass."""
         width = 1 + max(map(len, drafts))
         fed = [
             [row.tokens[-1], *draft] + [0] * (width - 1 - len(draft))
             for row, draft in zip(self.rows, drafts, strict=True)
         ]
-        before, counts = self.cache.lengths, [len(row.tokens) for row in self.rows]
         logits = self.decoder.model(self._on_device(fed), self.cache)
         texts = self._accept(self.rows, logits, drafts)
-        accepted = [len(row.tokens) - count for row, count in zip(self.rows, counts, strict=True)]
-        # The newest token and the accepted drafts stay; the last token chosen is fed next.
-        self.cache.lengths = [old + new for old, new in zip(before, accepted, strict=True)]
+        # Draft tokens that were not accepted are forgotten; the last token chosen is fed next.
+        self.cache.lengths = [len(row.prompt.ids) + len(row.tokens) - 1 for row in self.rows]
         return texts
 
     def _extend(self) -> list[tuple[RunningSequence, str]]:
-        """Feeds each row its newest token, then what is chosen after it, `steps_per_sync` times."""
+        """Runs each row's newest token, then the token chosen after it, `steps_per_sync` times."""
         count = min(self.steps_per_sync, *(row.budget - len(row.tokens) for row in self.rows))
         tokens = self._on_device([row.tokens[-1] for row in self.rows])
         steps, chosen = self.decoder.steps, []
         with steps.cache_for(self.cache, count) as cache:
             for _ in range(count):
-                chosen.append(_choose(self.rows, steps(tokens[:, None], cache)[:, 0]))
+                chosen.append(_Chosen(self.rows, steps(tokens[:, None], cache)[:, 0]))
                 tokens = chosen[-1].tokens
         return [
-            (row, row.accept(*choice))
-            for choices in chosen
-            for row, choice in zip(self.rows, choices.pairs(), strict=True)
+            (row, row.accept(*pair))
+            for choice in chosen
+            for row, pair in zip(self.rows, choice.pairs(), strict=True)
             if not row.finish_reason
         ]
 
@@ -211,18 +200,18 @@ class _Batch:
         logits: Tensor,
         drafts: Sequence[Sequence[int]] | None = None,
     ) -> list[tuple[RunningSequence, str]]:
-        """Chooses the next token of each row by its logits (rows, width, vocab_size), and goes on
-        along its draft for as long as the draft is what has been chosen."""
+        """Chooses the next token of each row by its logits (rows, width, vocab_size), and one more
+        for as long as the token chosen is the row's next draft token."""
         drafts = drafts or [()] * len(rows)
         texts: list[tuple[RunningSequence, str]] = []
-        active = list(range(len(rows)))
+        active = [number for number, row in enumerate(rows) if not row.finish_reason]
         for place in range(logits.shape[1]):
             if not active:
                 break
-            chosen = _choose([rows[number] for number in active], logits[active, place]).pairs()
+            chosen = _Chosen([rows[number] for number in active], logits[active, place]).pairs()
             texts += [
-                (rows[number], rows[number].accept(*choice))
-                for number, choice in zip(active, chosen, strict=True)
+                (rows[number], rows[number].accept(*pair))
+                for number, pair in zip(active, chosen, strict=True)
             ]
             active = [
                 number
@@ -230,12 +219,6 @@ class _Batch:
                 if not rows[number].finish_reason and token in drafts[number][place : place + 1]
             ]
         return texts
-
-    def _draft(self, row: RunningSequence, drafter: Drafter | None) -> list[int]:
-        count = min(row.options.speculate, row.budget - len(row.tokens) - 1)
-        if drafter is None or count < 1:
-            return []
-        return drafter.draft(row.prompt.ids + row.tokens, count)
 
     def _drop_finished(self) -> None:
         running = [number for number, row in enumerate(self.rows) if not row.finish_reason]
@@ -252,36 +235,17 @@ class _Batch:
         return torch.tensor(numbers).to(self.cache.keys[0].device)
 
 
-@dataclass
+def _draft(row: RunningSequence, drafter: Drafter) -> list[int]:
+    count = min(row.options.speculate, row.budget - len(row.tokens) - 1)
+    return drafter.draft(row.prompt.ids + row.tokens, count) if count > 0 else []
+
+
 class _Chosen:
-    """The next token of each row (rows), its log-probability in nats where that is wanted, and the
-    row's largest logit."""
+    """The next token of each row, drawn by its logits (rows, vocab_size)."""
 
-    tokens: Tensor
-    logprobs: Tensor | None
-    largest: Tensor
-
-    def pairs(self) -> list[tuple[int, float]]:
-        """Tokens and log-probabilities as numbers, for which the host waits.
-
-        Raises:
-            CheckpointError: the model's logits are not finite.
-        """
-        if not self.largest.isfinite().all():
-            raise CheckpointError(
-                "the model's scores are not finite; its weights are damaged, or overflow in this "
-                "dtype: check the files, or choose bfloat16 or float32"
-            )
-        tokens = self.tokens.tolist()
-        logprobs = [0.0] * len(tokens) if self.logprobs is None else self.logprobs.tolist()
-        return list(zip(tokens, logprobs, strict=True))
-
-
-@torch.no_grad()
-def _choose(rows: Sequence[RunningSequence], logits: Tensor) -> _Chosen:
-    """Draws the next token of each row by its logits (rows, vocab_size)."""
-    tokens = torch.stack(
-        [
+    @torch.no_grad()
+    def __init__(self, rows: Sequence[RunningSequence], logits: Tensor) -> None:
+        drawn = [
             sample(
                 row.allowed(scores),
                 temperature=row.options.temperature,
@@ -291,6 +255,20 @@ def _choose(rows: Sequence[RunningSequence], logits: Tensor) -> _Chosen:
             )
             for row, scores in zip(rows, logits, strict=True)
         ]
-    )
-    wanted = any(row.options.logprobs for row in rows)
-    return _Chosen(tokens, logprobs_of(logits, tokens) if wanted else None, logits.amax(-1))
+        self.tokens = torch.stack(drawn)
+        wanted = any(row.options.logprobs for row in rows)
+        self._logprobs = logprobs_of(logits, self.tokens) if wanted else torch.zeros(len(rows))
+        self._largest = logits.amax(-1)
+
+    def pairs(self) -> list[tuple[int, float]]:
+        """Each token and its log-probability in nats (0 if no row wants it); waits for the device.
+
+        Raises:
+            CheckpointError: the model's logits are not finite.
+        """
+        if not self._largest.isfinite().all():
+            raise CheckpointError(
+                "the model's scores are not finite; its weights are damaged, or overflow in this "
+                "dtype: check the files, or choose bfloat16 or float32"
+            )
+        return list(zip(self.tokens.tolist(), self._logprobs.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""`CodeLlama`: a model and its vocabulary, put to the uses that it was trained for."""
+"""`CodeLlama`: a model and its tokenizer, which complete, infill and chat."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class CodeLlama:
         decoder: runs the model; its `timing` counts what all calls so far have spent.
         draft_model: a smaller model of the same vocabulary that makes draft tokens where
             `Options.speculate` asks for them; None: they are looked up in the text so far.
-        draw_seed: where the seed comes from that nobody has given; None: each sequence draws one.
+        draw_seed: makes the seed of a call without one; None: each sequence draws its own.
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
@@ -73,10 +73,10 @@ class CodeLlama:
 
         Args:
             directory, device, dtype, progress: as for `load_model`.
-            fast: let `codellama.fast` hold and run the model, whose logits stay the same within
-                rounding; False keeps the model of `load_model`.
-            mesh: processes to lay the model over, one device each; every one of them has to make
-                the same calls, and gets the same results.
+            fast: let `codellama.fast` hold and run the model; the logits stay the same within
+                rounding. False keeps the model of `load_model`.
+            mesh: processes that share the model, each with a device of its own. All of them have to
+                make the same calls, and get the same results.
             options: the other fields of `LoadOptions`.
 
         Raises:
@@ -98,12 +98,7 @@ class CodeLlama:
     def load_draft(self, directory: str | Path, *, fast: bool = True) -> None:
         """Loads a smaller model that makes draft tokens, to the same device.
 
-        Args:
-            directory, fast: as for `load`.
-
-        Raises:
-            CheckpointError: as `load`.
-            RequestError: its vocabulary is another.
+        Args and errors are those of `load`; a RequestError also if the vocabulary is another.
         """
         device = self.model.tok_embeddings.weight.device
         draft = type(self).load(directory, device, fast=fast).model
@@ -115,12 +110,8 @@ class CodeLlama:
         self.draft_model = draft
 
     def complete(self, prompts: Iterable[str], **options: Any) -> list[Completion]:
-        """Continues each prompt.
-
-        The text goes on from the prompt's: prompt + text is what the model has read and written.
-        """
-        batch = [self._completion(text) for text in _several(prompts)]
-        return self._run(batch, options)
+        """Continues each prompt; prompt + text is what the model has read and written."""
+        return list(self._each(map(self._completion, _several(prompts)), options))
 
     def infill(
         self,
@@ -136,26 +127,22 @@ class CodeLlama:
             suffix_first: show the model the suffix before the prefix (see `prompts.infilling`).
             allow_control_tags: let texts spell control tokens.
         """
-        batch = [
-            self._infilling(gap, suffix_first, allow_control_tags) for gap in _several(gaps, str)
-        ]
-        return self._run(batch, {**options, "echo": False})
+        several = _several(gaps, str)
+        batch = [self._infilling(gap, suffix_first, allow_control_tags) for gap in several]
+        return list(self._each(batch, options))
 
     def each(
         self, texts: Iterable[str], suffix_first: bool = False, **options: Any
     ) -> Iterator[Completion]:
         """Completes each text, or fills the gap that `<FILL_ME>` marks in it; yields a completion
         as soon as it and those before it are done. `echo` is for texts without a gap."""
-        asked = self._options(options)
-        filled = replace(asked, echo=False)
-        yield from self._each(
-            [
-                (self._infilling(split_fill(text), suffix_first), filled)
-                if FILL in text
-                else (self._completion(text), asked)
-                for text in texts
-            ]
-        )
+        batch = [
+            self._infilling(split_fill(text), suffix_first)
+            if FILL in text
+            else self._completion(text)
+            for text in texts
+        ]
+        return self._each(batch, options)
 
     def chat(
         self,
@@ -164,9 +151,8 @@ class CodeLlama:
         **options: Any,
     ) -> list[Completion]:
         """Answers the last message of each dialog (see `prompts.chat`)."""
-        _refuse_healing(options)
-        batch = [self._chat(dialog, allow_control_tags) for dialog in _several(dialogs, Mapping)]
-        return self._run(batch, options)
+        several = _several(dialogs, Mapping)
+        return list(self._each([self._chat(one, allow_control_tags) for one in several], options))
 
     def generate(
         self,
@@ -185,7 +171,7 @@ class CodeLlama:
             Prompt(ids, stops, not control.issuperset(ids))
             for ids in map(_whole_numbers, _several(prompts, int))
         ]
-        return self._run(batch, options)
+        return list(self._each(batch, options))
 
     def stream(self, prompt: str, **options: Any) -> CompletionStream:
         """As `complete` for one prompt, in pieces of text as they become certain."""
@@ -201,32 +187,26 @@ class CodeLlama:
     ) -> CompletionStream:
         """As `infill` for one gap, in pieces of text as they become certain."""
         prompt = self._infilling((prefix, suffix), suffix_first, allow_control_tags)
-        return self._stream(prompt, {**options, "echo": False})
+        return self._stream(prompt, options)
 
     def stream_chat(
         self, messages: Sequence[Message], allow_control_tags: bool = False, **options: Any
     ) -> CompletionStream:
         """As `chat` for one dialog, in pieces of text as they become certain.
 
-        Of a dialog that goes on from the last one streamed, only what is new is prefilled.
+        If the dialog continues the last one streamed, only what is new goes through the model.
         """
-        _refuse_healing(options)
         return self._stream(self._chat(messages, allow_control_tags), options, self._dialog)
 
     def _completion(self, text: str) -> Prompt:
         ids = self.tokenizer.encode(text, bos=True)
-        return Prompt(ids, frozenset([self.tokenizer.eos_id]), continuation=bool(text))
+        return Prompt(ids, self._stop_ids(None), continuation=bool(text))
 
     def _infilling(
         self, gap: tuple[str, str], suffix_first: bool, allow_control_tags: bool = False
     ) -> Prompt:
-        prefix, suffix = gap
         ids = prompts.infilling(
-            self.tokenizer,
-            prefix,
-            suffix,
-            suffix_first=suffix_first,
-            allow_control_tags=allow_control_tags,
+            self.tokenizer, *gap, suffix_first=suffix_first, allow_control_tags=allow_control_tags
         )
         if any(variant.infilling == "unstated" for variant in matching(self.model.config)):
             warnings.warn(
@@ -234,33 +214,29 @@ class CodeLlama:
                 "trained with them",
                 stacklevel=3,
             )
-        return Prompt(ids, self._stop_ids(self.tokenizer.eot_id), continuation=True)
+        return Prompt(ids, self._stop_ids(self.tokenizer.eot_id), continuation=True, kind="gap")
 
     def _chat(self, messages: Sequence[Message], allow_control_tags: bool) -> Prompt:
         ids = prompts.chat(self.tokenizer, messages, allow_control_tags)
-        return Prompt(ids, self._stop_ids(self.tokenizer.step_id), continuation=False)
+        stop_ids = self._stop_ids(self.tokenizer.step_id)
+        return Prompt(ids, stop_ids, continuation=False, kind="dialog")
 
     def _stop_ids(self, end_id: int | None) -> frozenset[int]:
         return frozenset(id for id in (end_id, self.tokenizer.eos_id) if id is not None)
 
-    def _run(self, batch: Sequence[Prompt], keywords: dict[str, Any]) -> list[Completion]:
-        options = self._options(keywords)
-        return list(self._each([(prompt, options) for prompt in batch]))
-
-    def _each(self, batch: Sequence[tuple[Prompt, Options]]) -> Iterator[Completion]:
+    def _each(self, batch: Iterable[Prompt], keywords: dict[str, Any]) -> Iterator[Completion]:
         """The samples of each prompt, in order, each as soon as it and those before it are done."""
+        options = self._options(keywords)
         sequences = [
             self._sequence(prompt, _nth(options, number))
-            for prompt, options in batch
+            for prompt in batch
             for number in range(options.num_samples)
         ]
         pending = deque(sequences)
-        running = self.decoder.run(
-            sequences,
-            batch_size=max((sequence.options.batch_size for sequence in sequences), default=1),
-            steps_per_sync=self.decoder.steps.steps_per_sync,
-        )
-        for _ in running:
+        steps_per_sync = self.decoder.steps.steps_per_sync
+        for _ in self.decoder.run(
+            sequences, batch_size=options.batch_size, steps_per_sync=steps_per_sync
+        ):
             while pending and pending[0].finish_reason:
                 yield pending.popleft().completion()
         yield from (sequence.completion() for sequence in pending)
@@ -286,6 +262,13 @@ class CodeLlama:
 
     def _sequence(self, prompt: Prompt, options: Options) -> RunningSequence:
         ids, config = prompt.ids, self.model.config
+        if prompt.kind == "gap":
+            options = replace(options, echo=False)
+        if prompt.kind == "dialog" and options.heal:
+            raise RequestError(
+                "heal is for prompts that end inside a word; a dialog ends with the format's own "
+                "tokens"
+            )
         if not ids:
             raise RequestError("a prompt has no tokens; the shortest one is [BOS]")
         if outside := [id for id in ids if not 0 <= id < config.vocab_size]:
@@ -302,15 +285,8 @@ class CodeLlama:
         return RunningSequence(prompt, options, self.tokenizer, budget, device=device)
 
 
-def _refuse_healing(keywords: Mapping[str, Any]) -> None:
-    if keywords.get("heal"):
-        raise RequestError(
-            "heal is for prompts that end inside a word; a dialog ends with the format's own tokens"
-        )
-
-
 def _nth(options: Options, number: int) -> Options:
-    """The options of a prompt's n-th sample, which has a seed of its own."""
+    """The options of a prompt's n-th sample; each has a seed of its own."""
     if options.seed is None or number == 0:
         return options
     return replace(options, seed=options.seed + number)
@@ -324,8 +300,8 @@ def _whole_numbers(ids: Iterable[Any]) -> list[int]:
 
 
 def _several(prompts: Iterable[Any], part: type | tuple[()] = ()) -> list[Any]:
-    """The prompts; catches a single one, a string or made of `part`s, where several are meant."""
-    several = [prompts] if isinstance(prompts, str) else list(prompts)
+    """The prompts as a list; refuses a single prompt, which is a string or made of `part`s."""
+    several = list(prompts)
     if isinstance(prompts, str) or any(isinstance(prompt, part) for prompt in several):
         raise RequestError(f"expected a list of prompts, got {prompts!r:.60}; wrap it in a list")
     return several

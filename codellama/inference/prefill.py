@@ -1,72 +1,69 @@
-"""Prefill: prompts go through the model, many tokens at a time, to the logits of what follows."""
+"""Prefill: prompts go through the model many tokens at a time. The result is a filled KV cache and
+the logits of the first new token."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from codellama.inference.cache_rows import copy_row, view_rows
+from codellama.inference.cache_rows import keep_rows, view_rows
 from codellama.inference.requests import RunningSequence
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
 PREFILL_CHUNK = 512
-"""Tokens of a pass, those of all rows counted."""
+"""Tokens of a pass, in all rows together."""
 
 
 @dataclass
 class Prefilled:
-    """What decoding goes on from.
+    """What decoding goes on from. Rows are in the order of the sequences.
 
     Attributes:
-        rows: the sequences, in the order of the cache's rows.
-        cache: keys and values of their prompts, with capacity for what they may generate.
+        cache: keys and values of the prompts, with capacity for what may be generated.
         logits: (rows, vocab_size) of the first new token.
-        tokens: how many went through the model.
+        tokens: number of tokens that went through the model.
     """
 
-    rows: list[RunningSequence]
     cache: KVCache
     logits: Tensor
     tokens: int
 
 
 def prefill(model: Transformer, sequences: Sequence[RunningSequence]) -> Prefilled:
-    """Reads the prompts, `PREFILL_CHUNK` tokens at a time, and duplicate prompts once for all.
+    """Runs the prompts through the model, `PREFILL_CHUNK` tokens at a time; duplicate prompts once.
 
     Short prompts share a chunk, padded on the right to the longest of them. A long prompt has its
     chunks to itself, so that padding never costs more than a chunk. Besides weights and cache this
-    takes the activations of one chunk (its widest is `PREFILL_CHUNK * hidden_dim` numbers), a mask
-    of `PREFILL_CHUNK` times the prompt's length, and the logits of one position a row (of a chunk's
-    positions where prompt log-probabilities are wanted).
+    takes the activations of one chunk (the widest has `PREFILL_CHUNK * hidden_dim` numbers), a mask
+    of `PREFILL_CHUNK` times the prompt's length, the logits of one position a row (of a chunk's
+    positions where prompt log-probabilities are wanted), and one layer of the cache.
     """
-    duplicates: dict[tuple[int, ...], list[RunningSequence]] = {}
-    for sequence in sequences:
-        duplicates.setdefault(tuple(sequence.prompt.ids), []).append(sequence)
-    groups = _groups([first for first, *_ in duplicates.values()])
-    rows = [sequence for group in groups for sequence in group]
-    cache = model.new_cache(len(sequences), max(map(_capacity, sequences)))
+    unique = {tuple(sequence.prompt.ids): sequence for sequence in sequences}
+    groups = _groups(unique.values())
+    cache = model.new_cache(len(unique), max(map(_capacity, sequences)))
+    rows: dict[tuple[int, ...], int] = {}
     logits: list[Tensor] = []
     for group in groups:
         start = len(logits)
         view = view_rows(cache, start, start + len(group))
         logits += _prefill_group(model, group, view)
         cache.lengths[start : start + len(group)] = view.lengths
-    for source, first in enumerate(list(rows)):
-        for sequence in duplicates[tuple(first.prompt.ids)][1:]:
-            sequence.prompt_logprobs = list(first.prompt_logprobs)
-            copy_row(cache, source, len(rows))
-            rows.append(sequence)
-            logits.append(logits[source])
-    return Prefilled(rows, cache, torch.stack(logits), sum(map(len, duplicates)))
+        rows |= {tuple(sequence.prompt.ids): start + row for row, sequence in enumerate(group)}
+    order = [rows[tuple(sequence.prompt.ids)] for sequence in sequences]
+    if order != list(range(len(unique))):
+        keep_rows(cache, order)
+    for sequence in sequences:
+        sequence.prompt_logprobs = list(unique[tuple(sequence.prompt.ids)].prompt_logprobs)
+    return Prefilled(cache, torch.stack(logits)[order], sum(map(len, unique)))
 
 
 @dataclass
 class PrefixCache:
-    """The KV cache of the last sequence, for a prompt with the same prefix: a dialog that goes on.
+    """The KV cache of the last sequence, for a next prompt with the same prefix, as in a dialog.
 
     Attributes:
         ids: the tokens in its one row.
@@ -77,22 +74,21 @@ class PrefixCache:
     cache: KVCache | None = None
 
     def prefill(self, model: Transformer, sequence: RunningSequence) -> Prefilled:
-        """As `prefill` for one sequence, of which only what the cache lacks is read."""
+        """As `prefill` for one sequence; only the tokens that the cache lacks are run."""
         if self.cache is None or self.cache.keys[0].is_inference():  # which cannot be written to
             return prefill(model, [sequence])
         cache, known, prompt = self.cache, self.ids, sequence.prompt.ids
         self.ids, self.cache = [], None  # until the sequence has ended
         cache.lengths = [0 if sequence.wants_prompt_logprobs else common_prefix(known, prompt)]
-        read = len(prompt) - cache.longest
-        if (capacity := _capacity(sequence)) > cache.capacity:
-            cache.reserve(capacity)
+        new_tokens = len(prompt) - cache.longest
+        cache.reserve(_capacity(sequence))
         logits = _prefill_group(model, [sequence], cache)
-        return Prefilled([sequence], cache, torch.stack(logits), read)
+        return Prefilled(cache, torch.stack(logits), new_tokens)
 
 
 def common_prefix(known: Sequence[int], ids: Sequence[int]) -> int:
-    """Length of the common prefix of two sequences; without the last of `ids`, whose logits are
-    always needed."""
+    """Length of the common prefix of two sequences, without the last of `ids`: that one has to run
+    in any case, for its logits."""
     most = min(len(known), len(ids) - 1)
     return next((at for at in range(most) if known[at] != ids[at]), most)
 
@@ -103,8 +99,8 @@ def _capacity(sequence: RunningSequence) -> int:
     return len(sequence.prompt.ids) + sequence.budget + drafts
 
 
-def _groups(sequences: Sequence[RunningSequence]) -> list[list[RunningSequence]]:
-    """Sorts by prompt length and lets neighbours share a chunk as long as they fit when padded."""
+def _groups(sequences: Iterable[RunningSequence]) -> list[list[RunningSequence]]:
+    """Sorts by prompt length; neighbours share a chunk as long as they fit into it when padded."""
     groups: list[list[RunningSequence]] = []
     for sequence in sorted(sequences, key=lambda sequence: len(sequence.prompt.ids)):
         longest = len(sequence.prompt.ids)
@@ -119,7 +115,7 @@ def _groups(sequences: Sequence[RunningSequence]) -> list[list[RunningSequence]]
 def _prefill_group(
     model: Transformer, group: Sequence[RunningSequence], cache: KVCache
 ) -> list[Tensor]:
-    """Reads what `cache` lacks of the prompts; returns each row's logits (vocab_size)."""
+    """Runs what `cache` lacks of the prompts; returns the logits (vocab_size) after each prompt."""
     prompts = [sequence.prompt.ids for sequence in group]
     longest = max(map(len, prompts))
     padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in prompts])

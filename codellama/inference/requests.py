@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,8 +27,8 @@ class Options:
         temperature: 0 always takes the most likely token; 1 samples from the model's distribution.
         top_p: sample from the most likely tokens that together have this probability (nucleus).
         top_k: sample from this many of the most likely tokens; 0: from all.
-        seed: the same seed gives the same text, whatever else is in the batch. Without it, another
-            text each time.
+        seed: the same seed gives the same text, whatever else is in the batch; without a seed each
+            text is another.
         stop: a string that ends the text and is not part of it; may be given several times.
         logprobs: also return the log-probability, in nats, that the model's own distribution (at
             temperature 1) gives to each token.
@@ -59,31 +60,27 @@ class Options:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        whole = {"max_new_tokens": 0, "top_k": 0, "batch_size": 1, "num_samples": 1, "speculate": 0}
-        for name, least in whole.items():
+        for name, (kind, least, most, expected) in _RANGES.items():
             value = getattr(self, name)
-            if not isinstance(value, Integral) or value < least:
-                raise RequestError(f"{name} is {value!r}; expected a whole number from {least}")
-        for name, valid, range_ in (
-            ("temperature", _is_within(self.temperature, 0, sys.float_info.max), "0 or more"),
-            ("top_p", _is_within(self.top_p, sys.float_info.min, 1), "above 0 and at most 1"),
-            ("seed", self.seed is None or _is_seed(self.seed), "a whole number of 64 bits"),
-            ("stop", _are_texts(self.stop), "strings that are not empty"),
-        ):
-            if not valid:
-                raise RequestError(f"{name} is {getattr(self, name)!r}; expected {range_}")
+            if name == "seed" and value is None:
+                continue
+            if not isinstance(value, kind) or not least <= value <= most:
+                raise RequestError(f"{name} is {value!r}; expected {expected}")
+        texts = self.stop if isinstance(self.stop, Sequence) else [None]
+        if not all(isinstance(text, str) and text for text in texts):
+            raise RequestError(f"stop is {self.stop!r}; expected strings that are not empty")
 
 
-def _is_within(value: object, least: float, most: float) -> bool:
-    return isinstance(value, Real) and least <= float(value) <= most
-
-
-def _are_texts(stop: object) -> bool:
-    return isinstance(stop, Sequence) and all(isinstance(text, str) and text for text in stop)
-
-
-def _is_seed(seed: object) -> bool:
-    return isinstance(seed, int) and -(2**63) <= seed < 2**64
+_RANGES: dict[str, tuple[Any, float, float, str]] = {
+    "max_new_tokens": (Integral, 0, math.inf, "a whole number from 0"),
+    "temperature": (Real, 0, sys.float_info.max, "0 or more"),
+    "top_p": (Real, sys.float_info.min, 1, "above 0 and at most 1"),
+    "top_k": (Integral, 0, math.inf, "a whole number from 0"),
+    "seed": (int, -(2**63), 2**64 - 1, "a whole number of 64 bits"),
+    "batch_size": (Integral, 1, math.inf, "a whole number from 1"),
+    "num_samples": (Integral, 1, math.inf, "a whole number from 1"),
+    "speculate": (Integral, 0, math.inf, "a whole number from 0"),
+}
 
 
 @dataclass
@@ -91,8 +88,8 @@ class Completion:
     """What the model made of one prompt.
 
     Attributes:
-        text: what it wrote, up to a stop string.
-        tokens: the ids it chose, without the id that stopped it; a stop string's are among them.
+        text: the new text, up to a stop string.
+        tokens: the new ids, with those of a stop string, without a stop id.
         logprobs: for each of `tokens` its log-probability in nats, if asked for. A prompt's first
             token, which nothing predicts, has 0.
         finish_reason: "stop" at a stop id or string, "length" at max_new_tokens or at the end of
@@ -107,22 +104,25 @@ class Completion:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids for the model to go on from.
+    """Token ids for the model to continue.
 
     Attributes:
         ids: at least one.
-        stop_ids: ids that end what follows.
-        continuation: what follows goes on from the prompt's text, so that a leading space is part
-            of it; otherwise it begins a text of its own.
+        stop_ids: ids that end the completion.
+        continuation: the completion continues the prompt's text, so that a leading space is part of
+            it; otherwise it begins a text of its own.
+        kind: a gap's completion never begins with the prompt (`echo`); a dialog cannot be healed.
     """
 
     ids: list[int]
     stop_ids: frozenset[int]
     continuation: bool
+    kind: Literal["text", "gap", "dialog"] = "text"
 
 
 class RunningSequence:
-    """A prompt on its way to a completion: the one place that decides when it ends.
+    """A prompt and what has been generated after it. This is the one place that decides when a
+    completion ends.
 
     Args:
         budget: tokens that may be generated: `max_new_tokens`, or fewer if the context ends before.
@@ -130,7 +130,7 @@ class RunningSequence:
 
     Attributes:
         tokens, logprobs: as in `Completion`, of the generated tokens.
-        prompt_logprobs: of the prompt's tokens; the caller fills it in if `wants_prompt_logprobs`.
+        prompt_logprobs: of the prompt's tokens; prefill adds them if `wants_prompt_logprobs`.
         finish_reason: None as long as the sequence runs.
     """
 
@@ -145,9 +145,9 @@ class RunningSequence:
     ) -> None:
         self.prompt = prompt
         self.options = options
-        healed = b""  # what was taken back of the prompt; the first new token begins with it
-        self._healing_ids: list[int] = []
         self._text = tokenizer.decode(prompt.ids) if options.echo else ""
+        self._healing_ids: list[int] = []
+        healed = b""  # what was taken back of the prompt; the first new token begins with it
         if options.heal and budget and len(prompt.ids) > 1:
             healed = tokenizer.bytes_of(prompt.ids[-1])
         if healed:
@@ -178,12 +178,12 @@ class RunningSequence:
         return self._text
 
     def prompt_read(self) -> None:
-        """Takes note that the model has read the prompt; that is all where nothing may be added."""
+        """Is called after prefill; where no token may be generated, the sequence then ends."""
         if self.budget == 0:
             self.finish_reason = "length"
 
     def accept(self, token: int, logprob: float = 0.0) -> str:
-        """Takes the next token and returns the text that has become certain by it."""
+        """Adds the next token; returns the text that is certain now and was not before."""
         if token in self.prompt.stop_ids:
             return self._finish("stop")
         self.tokens.append(token)
@@ -194,7 +194,7 @@ class RunningSequence:
         return text
 
     def allowed(self, logits: Tensor) -> Tensor:
-        """The scores (vocab_size) of the next token, -inf for those that it may not be."""
+        """The logits (vocab_size) of the next token, -inf for tokens that may not come next."""
         if not self._healing_ids or self.tokens:
             return logits
         ids = torch.tensor(self._healing_ids, device=logits.device)
@@ -204,15 +204,11 @@ class RunningSequence:
         """The result, once the sequence has ended."""
         if self.finish_reason is None:
             raise RuntimeError("the sequence has not ended yet")
-        echo = self.options.echo
-        return Completion(
-            text=self._text,
-            tokens=(self.prompt.ids if echo else []) + self.tokens,
-            logprobs=(self.prompt_logprobs if echo else []) + self.logprobs
-            if self.options.logprobs
-            else None,
-            finish_reason=self.finish_reason,
-        )
+        tokens, logprobs = self.tokens, self.logprobs
+        if self.options.echo:
+            tokens, logprobs = self.prompt.ids + tokens, self.prompt_logprobs + logprobs
+        asked = logprobs if self.options.logprobs else None
+        return Completion(self._text, tokens, asked, self.finish_reason)
 
     def _finish(self, reason: FinishReason) -> str:
         self.finish_reason = reason
@@ -222,17 +218,16 @@ class RunningSequence:
         return text + rest
 
     def _release(self, text: str) -> str:
-        """Adds `text` and returns what no stop string can take back any more."""
-        pending = self._held_back + text
-        found = [at for stop in self.options.stop if (at := pending.find(stop)) >= 0]
+        """Adds `text`; returns what is certain: no stop string, and no beginning of one."""
+        pending, stops = self._held_back + text, self.options.stop
+        found = [at for stop in stops if (at := pending.find(stop)) >= 0]
         if found:
             self.finish_reason = "stop"
             certain, self._held_back = min(found), ""
         else:
-            certain = len(pending) - max(
-                (_overlap(pending, stop) for stop in self.options.stop), default=0
-            )
-            self._held_back = pending[certain:]
+            beginnings = (stop[:length] for stop in stops for length in range(1, len(stop)))
+            self._held_back = max(filter(pending.endswith, beginnings), key=len, default="")
+            certain = len(pending) - len(self._held_back)
         self._text += pending[:certain]
         return pending[:certain]
 
@@ -251,9 +246,3 @@ class CompletionStream(Iterator[str]):
     def completion(self) -> Completion:
         """The whole result; a RuntimeError before the stream has ended."""
         return self._sequence.completion()
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`."""
-    lengths = range(min(len(text), len(stop) - 1), 0, -1)
-    return next((length for length in lengths if text.endswith(stop[:length])), 0)

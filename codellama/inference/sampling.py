@@ -13,18 +13,18 @@ def token_probabilities(
 
     Args:
         logits: (..., vocab_size)
-        temperature: divides the logits; below 1 sharpens, above 1 flattens. 0 leaves the most
-            likely token alone.
+        temperature: divides the logits; below 1 sharpens, above 1 flattens. 0 gives the most likely
+            token the probability 1.
         top_k: keep only this many of the most likely tokens; 0 keeps all.
         top_p: keep the fewest tokens that together have at least this probability: the nucleus
-            (Holtzman et al. 2019, arXiv 1904.09751). Applied to what top_k has left.
+            (Holtzman et al. 2019, arXiv 1904.09751). Applied after top_k.
 
     Returns:
         float32 probabilities of the shape of `logits`
     """
     if temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
-    # Scaled from the largest, so that a tiny temperature cannot overflow.
+    # The largest logit becomes 0, so that a tiny temperature cannot overflow.
     logits = logits - logits.amax(-1, keepdim=True)
     logits = logits / max(temperature, torch.finfo(logits.dtype).tiny)
     if 0 < top_k < logits.shape[-1]:
@@ -51,9 +51,9 @@ def sample(
 ) -> Tensor:
     """Draws one token from `token_probabilities`; the most likely one where temperature is 0.
 
-    Draws as `torch.multinomial` does: of exponential variables `E_i`, the smallest `E_i / p_i` is
-    that of `i` with probability `p_i`. `torch.multinomial` also checks the probabilities, for which
-    the host would have to wait for the device.
+    Draws as `torch.multinomial` does: if the `E_i` are exponential variables, `E_i / p_i` is the
+    smallest for token `i` with probability `p_i`. `torch.multinomial` also checks the
+    probabilities, and the host would have to wait for the device.
 
     Shape:
         (vocab_size) -> ()

@@ -1,9 +1,9 @@
 """Speculative decoding: one pass of the model verifies several draft tokens together.
 
 A pass over a few tokens reads the weights once, as a pass over one does, so that on most machines
-it costs little more. The model chooses a token after each draft token just as it would without
-drafts. A draft token is accepted if it is what the model has chosen. Greedy or sampled, the text is
-therefore the model's own (Leviathan et al. 2022, arXiv 2211.17192, with deterministic drafts).
+it costs little more. The model chooses a token after each draft token, as it would without drafts.
+A draft token is accepted if it is the token that the model has chosen. Greedy or sampled, the text
+is therefore the model's own (Leviathan et al. 2022, arXiv 2211.17192, with deterministic drafts).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Drafter(Protocol):
     """Proposes draft tokens for one sequence."""
 
     def draft(self, ids: Sequence[int], count: int) -> list[int]:
-        """Up to `count` tokens that may follow `ids`, which begin with those of the last call."""
+        """Up to `count` tokens that may follow `ids`; each call's `ids` extend those before."""
         ...
 
 
@@ -33,11 +33,10 @@ class PromptLookup:
 
     def __init__(self) -> None:
         self._read = 0
-        self._ends: dict[tuple[int, ...], int] = {}  # after which index a run of tokens last ended
+        self._ends: dict[tuple[int, ...], int] = {}  # the index behind the last copy of some tokens
 
     def draft(self, ids: Sequence[int], count: int) -> list[int]:
-        """What followed the longest earlier copy of the newest tokens."""
-        for end in range(self._read, len(ids)):  # all but the newest runs: they have no successor
+        for end in range(self._read, len(ids)):  # without the newest tokens: nothing follows them
             for size in range(1, min(LONGEST_MATCH, end) + 1):
                 self._ends[tuple(ids[end - size : end])] = end
         self._read = len(ids)
@@ -58,7 +57,6 @@ class DraftModel:
 
     @torch.no_grad()
     def draft(self, ids: Sequence[int], count: int) -> list[int]:
-        """What the smaller model would write."""
         device = self.model.tok_embeddings.weight.device
         same = common_prefix(self._ids, ids)
         self.cache.lengths = [same]  # forgets drafts that were not accepted

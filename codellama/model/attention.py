@@ -31,8 +31,8 @@ def grouped_query_attention(
     Args:
         queries: (batch, heads, seq, head_dim)
         keys, values: (batch, kv_heads, key_count, head_dim); kv_heads divides heads.
-        mask: (batch or 1, 1, seq, key_count), True where a query may look. None stands for the two
-            plain cases: as many keys as queries, each looking back, or one query that sees all.
+        mask: (batch or 1, 1, seq, key_count), True where a query may look. None stands for two
+            cases: as many keys as queries, each looking back, or one query, which sees all keys.
 
     Returns:
         (batch, heads, seq, head_dim)
@@ -48,7 +48,7 @@ def grouped_query_attention(
 
 
 class Attention(nn.Module):
-    """Projects to queries, keys and values, rotates queries and keys by their position, attends.
+    """Projects to queries, keys and values, rotates queries and keys by position, and attends.
 
     Args:
         dim: channels of the input and of the output.
@@ -82,7 +82,7 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Tensor:
-        """Attends from the tokens `x` to themselves and to what layer `layer` of `cache` holds.
+        """Attends from the tokens `x` to themselves and to the tokens in layer `layer` of `cache`.
 
         `cos` and `sin` come from `rotary_angles`, `mask` is as in `grouped_query_attention`.
         """

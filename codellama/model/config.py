@@ -13,7 +13,7 @@ from codellama.errors import ConfigError
 LLAMA2_CONTEXT = 4096
 CODE_LLAMA_CONTEXT = 100 * 1024
 LARGEST = 2**24
-"""Bounds the numbers that `_BOUNDS` leaves out, so that sizes of tensors fit 64 bits."""
+"""The most that a field without an entry in `_BOUNDS` may be; sizes of tensors then fit 64 bits."""
 _BOUNDS = {"n_layers": 1000, "rope_theta": 10**12}
 
 
@@ -21,8 +21,8 @@ _BOUNDS = {"n_layers": 1000, "rope_theta": 10**12}
 class ModelConfig:
     """Every number that fixes a model's shape and arithmetic.
 
-    The field names are the keys of Meta's `params.json`; `0` stands for "not given" and is replaced
-    by what Meta's code would take.
+    The field names are the keys of Meta's `params.json`. A value of 0 counts as not given, and is
+    replaced by what Meta's code would take.
 
     Args:
         dim: width of the residual stream.
@@ -43,8 +43,8 @@ class ModelConfig:
             arXiv 2306.15595). Code Llama takes 1.
 
     Raises:
-        ConfigError: a value is no number, or not positive, or beyond all reason; or heads do not
-            divide what they share.
+        ConfigError: a value is no number, not positive or too large; or numbers of heads do not
+            divide what they share out.
     """
 
     dim: int
@@ -126,8 +126,8 @@ class ModelConfig:
         return config
 
     def to_params(self) -> dict[str, int | float]:
-        """The contents of a `params.json` that `from_params` reads back; without what follows from
-        the rest, as in Meta's files."""
+        """The contents of a `params.json`, which `from_params` reads back. As in Meta's files, what
+        follows from other values is left out."""
         params = asdict(self)
         implied = replace(self, n_kv_heads=0, max_seq_len=0, rope_scaling_factor=1.0)
         for name in ("n_kv_heads", "max_seq_len", "rope_scaling_factor"):
@@ -149,7 +149,7 @@ class ModelConfig:
 
     @property
     def parameter_count(self) -> int:
-        """Number of trained numbers in the model."""
+        """Number of weights in the model."""
         kv_dim = self.n_kv_heads * self.head_dim
         attention = 2 * self.dim * self.dim + 2 * self.dim * kv_dim
         feed_forward = 3 * self.dim * self.hidden_dim

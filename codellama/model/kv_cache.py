@@ -15,7 +15,7 @@ class KVCache:
     has filled its first `lengths[r]` positions. Lowering a length forgets tokens: what lies behind
     it is masked. Buffers grow when a pass needs more positions; reserve them to avoid copying.
 
-    Meant for `torch.no_grad()`: gradients flow through one pass that writes, not through several.
+    Meant for `torch.no_grad()`: gradients flow through a single pass that writes, not through more.
 
     Args:
         n_layers, n_kv_heads, head_dim: the model's.
@@ -61,7 +61,7 @@ class KVCache:
         return self.longest + seq
 
     def needs_mask(self, seq: int) -> bool:
-        """Whether the next `seq` tokens are neither the first ones nor one that sees all keys."""
+        """Whether a mask is needed: not in an empty cache, nor for one token that sees all keys."""
         return not self.uniform or (seq > 1 and self.longest > 0)
 
     def next_positions(self, seq: int) -> Tensor:
@@ -70,7 +70,7 @@ class KVCache:
         return (starts[:, None] + torch.arange(seq)).to(self.keys[0].device)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores one layer's keys and values of the next tokens; `advance` follows the last layer.
+        """Stores one layer's keys and values of the next tokens; `advance` comes after all layers.
 
         Args:
             keys, values: (batch, seq, kv_heads, head_dim), in the order of `next_positions`.
@@ -83,7 +83,7 @@ class KVCache:
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
     def _store(self, layer: int, **news: Tensor) -> int:
-        """Writes what is new of each kind; returns where it ends in the longest row."""
+        """Writes the new tensors of each kind; returns where they end in the longest row."""
         seq = news["keys"].shape[1]
         end = self.key_count(seq)
         if end > self.capacity:

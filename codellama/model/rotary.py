@@ -2,9 +2,9 @@
 
 Channels are taken in pairs (0, 1), (2, 3), …, as Meta's weights expect. Pair `i` of the vector at
 position `m` is rotated by the angle `m * theta ** (-2i / head_dim)`. The dot product of a rotated
-query and a rotated key then depends on their distance alone. Code Llama raises `theta` from 1e4 to
-1e6: the slow pairs rotate slower still, and tell distances of 100k tokens apart (arXiv 2308.12950,
-section 2.4).
+query and a rotated key then depends only on the vectors and their distance. Code Llama raises
+`theta` from 1e4 to 1e6: the slow pairs rotate slower still, and tell distances of 100k tokens apart
+(arXiv 2308.12950, section 2.4).
 """
 
 import torch
@@ -14,9 +14,9 @@ from torch import Tensor
 def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the angle of every pair of channels at every position.
 
-    Computed for the positions at hand, so that no table bounds the context. Everything is float32,
-    with the roundings of Meta's code, which the models were trained with: at position 100,000
-    bfloat16 would not even tell neighbouring tokens apart.
+    They are computed for the given positions, so that no table limits the context. Everything is
+    float32 and rounded as in Meta's code, with which the models were trained. In bfloat16,
+    positions near 100,000 would be multiples of 512.
 
     Args:
         positions: (batch, seq) numbers from 0.

@@ -1,5 +1,4 @@
-"""The Code Llama decoder: Llama 2's architecture (Touvron et al. 2023, arXiv 2307.09288, section
-2.2).
+"""The Code Llama decoder, as in Llama 2 (Touvron et al. 2023, arXiv 2307.09288, section 2.2).
 
 Tokens become vectors, a stack of blocks refines them, and the last norm and projection turn each
 into a score for every token that may come next.

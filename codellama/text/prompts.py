@@ -1,7 +1,7 @@
 """The formats in which Code Llama was taught to infill and to chat.
 
-A prompt is made of parts: control tokens, and texts that are each encoded on its own. One joined
-string would give other ids, so the parts are those of Meta's encoders.
+A prompt is made of control tokens and texts. Each text is encoded on its own, as in Meta's code,
+since one joined string would give other ids.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def chat(
 
     Args:
         messages: `{"role": ..., "content": ...}` with the roles system (optional, first), then user
-            and assistant in turn, the user last. 70B's messages may have a "destination".
-        allow_control_tags: let contents hold the format's own tags.
+            and assistant in turn, the user last. For 70B, messages may also have a "destination".
+        allow_control_tags: let contents have the format's own tags in them.
 
     Raises:
         PromptError: a message is not of that form, roles are out of order, or a content has a tag

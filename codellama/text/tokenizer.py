@@ -38,8 +38,9 @@ class Tokenizer:
         prefix_id, suffix_id, middle_id, eot_id: the infilling tokens `▁<PRE>`, `▁<SUF>`, `▁<MID>`
             and `▁<EOT>`; None where the vocabulary lacks them (arXiv 2308.12950, section 2.3).
         step_id: `<step>`, which ends a turn of Code Llama 70B Instruct; None elsewhere.
-        control_ids: all of the above that there are, and the pieces of several `<EOT>` that Code
-            Llama's vocabulary ends with; they never appear in decoded text.
+        can_infill: whether the vocabulary has all four infilling tokens.
+        control_ids: all of these ids, and those of the pieces of several `<EOT>` at the end of Code
+            Llama's vocabulary; they never appear in decoded text.
 
     Raises:
         TokenizerError: the file is missing or is not a SentencePiece model.
@@ -85,7 +86,7 @@ class Tokenizer:
         return None if id == self._processor.unk_id() else id
 
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
-        """Token ids of `text`, which is taken to begin a text: an implicit space comes before it.
+        """Token ids of `text` as the beginning of a text: SentencePiece puts a space before it.
 
         Args:
             bos, eos: put the sequence marks around it.
@@ -103,9 +104,10 @@ class Tokenizer:
         return [self.bos_id] * bos + self._processor.encode(text) + [self.eos_id] * eos
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Token ids of `text` where it goes on from other text, so without the implicit space.
+        """Token ids of `text` where it continues other text, so without the implicit space.
 
-        A sentinel takes the space; how many tokens the sentinel has depends on the vocabulary.
+        The text is encoded behind a sentinel, which takes that space; the sentinel's tokens, whose
+        number depends on the vocabulary, are then left out.
         """
         return self.encode(SENTINEL + text)[len(self.encode(SENTINEL)) :]
 
@@ -114,14 +116,14 @@ class Tokenizer:
         return self._bytes_of[id]
 
     def starting_with(self, beginning: bytes) -> list[int]:
-        """The ids of all tokens whose bytes begin so."""
+        """The ids of all tokens whose bytes begin with `beginning`."""
         return [id for id, piece in enumerate(self._bytes_of) if piece.startswith(beginning)]
 
     def decode(self, ids: Sequence[int], continuation: bool = False) -> str:
         """The text of token ids. Control tokens have none.
 
         Args:
-            continuation: the ids go on from other text, so that a leading space is a real one.
+            continuation: the ids continue other text, so that a leading space is a real one.
 
         Raises:
             TokenizerError: an id is outside the vocabulary.
@@ -147,13 +149,13 @@ class Tokenizer:
 class IncrementalDecoder:
     """Turns tokens into text as they come.
 
-    A character whose bytes are spread over several tokens appears with the last of them; bytes that
-    form no character become a replacement character each, as in SentencePiece. The pieces that
-    `push` and `flush` return add up to `Tokenizer.decode` of all the ids.
+    A character whose bytes are spread over several tokens appears with the last of them. Of bytes
+    that form no character, each becomes a replacement character, as in SentencePiece. The pieces
+    that `push` and `flush` return add up to `Tokenizer.decode` of all the ids.
 
     Args:
-        continuation: the tokens go on from other text. Otherwise the first space is the implicit
-            one of `Tokenizer.encode` and is left out.
+        continuation: the tokens continue other text. Otherwise the first space is the implicit one
+            of `Tokenizer.encode` and is left out.
         skip: bytes to leave out at the beginning.
     """
 

@@ -31,21 +31,16 @@ _DISK_FULL = re.compile(r"No space left|File too large|quota exceeded|unexpected
 
 
 class Checkpoint(ABC):
-    """A directory whose headers have been read and found to be one whole model.
+    """A directory whose headers have been read and found to be one whole model."""
 
-    Attributes:
-        directory: where it lies.
-        config: the model's shape.
-        dtypes: what the weights are stored in.
-        file_count: number of files that hold weights.
-        format: the name of the format.
-    """
-
+    format: str
+    """The name of the format."""
     directory: Path
     config: ModelConfig
-    dtypes: set[torch.dtype]
     file_count: int
-    format: str
+    """Files that hold weights."""
+    dtypes: set[torch.dtype]
+    """What the weights are stored in."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,9 +76,9 @@ class Checkpoint(ABC):
     ) -> Tensor:
         """One parameter under its name in `Transformer`, or a region of it, contiguous.
 
-        On a CPU the result is mapped from disk where one file holds it as it is, in that dtype.
-        What has to be joined from several files, or reordered, is copied straight into its final
-        memory. Nothing around a region is read.
+        On a CPU the result is mapped from disk if one file holds it as it is, in that dtype. Slices
+        from several files are copied straight into the final memory. Of a region's surroundings
+        nothing is read.
 
         Raises:
             CheckpointError: float16 was asked for and cannot hold a number; or no dtype was, and
@@ -92,8 +87,8 @@ class Checkpoint(ABC):
         parts, dimension = self.parts(name, region)
         dtype = dtype or self.dtype
         if len(parts) == 1:
-            whole = parts[0].to(device, dtype, copy=self._is_tied(name, region, parts[0]))
-            whole = whole.contiguous()
+            shared = name == "output.weight" and self._is_tied(parts[0], region)
+            whole = parts[0].to(device, dtype, copy=shared).contiguous()
         else:
             shape = list(parts[0].shape)
             widths = [part.shape[dimension] for part in parts]
@@ -109,20 +104,18 @@ class Checkpoint(ABC):
             )
         return whole
 
-    def _is_tied(self, name: str, region: Region | None, part: Tensor) -> bool:
-        """Whether what is read lies in the embedding's memory, though it is trained on its own."""
-        if name != "output.weight":
-            return False
-        embedding, *_ = self.parts("tok_embeddings.weight", region)[0]
-        return part.data_ptr() == embedding.data_ptr()
+    def _is_tied(self, output: Tensor, region: Region | None) -> bool:
+        """Whether the output matrix lies in the embedding's memory; the two are trained apart."""
+        [embedding, *_], _ = self.parts("tok_embeddings.weight", region)
+        return output.data_ptr() == embedding.data_ptr()
 
     @abstractmethod
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
-        """What the files hold of a region, and the dimension along which to put it together."""
+        """The slices of a region in the files, and the dimension along which to join them."""
 
 
 def reader(tensors: Mapping[str, Tensor]) -> Read:
-    """Makes a state dict readable as a checkpoint is."""
+    """Lets a state dict be read as a checkpoint is."""
 
     def read(name: str, region: Region | None = None) -> Tensor:
         tensor = tensors[name].detach()
@@ -140,8 +133,8 @@ def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
 def differences(
     expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor], where: str = ""
 ) -> list[str]:
-    """How named tensors differ from the expected shapes: a phrase for each kind, the first few
-    names and a count."""
+    """How named tensors differ from the expected shapes: a phrase for each kind of difference, with
+    a count and the first few names."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     misshapen = [
@@ -156,17 +149,36 @@ def differences(
 
 
 def first_few(names: Collection[str]) -> str:
-    """Three names, cut and without control characters, and the number of the others."""
+    """The first three names, shortened and without control characters, and how many others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(repr(name)[1:-1][:80] for name in list(names)[:3]) + more
 
 
-def weight_dtypes(tensors: Mapping[str, Tensor]) -> set[torch.dtype]:
-    """The dtypes of weights; a CheckpointError if any are no floating-point numbers."""
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{name} holds {tensor.dtype}; expected floating-point numbers")
-    return {tensor.dtype for tensor in tensors.values()}
+def check_tensors(
+    described: Path, expected: Mapping[str, Sequence[int]], files: Sequence[Mapping[str, Tensor]]
+) -> set[torch.dtype]:
+    """Compares each weight file with the tensors that the model in the file `described` needs.
+
+    Returns:
+        The dtypes of the tensors.
+
+    Raises:
+        CheckpointError: names or shapes differ, or a tensor holds no floating-point numbers.
+    """
+    problems = []
+    for number, tensors in enumerate(files):
+        where = f" in shard {number:02d}" if len(files) > 1 else ""
+        problems += differences(expected, tensors, where)
+    if problems:
+        raise CheckpointError(
+            f"{described.parent}: the tensors are not those of the model in {described.name} "
+            f"({'; '.join(problems)}); the files belong to different models, or one is damaged"
+        )
+    dtypes = {tensor.dtype for tensors in files for tensor in tensors.values()}
+    if not all(dtype.is_floating_point for dtype in dtypes):
+        found = dtype_names(dtypes)
+        raise CheckpointError(f"{described.parent} holds {found}; expected floating-point numbers")
+    return dtypes
 
 
 def dtype_names(dtypes: Collection[torch.dtype]) -> str:
@@ -176,37 +188,35 @@ def dtype_names(dtypes: Collection[torch.dtype]) -> str:
 
 @contextlib.contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
-    """A directory to write to, which takes the place of `path` once all is written.
+    """A scratch directory to write to, whose files appear in `path` once all of them are written.
 
     Raises:
-        CheckpointError: `path` exists and is not empty, for nothing is ever overwritten; or the
-            disk is full.
+        CheckpointError: `path` exists and is not an empty directory, for nothing is ever
+            overwritten; or the disk is full.
     """
     try:
-        path = Path(path).resolve()  # of a link, the place that it leads to
+        path = Path(path).resolve()  # the directory that a link leads to
     except (OSError, RuntimeError):
         raise CheckpointError(f"{path} is a link to itself; choose a new directory") from None
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    exists = path.exists()
+    if exists and not (path.is_dir() and not any(path.iterdir())):
         raise CheckpointError(f"{path} exists; choose a new directory")
-    is_mount = path.is_mount()  # cannot be replaced, so its files are moved into it
-    above = path if is_mount else next(parent for parent in path.parents if parent.exists())
-    beside = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=above))
+    above = next(parent for parent in (path, *path.parents) if parent.exists())
+    scratch = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=above))
     try:
-        yield beside
-        beside.chmod(0o755)  # temporary ones, and safetensors files, are their owner's alone
-        for file in beside.iterdir():
+        yield scratch
+        scratch.chmod(0o755)  # temporary directories and safetensors files are private at first
+        for file in scratch.iterdir():
             file.chmod(0o644)
-        if is_mount:
-            for file in beside.iterdir():
+        if exists:  # and may be a mount point, which cannot be replaced
+            for file in scratch.iterdir():
                 file.rename(path / file.name)
-            beside.rmdir()
-            return
-        if path.exists():
-            path.rmdir()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.rename(path)
+            scratch.rmdir()
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch.rename(path)
     except BaseException as error:
-        shutil.rmtree(beside)
+        shutil.rmtree(scratch)
         if full := _DISK_FULL.search(str(error)):
             raise CheckpointError(
                 f"{path} could not be written ({full[0]}); is the disk full?"

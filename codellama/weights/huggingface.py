@@ -1,15 +1,15 @@
 """Hugging Face's checkpoint format: `config.json` and safetensors files.
 
-The weights are those of Meta's files under other names, but for one thing: Meta rotates
-neighbouring channels (0, 1), (2, 3), …, Hugging Face channel `i` with channel `i + head_dim / 2`.
-So the rows of
-each query and key head stand in another order: all even channels first, then all odd ones.
+The weights are those of Meta's files, under other names, and two matrices have their rows in
+another order. Meta rotates the channel pairs (0, 1), (2, 3), …; Hugging Face rotates channel `i`
+with channel `i + head_dim / 2`. So Hugging Face stores the rows of each query and key head with all
+even channels first, then all odd ones.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,9 @@ from codellama.weights.checkpoint import (
     Checkpoint,
     Read,
     Region,
-    differences,
+    check_tensors,
     new_directory,
     parameter_shapes,
-    weight_dtypes,
 )
 from codellama.weights.downloads import Progress, read_json, read_safetensors
 from codellama.weights.huggingface_config import CONFIG, model_config, settings_of
@@ -80,36 +79,32 @@ class HuggingFaceCheckpoint(Checkpoint):
     """A directory in Hugging Face's format.
 
     Raises:
-        CheckpointError: `config.json` or a weight file is missing, damaged, or of an architecture
-            other than Code Llama's, or names and shapes are not those of the model in it.
+        CheckpointError: `config.json` or a weight file is missing or damaged, the architecture is
+            not Code Llama's, or names and shapes are not those of the model in `config.json`.
     """
 
     format = "Hugging Face"
 
     def __init__(self, directory: Path) -> None:
-        settings = read_json(directory / CONFIG)
+        path = directory / CONFIG
+        settings = read_json(path)
         self.directory = directory
-        self.config = model_config(directory / CONFIG, settings)
-        paths = _weight_paths(directory)
-        self.file_count = len(paths)
-        tensors = {
+        self.config = model_config(path, settings)
+        weight_paths = _weight_paths(directory)
+        self.file_count = len(weight_paths)
+        self.tensors = {
             name: tensor
-            for path in paths
-            for name, tensor in read_safetensors(path)[0].items()
+            for weight_path in weight_paths
+            for name, tensor in read_safetensors(weight_path)[0].items()
             if not name.endswith("rotary_emb.inv_freq")
         }
-        if settings.get("tie_word_embeddings") and "model.embed_tokens.weight" in tensors:
-            tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
+        embedding = self.tensors.get("model.embed_tokens.weight")
+        if settings.get("tie_word_embeddings") and embedding is not None:
+            self.tensors.setdefault("lm_head.weight", embedding)
         expected = {
             hugging_face_name(name): shape for name, shape in parameter_shapes(self.config).items()
         }
-        if problems := differences(expected, tensors):
-            raise CheckpointError(
-                f"{directory}: the tensors are not those of the model in {CONFIG} "
-                f"({'; '.join(problems)}); the files belong to different models, or one is damaged"
-            )
-        self.tensors = tensors
-        self.dtypes = weight_dtypes(tensors)
+        self.dtypes = check_tensors(path, expected, [self.tensors])
 
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
         """The one tensor, in Meta's order; a region of query or key rows has to consist of whole
@@ -132,62 +127,45 @@ def save_checkpoint(
 ) -> None:
     """Writes `config.json` and safetensors files that transformers loads.
 
-    Memory grows by one file at most. The directory appears when all of it is written.
+    Memory grows by one file at most. The files appear when all of them are written.
 
     Args:
-        directory: where to; must not exist, or be empty.
+        directory: where to write; must not exist, or be empty.
         read: gives the parameters: `Checkpoint.read`, or `reader` of a state dict.
-        file_bytes: size that a file is closed at.
+        file_bytes: size of a file, which its last parameter may exceed.
         progress: told parameters done and parameters in all, after each file.
 
     Raises:
         CheckpointError: the directory is taken.
     """
-    names = list(parameter_shapes(config))
-    dtype = read(names[0], None).dtype
-    files = _distribute(config, dtype.itemsize, file_bytes)
-    weight_map = {}
-    done = 0
-    with new_directory(directory) as beside:
-        for number, group in enumerate(files, 1):
+    shapes = parameter_shapes(config)
+    dtype = read("tok_embeddings.weight", None).dtype
+    offsets = accumulate((shape.numel() * dtype.itemsize for shape in shapes.values()), initial=0)
+    files: dict[int, list[str]] = {}
+    for name, offset in zip(shapes, offsets, strict=False):
+        files.setdefault(offset // file_bytes, []).append(name)
+    weight_map: dict[str, str] = {}
+    with new_directory(directory) as scratch:
+        for number, names in enumerate(files.values(), 1):
             file = SINGLE_FILE
             if len(files) > 1:
                 file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
             tensors = {}
-            for name in group:
+            for name in names:
                 tensor = read(name, None)
                 if _is_rotated(name):
                     tensor = neighbours_to_halves(tensor, config.head_dim)
                 tensors[hugging_face_name(name)] = tensor.cpu().contiguous()
-            save_file(tensors, beside / file, metadata={"format": "pt"})
-            weight_map.update(dict.fromkeys(tensors, file))
-            done += len(group)
+            save_file(tensors, scratch / file, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(tensors, file)
             if progress:
-                progress(done, len(names))
+                progress(len(weight_map), len(shapes))
+        contents: dict[str, Any] = {CONFIG: settings_of(config, dtype)}
         if len(files) > 1:
             size = config.parameter_count * dtype.itemsize
-            _write_json(
-                beside / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map}
-            )
-        _write_json(beside / CONFIG, settings_of(config, dtype))
-
-
-def _distribute(config: ModelConfig, itemsize: int, file_bytes: int) -> list[list[str]]:
-    """Names for one file after the other, each closed before it would outgrow `file_bytes`."""
-    files: list[list[str]] = [[]]
-    size = 0
-    for name, shape in parameter_shapes(config).items():
-        more = shape.numel() * itemsize
-        if files[-1] and size + more > file_bytes:
-            files.append([])
-            size = 0
-        files[-1].append(name)
-        size += more
-    return files
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+            contents[INDEX] = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        for file, content in contents.items():
+            (scratch / file).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _weight_paths(directory: Path) -> list[Path]:

@@ -17,39 +17,37 @@ from codellama.weights.variants import matching
 CONFIG = "config.json"
 _KEYS = {
     "dim": "hidden_size",
-    "multiple_of": "intermediate_size",  # until `_feed_forward_shape` takes it apart
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
     "n_kv_heads": "num_key_value_heads",
+    "multiple_of": "intermediate_size",  # until `_feed_forward_shape` takes it apart
     "vocab_size": "vocab_size",
     "norm_eps": "rms_norm_eps",
     "rope_theta": "rope_theta",
     "max_seq_len": "max_position_embeddings",
 }
 _DEFAULTS = {"num_key_value_heads": 0, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
-"""What transformers takes where a file gives nothing; 0 key and value heads: as many as queries."""
+"""What transformers takes for a key that is missing; 0 key and value heads: as many as queries."""
+_FIXED = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+"""What Code Llama's architecture does not leave open."""
 
 
 def settings_of(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """The contents of `config.json`; what changed its name between releases under both names."""
+    """The contents of `config.json`. A key that was renamed between releases of transformers stands
+    under both names."""
     dtype_name = str(dtype).removeprefix("torch.")
     return {
         "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": config.dim,
+        **{theirs: getattr(config, ours) for ours, theirs in _KEYS.items()},
         "intermediate_size": config.hidden_dim,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads,
         "head_dim": config.head_dim,
-        "vocab_size": config.vocab_size,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "max_position_embeddings": config.max_seq_len,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
+        **_FIXED,
         "tie_word_embeddings": False,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -59,25 +57,20 @@ def settings_of(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
-    """The model that a `config.json` describes, if it is one of Code Llama's architecture.
-
-    As in transformers, null counts as not given.
+    """The model that a `config.json` describes. As in transformers, null counts as not given.
 
     Raises:
-        CheckpointError: it is not, or lacks a key, or holds what describes no model.
+        CheckpointError: the architecture is not Code Llama's, a key is missing, or the values
+            describe no model.
     """
     settings = {key: value for key, value in settings.items() if value is not None}
-    if settings.get("model_type") != "llama":
-        raise CheckpointError(
-            f"{path} describes a model of type {settings.get('model_type')!r}; expected 'llama', "
-            "Code Llama's architecture"
-        )
-    for key, only in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
+    settings = {"model_type": None, **_DEFAULTS, **settings}
+    for key, only in _FIXED.items():
         if settings.get(key, only) != only:
             raise CheckpointError(
                 f"{path}: {key} is {settings[key]!r}; Code Llama's architecture has {only!r}"
             )
-    settings = {**_DEFAULTS, **settings, "rope_theta": _rope_theta(path, settings)}
+    settings["rope_theta"] = _rope_theta(path, settings)
     if missing := [key for key in _KEYS.values() if key not in settings]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
     try:
@@ -93,13 +86,13 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
             f"hidden_size / num_attention_heads = {config.head_dim}"
         )
     for variant in matching(config):
-        if config.max_seq_len == variant.trained_context:  # published so, but used for longer
+        if config.max_seq_len == variant.trained_context:  # the model is used for longer texts
             return replace(config, max_seq_len=variant.config.max_seq_len)
     return config
 
 
 def _rope_theta(path: Path, settings: Mapping[str, Any]) -> Any:
-    """The rotary base, from wherever the release that wrote the file put it."""
+    """The rotary base, whose key depends on the release of transformers that wrote the file."""
     theta = settings.get("rope_theta", 10_000.0)
     for key in ("rope_scaling", "rope_parameters"):
         rope = settings.get(key, {})
@@ -117,8 +110,8 @@ def _rope_theta(path: Path, settings: Mapping[str, Any]) -> Any:
 
 
 def _feed_forward_shape(dim: int, hidden_dim: int) -> tuple[int, float]:
-    """`multiple_of` and `ffn_dim_multiplier` that give a hidden width: those of a published size
-    if they do, else others."""
+    """`multiple_of` and `ffn_dim_multiplier` for a hidden width: those of a published size if they
+    give it, else others."""
     plain = int(2 * 4 * dim / 3)
     plain_widths = ((2**power, 1.0) for power in range(12, -1, -1))
     for multiple_of, multiplier in ((256, 1.0), (4096, 1.3), *plain_widths):

@@ -1,8 +1,8 @@
 """From a checkpoint directory to a model and a tokenizer in memory.
 
-The way of a parameter has three stops. The format (`meta.py`, `huggingface.py`) knows its name in
-the files, how it was cut, and the order of its rows. The loader here asks for one parameter after
-the other. A `Place` puts each into a model that was built without memory.
+A parameter passes three stops. The format (`meta.py`, `huggingface.py`) knows its name in the
+files, how it was cut, and the order of its rows. `load_model` asks for one parameter after the
+other. A `Place` puts each into a model that was built without memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +29,8 @@ from codellama.weights.meta import PARAMS, MetaCheckpoint
 
 ROUNDED = "quantized.safetensors"
 """The file of a checkpoint whose matrices are 8-bit or 4-bit integers."""
-DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -71,15 +64,14 @@ class LoadOptions:
             raise RequestError(f"kv_dtype is {self.kv_dtype!r}; expected int8")
 
 
-class Place(Protocol):
-    """Puts the parameter `name` into a model whose parameters have no memory yet.
+Place = Callable[[Transformer, str, Callable[..., Tensor]], None]
+"""Puts the parameter of a name into a model whose parameters have no memory yet.
 
-    `read()` gives the whole parameter in its final dtype, on its device; `read(region)` reads that
-    part of it and nothing else from disk. A place may keep something else than a parameter, such as
-    a layer of integers: memory then never holds more than one matrix in both forms.
-    """
-
-    def __call__(self, model: Transformer, name: str, read: Callable[..., Tensor], /) -> None: ...
+It is called as `place(model, name, read)`. `read()` gives the whole parameter in its final dtype,
+on its device; `read(region)` reads only that part of it from disk. A place may put something else
+into the model, such as a layer of integers: memory then never holds two forms of more than one
+matrix.
+"""
 
 
 def place_whole(model: Transformer, name: str, read: Callable[..., Tensor]) -> None:
@@ -98,9 +90,9 @@ def load_model(
 ) -> Transformer:
     """Builds the model of a checkpoint directory, weights in place, in evaluation mode.
 
-    On a CPU a parameter that one file holds just so, in its own dtype, stays mapped from disk and
-    is read when it is used. Otherwise memory grows to the size of the weights plus one parameter,
-    however many files there are.
+    On a CPU a parameter stays mapped from disk if one file holds it as it is, in the same dtype; it
+    is then read when it is used. Otherwise memory grows to the size of the weights plus one
+    parameter, however many files there are.
 
     Args:
         directory: a checkpoint in any format.
@@ -155,8 +147,8 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
 
 
 def fast_module(name: str) -> ModuleType | None:
-    """A module of `codellama.fast`, which is found by name since nothing here depends on it; None
-    where the folder has been left out."""
+    """A module of `codellama.fast`, found by name since nothing here depends on it; None where the
+    folder has been left out."""
     try:
         return importlib.import_module(f"codellama.fast.{name}")
     except ModuleNotFoundError as error:
@@ -169,14 +161,9 @@ def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
     """The tokenizer of a checkpoint directory whose model has `vocab_size` ids.
 
     Raises:
-        CheckpointError: it is missing, damaged, or has another number of ids.
+        CheckpointError: the file is missing, damaged, or has another number of ids.
     """
     path = Path(directory) / TOKENIZER
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing; it is part of Meta's download, in the model's folder or next to "
-            "it: copy it there"
-        )
     check_download(path)
     try:
         tokenizer = Tokenizer(path)
@@ -192,8 +179,8 @@ def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
 
 
 def weight_bytes(model: Transformer) -> int:
-    """Memory that a model's weights take, in bytes. Modules that keep them in no tensor say how
-    much in an attribute `weight_bytes`."""
+    """Memory that a model's weights take, in bytes. A module that keeps weights outside of tensors
+    has their size in an attribute `weight_bytes`."""
     tensors = [*model.parameters(), *model.buffers()]
     others = (getattr(module, "weight_bytes", 0) for module in model.modules())
     return sum(tensor.numel() * tensor.itemsize for tensor in tensors) + sum(others)
@@ -207,11 +194,7 @@ def default_device() -> torch.device:
 
 
 def torch_device(name: str | torch.device | None) -> torch.device | None:
-    """The device of that name, if this machine has it; None stays None.
-
-    Raises:
-        RequestError: it has not.
-    """
+    """The device of that name, or a RequestError if this machine has none; None stays None."""
     if name is None:
         return None
     try:
@@ -227,11 +210,7 @@ def torch_device(name: str | torch.device | None) -> torch.device | None:
 
 
 def torch_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    """The dtype of that name, if models compute in it; None stays None.
-
-    Raises:
-        RequestError: they do not.
-    """
+    """The dtype of that name, or a RequestError if models do not compute in it; None stays None."""
     if name is None or name in DTYPES.values():
         return name  # type: ignore[return-value]
     if name not in DTYPES:

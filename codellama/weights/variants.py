@@ -15,9 +15,12 @@ Chat = Literal["[INST]", "Source:"]
 class Variant:
     """What is published of one checkpoint.
 
-    `infilling` is "unstated" where the vocabulary has the tokens but the paper does not say that
-    the model was trained with them. `trained_context` counts the tokens of a sequence in
-    training; `chat` names the prompt format, None for models that do not chat.
+    Attributes:
+        shards: number of weight files.
+        trained_context: tokens of a sequence in training.
+        infilling: "unstated" where the vocabulary has the infilling tokens, but the paper does not
+            say that the model was trained with them.
+        chat: the prompt format; None for models that do not chat.
     """
 
     name: str
@@ -28,54 +31,32 @@ class Variant:
     chat: Chat | None
 
 
-_SIZES = {
-    "7b": (ModelConfig(4096, 32, 32, 32016, rope_theta=1e6), 1),
-    "13b": (ModelConfig(5120, 40, 40, 32016, rope_theta=1e6), 2),
-    "34b": (ModelConfig(8192, 48, 64, 32000, n_kv_heads=8, rope_theta=1e6), 4),
-    "70b": (
-        ModelConfig(
-            8192,
-            80,
-            64,
-            32016,
-            n_kv_heads=8,
-            multiple_of=4096,
-            ffn_dim_multiplier=1.3,
-            rope_theta=1e6,
-        ),
-        8,
-    ),
-}
+_7B = ModelConfig(4096, 32, 32, 32016, rope_theta=1e6)
+_13B = ModelConfig(5120, 40, 40, 32016, rope_theta=1e6)
+_34B = ModelConfig(8192, 48, 64, 32000, n_kv_heads=8, rope_theta=1e6)
+_70B = replace(_34B, n_layers=80, vocab_size=32016, multiple_of=4096, ffn_dim_multiplier=1.3)
+_70B_TUNED = replace(_70B, rope_theta=1e4, max_seq_len=0)
 
-
-def _variant(size: str, kind: Literal["", "Python", "Instruct"]) -> Variant:
-    config, shards = _SIZES[size]
-    context = 16384
-    if size in ("7b", "13b") and kind == "Python":
-        config = replace(config, vocab_size=32000)
-    if size == "70b" and kind:
-        context = 4096
-        config = replace(config, rope_theta=1e4, max_seq_len=0)
-    infilling: Infilling = "no" if config.vocab_size == 32000 else "yes"
-    if size == "70b" and kind:
-        infilling = "unstated"
-    chat: Chat | None = None
-    if kind == "Instruct":
-        chat = "Source:" if size == "70b" else "[INST]"
-    name = f"CodeLlama-{size}" + (f"-{kind}" if kind else "")
-    return Variant(name, config, shards, context, infilling=infilling, chat=chat)
-
-
-VARIANTS: dict[str, Variant] = {
-    variant.name: variant
-    for size in _SIZES
-    for variant in (_variant(size, kind) for kind in ("", "Python", "Instruct"))
-}
+_TABLE: tuple[tuple[str, ModelConfig, int, int, Infilling, Chat | None], ...] = (
+    ("CodeLlama-7b", _7B, 1, 16384, "yes", None),
+    ("CodeLlama-7b-Python", replace(_7B, vocab_size=32000), 1, 16384, "no", None),
+    ("CodeLlama-7b-Instruct", _7B, 1, 16384, "yes", "[INST]"),
+    ("CodeLlama-13b", _13B, 2, 16384, "yes", None),
+    ("CodeLlama-13b-Python", replace(_13B, vocab_size=32000), 2, 16384, "no", None),
+    ("CodeLlama-13b-Instruct", _13B, 2, 16384, "yes", "[INST]"),
+    ("CodeLlama-34b", _34B, 4, 16384, "no", None),
+    ("CodeLlama-34b-Python", _34B, 4, 16384, "no", None),
+    ("CodeLlama-34b-Instruct", _34B, 4, 16384, "no", "[INST]"),
+    ("CodeLlama-70b", _70B, 8, 16384, "yes", None),
+    ("CodeLlama-70b-Python", _70B_TUNED, 8, 4096, "unstated", None),
+    ("CodeLlama-70b-Instruct", _70B_TUNED, 8, 4096, "unstated", "Source:"),
+)
+VARIANTS: dict[str, Variant] = {row[0]: Variant(*row) for row in _TABLE}
 
 
 def matching(config: ModelConfig) -> list[Variant]:
-    """The published checkpoints of exactly this configuration: none, one, or several that only
-    their weights tell apart."""
+    """The published checkpoints of exactly this configuration, whatever context it allows: none,
+    one, or several that only their weights tell apart."""
     return [
         variant
         for variant in VARIANTS.values()

@@ -8,13 +8,7 @@ from hypothesis import strategies as st
 
 from codellama import KVCache
 from codellama.fast.int8_kv_cache import Int8KVCache
-from codellama.inference.cache_rows import (
-    bytes_per_token,
-    copy_row,
-    join_rows,
-    keep_rows,
-    view_rows,
-)
+from codellama.inference.cache_rows import bytes_per_token, join_rows, keep_rows, view_rows
 
 
 def test_kept_rows_are_those_asked_for_in_their_order():
@@ -51,7 +45,7 @@ def test_a_copied_row_holds_what_its_source_holds_and_no_more():
     cache, tokens = empty_cache(3), new_tokens(3, 5)
     append(cache, tokens)
     cache.lengths = [5, 2, 3]
-    copy_row(cache, 1, 0)
+    keep_rows(cache, [1, 1, 2])
     assert_rows(cache, [tokens[:, :, 1, :2], tokens[:, :, 1, :2], tokens[:, :, 2, :3]])
 
 
@@ -124,7 +118,7 @@ def test_any_surgery_leaves_each_row_as_a_plain_list_would_be(steps, capacity):
             expected = [expected[row] for row in argument]
         elif step == "copy":
             source, target = argument
-            copy_row(cache, source, target)
+            keep_rows(cache, [source if row == target else row for row in range(ROWS)])
             expected[target] = expected[source]
         elif step == "join":
             other, tokens = empty_cache(ROWS), new_tokens(ROWS, 3, seed=100 + number)

@@ -192,6 +192,17 @@ def test_a_shard_too_many_is_refused(tmp_path):
     assert "1 are needed" in message
 
 
+def test_slices_that_do_not_add_up_to_a_whole_are_refused(tmp_path):
+    write(tmp_path)
+    tensors = torch.load(tmp_path / "consolidated.00.pth", weights_only=True)
+    for name, tensor in tensors.items():
+        if (dimension := cut_dimension(name)) is not None:
+            tensors[name] = tensor.narrow(dimension, 0, tensor.shape[dimension] // 3).clone()
+    for number in range(3):
+        torch.save(tensors, tmp_path / f"consolidated.0{number}.pth")
+    assert "mis-shaped in shard 00" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["params.json", "consolidated.00.pth"])
 def test_a_pointer_in_place_of_a_file_is_named(tmp_path, name):
     write(tmp_path)
