@@ -41,12 +41,15 @@ def settings_of(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     """The contents of `config.json`. A key that was renamed between releases of transformers stands
     under both names."""
     dtype_name = str(dtype).removeprefix("torch.")
+    factor = config.rope_scaling_factor
+    rope = {"rope_type": "default"} if factor == 1 else {"rope_type": "linear", "factor": factor}
     return {
         "architectures": ["LlamaForCausalLM"],
         **{theirs: getattr(config, ours) for ours, theirs in _KEYS.items()},
         "intermediate_size": config.hidden_dim,
         "head_dim": config.head_dim,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_parameters": {**rope, "rope_theta": config.rope_theta},
+        "rope_scaling": None if factor == 1 else rope,
         **_FIXED,
         "tie_word_embeddings": False,
         "bos_token_id": 1,
@@ -70,11 +73,14 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
             raise CheckpointError(
                 f"{path}: {key} is {settings[key]!r}; Code Llama's architecture has {only!r}"
             )
-    settings["rope_theta"] = _rope_theta(path, settings)
+    settings["rope_theta"], factor = _rope(path, settings)
     if missing := [key for key in _KEYS.values() if key not in settings]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
     try:
-        config = ModelConfig(**{ours: settings[theirs] for ours, theirs in _KEYS.items()})
+        config = ModelConfig(
+            **{ours: settings[theirs] for ours, theirs in _KEYS.items()},
+            rope_scaling_factor=factor,
+        )
     except ConfigError as error:
         reason = re.sub(r"\w+", lambda word: _KEYS.get(word[0], word[0]), str(error))
         raise CheckpointError(f"{path}: {reason}") from None
@@ -91,22 +97,25 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
     return config
 
 
-def _rope_theta(path: Path, settings: Mapping[str, Any]) -> Any:
-    """The rotary base, whose key depends on the release of transformers that wrote the file."""
-    theta = settings.get("rope_theta", 10_000.0)
+def _rope(path: Path, settings: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The rotary base and the factor of linear scaling. Their keys depend on the release of
+    transformers that wrote the file."""
+    theta, factor = settings.get("rope_theta", 10_000.0), 1.0
     for key in ("rope_scaling", "rope_parameters"):
         rope = settings.get(key, {})
         if not isinstance(rope, dict):
             raise CheckpointError(f"{path}: {key} is {rope!r}; expected an object")
         kind = rope.get("rope_type") or rope.get("type") or "default"
-        if kind != "default":
+        if kind not in ("default", "linear"):
             raise CheckpointError(
-                f"{path}: {key} asks for rotary scaling of type {kind!r}, which Code Llama does "
-                "not use; expected 'default'"
+                f"{path}: {key} asks for rotary scaling of type {kind!r}; expected 'default' or "
+                "'linear'"
             )
+        if kind == "linear":
+            factor = rope.get("factor")
         if rope.get("rope_theta") is not None:
             theta = rope["rope_theta"]
-    return theta
+    return theta, factor
 
 
 def _feed_forward_shape(dim: int, hidden_dim: int) -> tuple[int, float]:

@@ -164,6 +164,11 @@ def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
         CheckpointError: the file is missing, damaged, or has another number of ids.
     """
     path = Path(directory) / TOKENIZER
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} is missing; it is part of Meta's download, in the model's folder or next to "
+            "it: copy it there"
+        )
     check_download(path)
     try:
         tokenizer = Tokenizer(path)
@@ -211,8 +216,8 @@ def torch_device(name: str | torch.device | None) -> torch.device | None:
 
 def torch_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
     """The dtype of that name, or a RequestError if models do not compute in it; None stays None."""
-    if name is None or name in DTYPES.values():
-        return name  # type: ignore[return-value]
+    if name is None or (isinstance(name, torch.dtype) and name.is_floating_point):
+        return name
     if name not in DTYPES:
         raise RequestError(f"dtype is {str(name)!r}; expected one of {', '.join(DTYPES)}")
     return DTYPES[str(name)]

@@ -92,6 +92,7 @@ class MetaCheckpoint(Checkpoint):
             slices, dimension = slices[:1], 0
         if region is None:
             return slices, dimension
+        region = (*region, *[slice(None)] * (slices[0].dim() - len(region)))
         width = slices[0].shape[dimension]
         start, stop, _ = region[dimension].indices(width * len(slices))
         parts = []

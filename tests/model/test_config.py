@@ -44,6 +44,7 @@ def test_every_key_becomes_the_field_of_its_name():
         "ffn_dim_multiplier": 1.3,
         "norm_eps": 1e-6,
         "rope_theta": 1_000_000,
+        "rope_scaling_factor": 4.0,
         "max_seq_len": 2048,
     }
     assert asdict(ModelConfig.from_params(params)) == params
@@ -57,6 +58,7 @@ def test_what_is_not_given_is_what_metas_code_takes():
         "ffn_dim_multiplier": 1.0,
         "norm_eps": 1e-5,
         "rope_theta": 1e4,
+        "rope_scaling_factor": 1.0,
         "max_seq_len": 4096,
     }
 

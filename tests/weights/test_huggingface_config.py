@@ -72,13 +72,19 @@ def test_the_norms_epsilon_is_written_and_read():
     assert model_config(PATH, settings(config)) == config
 
 
+def test_linear_scaling_of_positions_is_written_and_read():
+    config = replace(CONFIG, rope_scaling_factor=4.0)
+    assert model_config(PATH, settings(config)) == config
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"model_type": "mistral"}, "'mistral'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": ...}, "'linear'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2}, "rope_parameters": ...}, "'dynamic'"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "'llama3'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}}, "'linear'"),
+        ({"rope_scaling": {"type": "linear", "factor": "x"}}, "rope_scaling_factor is 'x'"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope_scaling_factor is 0"),
         ({"rope_parameters": "default"}, "rope_parameters is 'default'"),
         ({"rope_scaling": [1]}, "rope_scaling is [1]"),
         ({"rope_parameters": ..., "rope_theta": "1e6"}, "rope_theta is '1e6'; expected a number"),
