@@ -166,8 +166,6 @@ def join_products(products: Tensor, scales: Tensor) -> Tensor:
 warnings.filterwarnings("ignore", r"torch\.quantize_per_tensor.*deprecated", UserWarning)
 _layers: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _numbers = count()
-
-
 _NAME = "codellama::prepacked_product"
 torch.library.define(_NAME, "(Tensor x, int number, int outputs) -> Tensor")
 torch.library.impl(_NAME, "CompositeExplicitAutograd", lambda x, n, _: _layers[n].multiply(x))

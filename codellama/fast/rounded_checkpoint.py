@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from codellama.errors import CheckpointError
 from codellama.fast import int4
-from codellama.fast.int4 import Int4Linear, block_rows
 from codellama.fast.int8 import Int8Linear
 from codellama.model.transformer import Transformer
 from codellama.weights.checkpoint import COMPUTED, Checkpoint, Region, differences, new_directory
@@ -49,7 +48,7 @@ def place_quantized(mode: str) -> Place:
             return place_whole(model, name, read)
         weight = read()
         fits = weight.shape[0] % int4.BLOCK == 0 and weight.shape[1] % int4.GROUP == 0
-        layer = Int4Linear if mode == "int4" and fits and owner != "output" else Int8Linear
+        layer = int4.Int4Linear if mode == "int4" and fits and owner != "output" else Int8Linear
         return model.set_submodule(owner, layer.from_weight(weight))
 
     return place
@@ -125,17 +124,17 @@ class RoundedCheckpoint(Checkpoint):
 
     def _layer(
         self, name: str, device: torch.device, dtype: torch.dtype
-    ) -> Int8Linear | Int4Linear | None:
+    ) -> Int8Linear | int4.Int4Linear | None:
         """The layer of integers for the weight `name`, if it is rounded."""
         owner = name.removesuffix(".weight")
         empty = self._empty.get_submodule(owner)
-        if not isinstance(empty, Int8Linear | Int4Linear):
+        if not isinstance(empty, Int8Linear | int4.Int4Linear):
             return None
         buffers = {}
         for kind, _ in empty.named_buffers():
             tensor = self.tensors[f"{owner}.{kind}"]
             buffers[kind] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-        if isinstance(empty, Int4Linear) and self.block != (block := block_rows(device)):
+        if isinstance(empty, int4.Int4Linear) and self.block != (block := int4.block_rows(device)):
             values = int4.unpack_nibbles(buffers["packed"], self.block, torch.uint8).T
             buffers["packed"] = int4.pack_nibbles(values, block)
         return type(empty)(**buffers)
@@ -149,7 +148,7 @@ def save_checkpoint(directory: str | Path, model: Transformer, mode: str) -> Non
     Raises:
         CheckpointError: the directory is taken.
     """
-    order = BLOCK_ORDERS[block_rows(model.tok_embeddings.weight.device)]
+    order = BLOCK_ORDERS[int4.block_rows(model.tok_embeddings.weight.device)]
     with new_directory(directory) as beside:
         save_file(model.state_dict(), beside / ROUNDED, {"mode": mode, "block_order": order})
         (beside / PARAMS).write_text(json.dumps(model.config.to_params(), indent=2) + "\n")

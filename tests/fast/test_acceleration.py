@@ -187,5 +187,5 @@ def test_a_rounded_checkpoint_is_not_rounded_another_way(rounded):
 
 
 def test_a_rounded_checkpoint_is_for_one_process(rounded):
-    with pytest.raises(RequestError, match="are for one process.* not rounded"):
+    with pytest.raises(RequestError, match=r"are for one process.* not rounded"):
         CodeLlama.load(rounded, "cpu", mesh=object())
