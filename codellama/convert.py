@@ -72,14 +72,13 @@ def convert(conversion: Conversion) -> None:
 def _write(source: Checkpoint, target: Path, dtype: torch.dtype, conversion: Conversion) -> None:
     if conversion.to in ("int8", "int4"):
         from codellama.fast import rounded_checkpoint
-        from codellama.fast.quantize import place_quantized
 
         if isinstance(source, rounded_checkpoint.RoundedCheckpoint):
             raise CheckpointError(
                 f"{source.directory} is rounded to {source.format} already; convert the checkpoint "
                 "that it was made from"
             )
-        place = place_quantized(conversion.to)
+        place = rounded_checkpoint.place_quantized(conversion.to)
         with progress_bar("rounding", conversion.quiet) as progress:
             model = load_model(source.directory, "cpu", dtype, progress, place=place)
         rounded_checkpoint.save_checkpoint(target, model, conversion.to)

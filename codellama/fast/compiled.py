@@ -6,13 +6,13 @@ Instead: torch.compile fuses what lies between the matrices, and a CUDA graph la
     at once.
 Gains: figures in README.md.
 Costs: a minute or two at first, seconds once the code is on disk; a C++ compiler on a CPU.
-Not for: prefill and draft tokens. It has been compiled for CUDA, and its kernels gave the model's
-    logits in Triton's interpreter; no GPU has run it yet.
+Not for: prefill and draft tokens. Its CUDA kernels gave the model's logits in Triton's interpreter;
+    no GPU has run them yet.
 
-Every tensor must stay where it is for a graph. So the cache that is being stepped lives in static
-buffers (see `static_kv_cache`), which the steps keep for one request after the other. On a GPU a
-pass sees all of them. On a CPU it sees what is filled: the same code runs for any length, and
-another for any number of rows.
+A CUDA graph is recorded for addresses, and torch.compile compiles for shapes. So the KV cache moves
+into static buffers, which the steps keep for one request after the other. A pass sees whole
+buffers behind a mask, and the lengths of the rows are a tensor on the device. On a CPU the same
+code runs for any capacity, and another for any number of rows.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from torch import Tensor
 from torch.utils._triton import has_triton
 
 from codellama.errors import RequestError
+from codellama.fast.int8_kv_cache import Int8KVCache
 from codellama.fast.single_row_linear import without_onednn
-from codellama.fast.static_kv_cache import StaticKVCache, move, static_rows
+from codellama.inference.cache_rows import view_rows
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
-LEAST_CAPACITY = 256
-"""Tokens. A capacity is this, doubled as often as it takes: few shapes to compile for."""
+CPU_CAPACITY_STEP, GPU_CAPACITY_STEP = 256, 1024
+"""Tokens of which a capacity is a multiple. A pass reads masked keys too; a GPU records a graph for
+each capacity."""
 STEPS_PER_SYNC = 16
 """Steps on a GPU before the host looks at the tokens: until then the device need not wait."""
 CUDA_OPTIONS: dict[str, Any] = {
@@ -60,19 +62,17 @@ def check_compiler(device: torch.device) -> None:
     Raises:
         RequestError: there is no compiler for the device, or it fails.
     """
-    if not can_compile(device):
-        raise RequestError(
-            "torch.compile needs a C++ compiler on the path (g++ or clang++), or CUDA; install "
-            "one, or leave out compile"
-        )
-    try:
-        torch.compile(torch.neg)(torch.ones(2, device=device))
-    except Exception as error:  # headers, permissions, disks: each fails in its own way
-        reason = str(error).strip().split("\n")[0]
-        raise RequestError(
-            f"torch.compile fails on this machine ({reason:.200}); mend its compiler or cache "
-            "directory, or leave out compile"
-        ) from None
+    reason = "it needs a C++ compiler on the path, g++ or clang++, or CUDA"
+    if can_compile(device):
+        try:
+            torch.compile(torch.neg)(torch.ones(2, device=device))
+            return
+        except Exception as error:  # headers, permissions, disks: each fails in its own way
+            reason = str(error).strip().split("\n")[0]
+    raise RequestError(
+        f"torch.compile fails on this machine ({reason:.200}); mend its compiler or cache "
+        "directory, or leave out compile"
+    )
 
 
 class CompiledSteps:
@@ -84,30 +84,30 @@ class CompiledSteps:
     """
 
     def __init__(self, model: Transformer, backend: str = "inductor") -> None:
+        def step(tokens: Tensor, cache: StaticKVCache) -> Tensor:
+            return cast(Tensor, model(tokens, cache))
+
+        # Dynamo counts compilations by code object, and gives up on one that several models have
+        # used often (PyTorch 2.13); so each model has its own.
+        step.__code__ = step.__code__.replace()
         device = model.tok_embeddings.weight.device
-        self.steps_per_sync = 1 if device.type == "cpu" else STEPS_PER_SYNC
+        options = CUDA_OPTIONS if device.type == "cuda" else None
+        self._compiled = torch.compile(step, backend=backend, fullgraph=True, options=options)
         self._is_graph = device.type != "cpu"
+        self.steps_per_sync = STEPS_PER_SYNC if self._is_graph else 1
         self._model = model
-        self._compiled = torch.compile(
-            _step_of(model),
-            backend=backend,
-            fullgraph=True,
-            options=CUDA_OPTIONS if device.type == "cuda" else None,
-        )
         self._buffers = model.new_cache(0)
-        self._starts = torch.empty(0, 1, dtype=torch.long, device=device)
+        self._starts = torch.zeros(0, 1, dtype=torch.long, device=device)
         self._static = static_rows(self._buffers, 0, self._starts)
-        self._sizes = torch.empty(0)  # its slices are what `StaticKVCache.seen` is
-        self._owner: weakref.ref[KVCache] | None = None  # the cache that uses the buffers
+        self._user: Callable[[], KVCache | None] = lambda: None  # the cache in the buffers
 
     @contextmanager
     def cache_for(self, cache: KVCache, count: int) -> Iterator[KVCache]:
         """The static cache that stands for `cache` in `count` steps."""
-        if not self._is_static(cache) or cache.longest + count >= cache.capacity:
-            self._take(cache, cache.longest + count + 1)
+        is_static = cache.keys[0] is self._static.keys[0]
+        if not is_static or cache.longest + count > cache.capacity:
+            self._move_in(cache, cache.longest + count)
         self._static.starts.copy_(torch.tensor(cache.lengths)[:, None])
-        if not self._is_graph:
-            self._static.seen = self._sizes[: cache.longest]
         try:
             yield self._static
         finally:
@@ -116,51 +116,70 @@ class CompiledSteps:
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """As the model's `forward`, for tokens (batch, 1) and the cache of `cache_for`; the logits
         hold until the next call."""
-        static = cast(StaticKVCache, cache)
         torch.compiler.cudagraph_mark_step_begin()
-        if static.seen is not None:
-            static.seen = self._sizes[: len(static.seen) + 1]
-            torch._dynamo.mark_dynamic(static.seen, 0)
-            if len(tokens) > 1:
-                torch._dynamo.mark_dynamic(tokens, 0)
+        if not self._is_graph and len(tokens) > 1:
+            torch._dynamo.mark_dynamic(tokens, 0)
         with without_onednn() if len(tokens) == 1 else nullcontext():
-            return self._compiled(tokens, static)
+            return self._compiled(tokens, cast(StaticKVCache, cache))
 
-    def _is_static(self, cache: KVCache) -> bool:
-        return cache.keys[0] is self._static.keys[0]
-
-    def _take(self, cache: KVCache, tokens: int) -> None:
-        """Moves a cache into the buffers; the cache that used them goes on in buffers of its own.
-
-        A batch that gets smaller keeps the same buffers, since graphs are recorded for an address.
-        """
-        rows, capacity = len(cache.lengths), LEAST_CAPACITY
-        while capacity < tokens:
-            capacity *= 2
-        owner = self._owner() if self._owner else None
-        if owner is not None and owner is not cache and self._is_static(owner):
-            move(owner, self._model.new_cache(len(owner.lengths), owner.capacity))
-        if self._buffers.capacity != capacity or len(self._buffers.lengths) < rows:
+    def _move_in(self, cache: KVCache, tokens: int) -> None:
+        """Moves a cache into the buffers, or into new ones where these are too small or another
+        cache still uses them. A batch that gets smaller keeps its addresses."""
+        step = GPU_CAPACITY_STEP if self._is_graph else CPU_CAPACITY_STEP
+        rows, capacity = len(cache.lengths), -(-tokens // step) * step
+        is_taken = self._user() not in (None, cache)
+        if is_taken or self._buffers.capacity != capacity or len(self._buffers.lengths) < rows:
             self._buffers = self._model.new_cache(rows, capacity)
             self._starts = self._starts.new_zeros(rows, 1)
-            self._sizes = torch.empty(capacity)
         self._static = static_rows(self._buffers, rows, self._starts)
-        for tensor in self._static.tensors():
+        buffers = [buffer for kind in self._static.kinds for buffer in getattr(self._static, kind)]
+        for tensor in (self._static.starts, *buffers):
             if self._is_graph:
                 torch._dynamo.mark_static_address(tensor, guard=False)
             else:
                 changing = ([0] if rows > 1 else []) + ([2] if tensor.dim() == 4 else [])
                 torch._dynamo.mark_dynamic(tensor, changing)
         move(cache, self._static)
-        self._owner = weakref.ref(cache)
+        self._user = weakref.ref(cache)
 
 
-def _step_of(model: Transformer) -> Callable[[Tensor, StaticKVCache], Tensor]:
-    """The model's forward as a function with a code object of its own. Dynamo counts compilations
-    by code object, and gives up on one that several models have used often (PyTorch 2.13)."""
+class StaticKVCache(KVCache):
+    """The first rows of another cache, in the same buffers, which must not grow.
 
-    def step(tokens: Tensor, cache: StaticKVCache) -> Tensor:
-        return cast(Tensor, model(tokens, cache))
+    Attributes:
+        starts: the lengths (batch, 1), on the device.
+    """
 
-    step.__code__ = step.__code__.replace()
-    return step
+    starts: Tensor
+    uniform = False  # it is not known
+
+    def key_count(self, seq: int) -> int:
+        return self.capacity
+
+    def next_positions(self, seq: int) -> Tensor:
+        return self.starts + torch.arange(seq, device=self.starts.device)
+
+    def advance(self, seq: int) -> None:
+        self.starts += seq
+
+
+class StaticInt8KVCache(StaticKVCache, Int8KVCache):
+    """The same for buffers of 8 bits."""
+
+
+def static_rows(cache: KVCache, rows: int, starts: Tensor) -> StaticKVCache:
+    """The first `rows` of a cache, static; `starts` (batch, 1) is where their lengths will be."""
+    kind = StaticInt8KVCache if isinstance(cache, Int8KVCache) else StaticKVCache
+    static = kind.__new__(kind)
+    vars(static).update(vars(view_rows(cache, 0, rows)), starts=starts[:rows])
+    return static
+
+
+@torch.no_grad()
+def move(cache: KVCache, target: KVCache) -> None:
+    """Copies what a cache holds into the buffers of another, and lets it use those from then on."""
+    for kind in cache.kinds:
+        buffers = getattr(cache, kind)
+        for layer, new in enumerate(getattr(target, kind)):
+            new[:, :, : cache.longest] = buffers[layer][:, :, : cache.longest]
+            buffers[layer] = new

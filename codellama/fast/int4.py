@@ -1,32 +1,39 @@
 """Linear layers of 4 bits a weight.
 
-Slow and instead: as in `int8`, with half the bytes, and a scale and a zero point for each group
-    of 32 weights of a row (Frantar et al. 2022, arXiv 2210.17323, compare such schemes). Two
-    integers share a byte, in the order of PyTorch's kernel for few rows of activations; for many
-    rows weights are expanded slice by slice.
-Gains: figures in README.md; with AVX-512 the kernel took a third of the time of expanding for 24
-    rows, half to two thirds for 48.
+Slow: decoding reads every weight once a token, so it is as fast as memory is.
+Instead: weights are integers, with a scale and a zero point for each group of 32 in a row (Frantar
+    et al. 2022, arXiv 2210.17323, compare such schemes). PyTorch's kernel multiplies few rows of
+    activations. For many rows, slices of the weight are expanded first.
+Gains: a quarter of the memory; figures in README.md.
 Costs: accuracy.
 Not for: matrices whose sizes are no multiples of `GROUP` and `BLOCK`; they have 8 bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from codellama.fast.expansion import linear_by_slices
-from codellama.fast.int8 import VECTOR, QuantizedLinear, least_scale
+from codellama.fast.int8 import least_scale
+from codellama.fast.single_row_linear import SLICE, product_dtype
 
 GROUP = 32
 BLOCK = 64
-"""Rows that the kernel takes together."""
+"""Rows of a weight that are packed together for a device without a kernel; also the most."""
 MOST_ROWS = 48
-"""Of activations, up to which the kernel beats expanding the weight."""
+"""Rows of activations up to which the kernel beats expanding the weight (AVX-512, 2026-11)."""
+
+
+def kernel_rows(device: torch.device) -> int:
+    """Rows of a weight that PyTorch's kernel takes together; 0 for a device without a kernel."""
+    capability = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
+    return {"AVX512": 64, "AVX2": 32}.get(capability, 0)
+
+
+def block_rows(device: torch.device) -> int:
+    """Rows of a weight that are packed together for a device."""
+    return kernel_rows(device) or BLOCK
 
 
 def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,148 +52,96 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return values.round_().clamp_(0, 15).to(torch.uint8).flatten(1), scales, zero_points
 
 
-def pack_nibbles(values: Tensor) -> Tensor:
-    """Puts two values of 0 to 15 into a byte, in the order of the device's kernel.
+def pack_nibbles(values: Tensor, block: int) -> Tensor:
+    """Puts two values of 0 to 15 into a byte: of each column of a block of rows, the first half of
+    the rows into the low bits, the second half into the high bits.
 
     Shape:
-        uint8 (out, in) -> uint8 (out, in / 2); `out` is a multiple of `BLOCK`
+        uint8 (out, in) -> uint8 (out, in / 2); `out` is a multiple of `block`
     """
-    if values.device.type == "cpu":
-        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(values.int(), 1)
-    low, high = values.unflatten(0, (-1, 2, BLOCK // 2)).unbind(1)
-    return (low | high << 4).transpose(1, 2).reshape(len(values), -1)
+    low, high = values.unflatten(0, (-1, 2, block // 2)).unbind(1)  # (blocks, block / 2, in)
+    return (low | high << 4).transpose(1, 2).contiguous().view(len(values), -1)
 
 
-def unpack_nibbles(packed: Tensor, columns: int, order: list[int], buffer: Tensor) -> Tensor:
-    """The values that `pack_nibbles` was given, as numbers of the dtype of `buffer`, transposed;
-    the rows of each block come in the order that they are packed in.
+def unpack_nibbles(packed: Tensor, block: int, dtype: torch.dtype) -> Tensor:
+    """The values that `pack_nibbles` was given, transposed.
 
     Shape:
-        uint8 (out, in / 2) -> (in, out), in the memory of `buffer`, which has `in * out` numbers
+        uint8 (out, in / 2) -> (in, out)
     """
-    half = len(order) // 2
-    blocks = packed.view(-1, columns, half)
-    values = buffer[: 2 * packed.numel()].view(columns, len(blocks), 2, half)
+    blocks = packed.view(-1, 2 * packed.shape[1], block // 2)  # (blocks, in, block / 2)
+    values = packed.new_empty(blocks.shape[1], len(blocks), 2, block // 2, dtype=dtype)
     values[:, :, 0] = (blocks & 15).transpose(0, 1)
     values[:, :, 1] = (blocks >> 4).transpose(0, 1)
-    return values.view(columns, -1)
+    return values.flatten(1)
 
 
-def block_order(device: torch.device) -> list[int]:
-    """The row of a block that each nibble of packed bytes belongs to: first the low nibbles of a
-    block's bytes, then the high ones."""
-    return _kernel_order() if device.type == "cpu" else list(range(BLOCK))
+class Int4Linear(nn.Module):
+    """A linear layer without bias: 4 bits a weight, a scale and a zero point for each group of 32.
 
+    Shape:
+        (..., in) -> (..., out)
 
-_found_order: list[int] = []  # torch.compile can read a list, and not what functools.cache keeps
+    Args:
+        packed: uint8 (out, in / 2), packed in blocks of `block_rows` of its device.
+        scales_and_zeros: (in / GROUP, out, 2), in the model's dtype.
+    """
 
-
-def _kernel_order() -> list[int]:
-    """The order of the CPU kernel. It depends on the processor, so it is looked up once, in a
-    matrix that holds its own row numbers."""
-    if not _found_order:
-        rows = torch.arange(BLOCK, dtype=torch.uint8)[:, None].expand(-1, GROUP)
-        remainder, quotient = (pack_nibbles(part).flatten() for part in (rows % 16, rows // 16))
-        low = (remainder & 15) + 16 * (quotient & 15)
-        high = (remainder >> 4) + 16 * (quotient >> 4)
-        half = int((low[1:] == low[0]).nonzero()[0]) + 1  # there the block's second column begins
-        _found_order.extend(torch.cat([low[:half], high[:half]]).tolist())
-    return _found_order
-
-
-def _reordered(rows: Tensor, order: list[int], back: bool = False) -> Tensor:
-    """Puts each block of the last dimension in another order, or back from it."""
-    if order == sorted(order):
-        return rows
-    order = sorted(range(len(order)), key=order.__getitem__) if back else order
-    return rows.unflatten(-1, (-1, len(order)))[..., order].flatten(-2)
-
-
-class Int4Linear(QuantizedLinear):
-    """4 bits a weight, and a scale and a zero point for each group of 32."""
-
-    kinds: ClassVar[dict[str, torch.dtype | None]] = {
-        "packed": torch.uint8,
-        "scales_and_zeros": None,
-    }
     packed: Tensor
     scales_and_zeros: Tensor
 
-    @staticmethod
-    def fits(shape: torch.Size) -> bool:
-        """Whether a weight (out, in) can be kept so."""
-        return shape[0] % BLOCK == 0 and shape[1] % GROUP == 0
+    def __init__(self, packed: Tensor, scales_and_zeros: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("packed", packed)
+        self.register_buffer("scales_and_zeros", scales_and_zeros)
+        self.block = block_rows(packed.device)
+        self.has_kernel = kernel_rows(packed.device) > 0
 
     @classmethod
     def from_weight(cls, weight: Tensor) -> Int4Linear:
-        """Rounds by groups, and packs for the kernel."""
-        layer = cls(weight.shape[1], weight.shape[0])
+        """Rounds a weight (out, in)."""
         values, scales, zero_points = quantize_groups(weight)
         both = torch.stack([scales.T, zero_points.T], -1).contiguous()
-        layer.keep({"packed": pack_nibbles(values), "scales_and_zeros": both})
-        return layer
-
-    def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Two integers a byte, and a scale and a zero point for each group."""
-        return {
-            "packed": (self.out_features, self.in_features // 2),
-            "scales_and_zeros": (self.in_features // GROUP, self.out_features, 2),
-        }
-
-    def keep_ordered(self, buffers: Mapping[str, Tensor], order: list[int]) -> None:
-        """As `keep`; packs anew where this device's kernel wants another order."""
-        packed = buffers["packed"]
-        if order != block_order(packed.device):
-            buffer = packed.new_empty(2 * packed.numel())
-            values = unpack_nibbles(packed, self.in_features, order, buffer)
-            packed = pack_nibbles(_reordered(values, order, back=True).T.contiguous())
-        self.keep({**buffers, "packed": packed})
+        return cls(pack_nibbles(values, block_rows(weight.device)), both)
 
     def expanded(self) -> Tensor:
-        """Its blocks, put in order."""
-        columns = self._in_blocks().flatten(1, 2).transpose(0, 1).flatten(1)  # (in, out)
-        return _reordered(columns, block_order(columns.device), back=True).T
-
-    def _in_blocks(self) -> Tensor:
-        """The weight as it is laid out, float32 (blocks, groups, GROUP, 2, half a block's rows)."""
-        order = block_order(self.packed.device)
-        half = len(order) // 2
-        nibbles = self.packed.view(-1, self.in_features // GROUP, GROUP, 1, half)
-        shifts = 4 * torch.arange(2, dtype=torch.uint8, device=nibbles.device)[:, None]
-        both = _reordered(self.scales_and_zeros.float().permute(2, 0, 1), order)
-        scales, zeros = both.unflatten(-1, (-1, 2, half)).transpose(1, 2)[:, :, :, None]
-        return ((nibbles >> shifts & 15).float() - 8) * scales + zeros
+        """The weight that the integers stand for, float32 (out, in)."""
+        return self._in_blocks().flatten(1, 2).transpose(1, 2).flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.in_features)
-        # The kernel reads past the end of rows that do not fill its vectors.
-        on_cpu = x.device.type == "cpu" and not self.in_features % VECTOR
-        if on_cpu and len(rows) <= MOST_ROWS:
+        rows = x.reshape(-1, x.shape[-1])
+        if self.has_kernel and len(rows) <= MOST_ROWS:
             product = torch.ops.aten._weight_int4pack_mm_for_cpu(
                 rows, self.packed, GROUP, self.scales_and_zeros
             )
-            return product.unflatten(0, x.shape[:-1])
-        if torch.compiler.is_compiling():
-            return self._fused(x)
-        return linear_by_slices(x, self.in_features, self.out_features, self._product)
+        elif not torch.compiler.is_compiling():
+            product = self._by_slices(rows)
+        elif len(rows) > 1:
+            product = F.linear(rows, self.expanded().to(x.dtype))
+        else:  # a sum, which torch.compile fuses with the expansion
+            product = (self._in_blocks() * rows.float().view(-1, GROUP, 1)).sum((1, 2))
+            product = product.view(1, -1).to(x.dtype)
+        return product.unflatten(0, x.shape[:-1])
 
-    def _fused(self, x: Tensor) -> Tensor:
-        """The product, written for torch.compile. A single row is multiplied by the weight as it is
-        laid out: of what puts it in order, the compiler would make a copy in float32."""
-        if x.numel() > self.in_features:
-            return F.linear(x, self.expanded().to(x.dtype))
-        sums = (self._in_blocks() * x.float().view(-1, GROUP, 1, 1)).sum((1, 2)).flatten()
-        row = _reordered(sums, block_order(x.device), back=True).to(x.dtype)
-        return row.view(*x.shape[:-1], -1)
+    def _in_blocks(self) -> Tensor:
+        """The weight in the order of its bytes, float32 (blocks, in / GROUP, GROUP, block)."""
+        nibbles = self.packed.view(len(self.packed) // self.block, -1, GROUP, 1, self.block // 2)
+        shifts = 4 * torch.arange(2, dtype=torch.uint8, device=nibbles.device)[:, None]
+        values = (nibbles >> shifts & 15).float().flatten(3)
+        both = self.scales_and_zeros.float().unflatten(1, (-1, self.block))
+        scales, zeros = both.permute(3, 1, 0, 2)[:, :, :, None]  # (blocks, in / GROUP, 1, block)
+        return (values - 8) * scales + zeros
 
-    def _product(self, x: Tensor, outputs: slice, buffer: Tensor) -> Tensor:
-        """Each group's integers are scaled, and added to the group's lowest weight."""
-        order = block_order(x.device)
-        values = unpack_nibbles(self.packed[outputs], self.in_features, order, buffer)
-        groups = values.unflatten(0, (-1, GROUP))
-        both = self.scales_and_zeros[:, outputs].to(buffer.dtype)
-        scales, zeros = both.permute(2, 0, 1).contiguous()
-        lows = torch.sub(zeros, scales, alpha=8)
-        scales, lows = _reordered(scales, order)[:, None], _reordered(lows, order)[:, None]
-        weight = torch.addcmul(lows, groups, scales, out=groups).flatten(0, 1)  # (in, outputs)
-        return _reordered(x @ weight, order, back=True)
+    def _by_slices(self, x: Tensor) -> Tensor:
+        """The product (rows, out) of `x` (rows, in) with `SLICE` rows of the weight at a time, so
+        that the same memory serves all slices."""
+        dtype = product_dtype(x.dtype, x.device)
+        products = []
+        slices = zip(self.packed.split(SLICE), self.scales_and_zeros.split(SLICE, 1), strict=True)
+        for packed, both in slices:
+            groups = unpack_nibbles(packed, self.block, dtype).unflatten(0, (-1, GROUP))
+            scales, zeros = both.to(dtype).permute(2, 0, 1).contiguous()[:, :, None]
+            lows = torch.sub(zeros, scales, alpha=8)
+            weight = torch.addcmul(lows, groups, scales, out=groups).flatten(0, 1)  # (in, slice)
+            products.append(x.to(dtype) @ weight)
+        return torch.cat(products, -1).to(x.dtype)

@@ -5,23 +5,17 @@ Instead: weights are integers, with a scale for each row. Nothing but the weight
     (Dettmers et al. 2022, arXiv 2208.07339, compare such schemes).
 Gains: half the memory; figures in README.md.
 Costs: rounding takes seconds a billion weights, and accuracy (`codellama.evaluate compare`).
-Not for: gradients, and to several processes. On x86 the integers are prepacked as well (see
-    `prepacked`).
+Not for: gradients, and several processes. On x86, `prepacked` replaces these layers.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codellama.fast.expansion import FEW_ROWS
-
-VECTOR = 16
-"""Numbers that the kernels for integers take at a time."""
+MOST_ROWS = 16
+"""Rows of activations up to which PyTorch's kernel beats converting the weight."""
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,68 +38,38 @@ def least_scale(dtype: torch.dtype) -> float:
     return max(kind.tiny * kind.eps, torch.finfo(torch.float32).tiny)
 
 
-class QuantizedLinear(nn.Module):
-    """A linear layer without bias that keeps integers.
+class Int8Linear(nn.Module):
+    """A linear layer without bias: 8 bits a weight and a scale for each row.
 
     Shape:
         (..., in) -> (..., out)
 
-    Attributes:
-        kinds: name and dtype of the tensors that it keeps; None: the model's dtype.
+    Args:
+        values: int8 (out, in).
+        scales: (out), in the model's dtype.
     """
 
-    kinds: ClassVar[dict[str, torch.dtype | None]]
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
-
-    @classmethod
-    def from_weight(cls, weight: Tensor) -> QuantizedLinear:
-        """Rounds a weight (out, in)."""
-        raise NotImplementedError
-
-    def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of what the layer keeps."""
-        raise NotImplementedError
-
-    def keep(self, buffers: Mapping[str, Tensor]) -> None:
-        """Takes the tensors of `buffer_shapes`."""
-        for name in self.buffer_shapes():
-            self.register_buffer(name, buffers[name])
-
-    def expanded(self) -> Tensor:
-        """The weight that the integers stand for, float32 (out, in)."""
-        raise NotImplementedError
-
-
-class Int8Linear(QuantizedLinear):
-    """8 bits a weight and a scale for each row."""
-
-    kinds: ClassVar[dict[str, torch.dtype | None]] = {"values": torch.int8, "scales": None}
     values: Tensor
     scales: Tensor
 
+    def __init__(self, values: Tensor, scales: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("values", values)
+        self.register_buffer("scales", scales)
+
     @classmethod
     def from_weight(cls, weight: Tensor) -> Int8Linear:
-        """Rounds by rows."""
-        layer = cls(weight.shape[1], weight.shape[0])
-        layer.keep(dict(zip(("values", "scales"), quantize_rows(weight), strict=True)))
-        return layer
-
-    def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The integers, and a scale for each row."""
-        return {"values": (self.out_features, self.in_features), "scales": (self.out_features,)}
+        """Rounds a weight (out, in)."""
+        return cls(*quantize_rows(weight))
 
     def expanded(self) -> Tensor:
-        """Each row, scaled."""
+        """The weight that the integers stand for, float32 (out, in)."""
         return self.values * self.scales.float()[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.in_features)
-        on_cpu = x.device.type == "cpu" and not self.in_features % VECTOR
-        if on_cpu and len(rows) <= FEW_ROWS:  # PyTorch's kernel, which reads bytes
+        rows = x.reshape(-1, x.shape[-1])
+        # The kernel reads past the end of rows that do not fill its vectors of 16 numbers.
+        if x.device.type == "cpu" and len(rows) <= MOST_ROWS and x.shape[-1] % 16 == 0:
             product = torch._weight_int8pack_mm(rows, self.values, self.scales)
             return product.unflatten(0, x.shape[:-1])
         return F.linear(x, self.values.to(x.dtype)) * self.scales

@@ -1,8 +1,7 @@
 """A KV cache of 8 bits a number.
 
 Slow: nothing; long contexts take more memory than the weights.
-Instead: the vector of each token and head is rounded to 255 evenly spaced values, with a scale of
-    its own.
+Instead: each token's and head's vector is rounded to 255 evenly spaced values, with its own scale.
 Gains: half the memory of bfloat16.
 Costs: without compiled steps decoding gets slower, the more so the longer the context is: a layer
     is expanded when it is read, into memory that all layers use in turn.
@@ -24,33 +23,20 @@ class Int8KVCache(KVCache):
 
     kinds: ClassVar[tuple[str, ...]] = ("keys", "values", "key_scales", "value_scales")
 
-    def __init__(
-        self,
-        n_layers: int,
-        n_kv_heads: int,
-        head_dim: int,
-        batch_size: int,
-        capacity: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> None:
-        shape: dict[str, Any] = {"batch_size": batch_size, "capacity": capacity, "device": device}
-        super().__init__(n_layers, n_kv_heads, head_dim, dtype=torch.int8, **shape)
-        scales = KVCache(n_layers, n_kv_heads, 1, dtype=dtype, **shape)
-        self.key_scales, self.value_scales = scales.keys, scales.values
-        self._expanded = [torch.empty(0, dtype=dtype, device=device) for _ in range(2)]
+    def __init__(self, *shape: Any, dtype: torch.dtype = torch.float32, **options: Any) -> None:
+        options["dtype"] = torch.int8
+        super().__init__(*shape, **options)
+        self.key_scales, self.value_scales = (
+            [buffer.new_zeros(*buffer.shape[:3], 1, dtype=dtype) for buffer in buffers]
+            for buffers in (self.keys, self.values)
+        )
+        self._expanded = [scales[0].new_empty(0) for scales in (self.key_scales, self.value_scales)]
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """As `KVCache.write`; what is returned holds until the next call."""
-        keys, key_scales = quantize_rows(keys)
-        values, value_scales = quantize_rows(values)
-        end = self._store(
-            layer,
-            keys=keys,
-            values=values,
-            key_scales=key_scales[..., None],
-            value_scales=value_scales[..., None],
-        )
+        (keys, key_scales), (values, value_scales) = quantize_rows(keys), quantize_rows(values)
+        scales = {"key_scales": key_scales[..., None], "value_scales": value_scales[..., None]}
+        end = self._store(layer, keys=keys, values=values, **scales)
         return (
             self._expand(0, self.keys[layer][:, :, :end], self.key_scales[layer][:, :, :end]),
             self._expand(1, self.values[layer][:, :, :end], self.value_scales[layer][:, :, :end]),

@@ -1,15 +1,9 @@
 """Prepacked weights: linear layers whose weight is in the order that an x86 library reads fastest.
 
 Slow: `F.linear` has to hand rows as they lie in the file to libraries that read blocks.
-Instead: the weight is reordered once, while loading, for the library inside PyTorch that suits
-    it.
-
-| weight | processor | library |
-|---|---|---|
-| bfloat16 | multiplies bfloat16 (AVX-512 BF16, AMX) | oneDNN |
-| bfloat16 and float16 | others | FBGEMM, as float16, widened in registers |
-| int8 | all | FBGEMM |
-
+Instead: the weight is reordered once, while loading, for a library inside PyTorch: bfloat16 for
+    oneDNN where the processor multiplies it (AVX-512 BF16, AMX), other numbers of 16 bits and
+    integers for FBGEMM.
 Gains: on two AMD cores with AVX2 alone (2026-11-25, a matrix of 5,632 x 2,048, in ms):
 
 | rows of activations | 1 | 8 | 64 | 512 |
@@ -20,28 +14,23 @@ Gains: on two AMD cores with AVX2 alone (2026-11-25, a matrix of 5,632 x 2,048, 
 | int8, PyTorch's kernel | 0.98 | 2.8 | 22 | 178 |
 | int8, prepacked | 0.68 | 1.5 | 10.7 | 90 |
 
-Costs: the weights are copied, and packing a billion of them takes 13 s (float16), 6 s (int8) or 1
-s (oneDNN) on one core. Does not apply to other processors.
+Costs: the weights are copied, and packing a billion of them takes 13 s (float16), 6 s (int8) or
+    1 s (oneDNN) on one core.
+Not for: other processors than x86.
 """
 
 from __future__ import annotations
 
 import warnings
-import weakref
-from collections.abc import Callable
-from functools import partial
 from itertools import count
+from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 from codellama.errors import CheckpointError
-from codellama.fast.int8 import Int8Linear
 
-Product = Callable[[Tensor], Tensor]
-"""Multiplies activations (..., in) by a weight that it keeps: (..., out)."""
-EXPECTED_ROWS = 8
-"""Rows of activations that oneDNN is told to expect; its order was as good for 1 and for 512."""
 LARGEST = 63
 """The largest part of a split activation: FBGEMM adds two products in 16 bits without VNNI."""
 
@@ -58,91 +47,92 @@ def multiplies_bfloat16() -> bool:
 
 
 class PrepackedLinear(nn.Module):
-    """A linear layer without bias whose weight is prepacked.
+    """A linear layer without bias whose weight is prepacked; each library has a subclass, whose
+    method `multiply` calls it.
 
     Shape:
         (..., in) -> (..., out)
 
     Attributes:
-        weight_bytes: memory of the prepacked weight, which is no tensor.
+        weight_bytes: memory of the prepacked weight, which is no parameter.
     """
 
-    def __init__(self, product: Product, weight_bytes: int) -> None:
+    def __init__(self, packed: Any, out_features: int, weight_bytes: int) -> None:
         super().__init__()
-        self._product = product
+        self.packed = packed
+        self.out_features = out_features
         self.weight_bytes = weight_bytes
+        self.number = next(_numbers)
+        _layers[self.number] = self
 
-    @classmethod
-    def from_weight(cls, weight: Tensor) -> PrepackedLinear:
-        """Prepacks 16 bits a weight.
+    @staticmethod
+    def from_weight(weight: Tensor) -> PrepackedLinear:
+        """Prepacks a weight (out, in) of bfloat16 or float16.
 
         Raises:
             CheckpointError: the weight has another dtype, or numbers that float16 cannot hold.
         """
-        if weight.dtype.itemsize != 2:
-            raise CheckpointError(
-                f"a matrix is {weight.dtype}; prepacked weights have 16 bits: load it as bfloat16"
-            )
+        if weight.itemsize != 2:
+            raise CheckpointError(f"a matrix is {weight.dtype}; load it as bfloat16 or float16")
         suits_onednn = weight.dtype == torch.bfloat16 and multiplies_bfloat16()
-        product = onednn_product(weight) if suits_onednn else fbgemm_product(weight)
-        return cls(product, 2 * weight.numel())
-
-    @classmethod
-    def from_int8(cls, layer: Int8Linear) -> PrepackedLinear:
-        """Prepacks the integers of a layer."""
-        return cls(fbgemm_int8_product(layer.values, layer.scales), layer.values.numel())
+        return OneDnnLinear(weight) if suits_onednn else FbgemmLinear(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._product(x)
+        return torch.ops.codellama.prepacked_product(x, self.number, self.out_features)
 
 
-def onednn_product(weight: Tensor) -> Product:
-    """Prepacks a weight (out, in) of bfloat16 for oneDNN."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), EXPECTED_ROWS)
-    return partial(_onednn, packed, len(weight))
+class OneDnnLinear(PrepackedLinear):
+    """Products of bfloat16 in oneDNN."""
+
+    def __init__(self, weight: Tensor) -> None:
+        # The order for 8 rows of activations was as good for 1 and for 512.
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 8)
+        super().__init__(packed, len(weight), weight.nbytes)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
 
 
-def _onednn(packed: Tensor, outputs: int, x: Tensor) -> Tensor:
-    product: Tensor = torch.ops.codellama.onednn_linear(x, packed, outputs)
-    return product
+class FbgemmLinear(PrepackedLinear):
+    """Products of float16 in FBGEMM (Khudia et al. 2021, arXiv 2101.05615), float32 inside.
 
-
-def fbgemm_product(weight: Tensor) -> Product:
-    """Prepacks a weight (out, in) of 16 bits for FBGEMM (Khudia et al. 2021, arXiv 2101.05615),
-    whose products are float32 inside.
-
-    What bfloat16 stores becomes float16 unchanged from 6e-5 on. Smaller numbers move by 3e-8 at
-    most, a thousandth of what bfloat16 itself rounds a weight of 0.02 by.
-
-    Raises:
-        CheckpointError: float16 cannot hold a weight.
+    Numbers of bfloat16 from 6e-5 on become float16 unchanged; smaller ones move by 3e-8 at most.
     """
-    if (largest := weight.abs().max()) > torch.finfo(torch.float16).max:
-        raise CheckpointError(
-            f"a matrix of {weight.dtype} has weights of up to {largest:.3g}; prepacked ones must "
-            "not be above 65504: load it without compile"
+
+    def __init__(self, weight: Tensor) -> None:
+        if (largest := weight.abs().max()) > torch.finfo(torch.float16).max:
+            raise CheckpointError(
+                f"a matrix of {weight.dtype} has weights of up to {largest:.3g}; prepacked ones "
+                "must not be above 65504: load it without compile"
+            )
+        packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
+        super().__init__(packed, len(weight), weight.nbytes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+
+
+class FbgemmInt8Linear(PrepackedLinear):
+    """Products of integers in FBGEMM: `values` (out, in) with `scales` (out)."""
+
+    def __init__(self, values: Tensor, scales: Tensor) -> None:
+        zero_points = torch.zeros(len(scales), dtype=torch.long)
+        weight = torch._make_per_channel_quantized_tensor(values, scales.double(), zero_points, 0)
+        packed = torch.ops.quantized.linear_prepack(weight, None)
+        super().__init__(packed, len(values), values.nbytes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts, scales = split_activations(x.flatten(0, -2).float())
+        product = join_products(super().forward(parts), scales).to(x.dtype)
+        return product.unflatten(0, x.shape[:-1])
+
+    def multiply(self, x: Tensor) -> Tensor:
+        return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            x, 1.0, LARGEST + 1, self.packed
         )
-    packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
-    return _by_number(packed, _fbgemm, len(weight))
-
-
-def _fbgemm(number: int, outputs: int, x: Tensor) -> Tensor:
-    product: Tensor = torch.ops.codellama.fbgemm_linear(x.float(), number, outputs)
-    return product.to(x.dtype)
-
-
-def fbgemm_int8_product(values: Tensor, scales: Tensor) -> Product:
-    """Prepacks integers (out, in) with a scale for each row for FBGEMM."""
-    zero_points = torch.zeros(len(scales), dtype=torch.long)
-    weight = torch._make_per_channel_quantized_tensor(values, scales.double(), zero_points, 0)
-    packed = torch.ops.quantized.linear_prepack(weight, None)
-    return _by_number(packed, _fbgemm_int8, len(values))
-
-
-def _fbgemm_int8(number: int, outputs: int, x: Tensor) -> Tensor:
-    parts, scales = split_activations(x.reshape(-1, x.shape[-1]).float())
-    products = torch.ops.codellama.fbgemm_int8_linear(parts, number, outputs)
-    return join_products(products, scales).to(x.dtype).unflatten(0, x.shape[:-1])
 
 
 def split_activations(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,47 +159,14 @@ def join_products(products: Tensor, scales: Tensor) -> Tensor:
     return torch.add(low, high, alpha=2 * LARGEST).mul_(scales)
 
 
-# FBGEMM and torch.compile, as of PyTorch 2.13. The compiler asks to look into FBGEMM's prepacked
-# objects and cannot, so they are kept in a table, and operators of our own take their number.
-# FBGEMM takes integers in no other form than one that PyTorch warns of at every use.
+# torch.compile and FBGEMM, as of PyTorch 2.13. The compiler cannot look into prepacked weights, so
+# it calls an operator of ours, which finds the layer by its number. FBGEMM takes integers in no
+# other form than one that PyTorch warns of at every use.
 
 warnings.filterwarnings("ignore", r"torch\.quantize_per_tensor.*deprecated", UserWarning)
-_objects: dict[int, torch.ScriptObject] = {}
+_layers: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _numbers = count()
-
-
-def _by_number(packed: torch.ScriptObject, product: Callable[..., Tensor], outputs: int) -> Product:
-    """Binds a product to an object's number; the object goes when the product does."""
-    number = next(_numbers)
-    _objects[number] = packed
-    bound = partial(product, number, outputs)
-    weakref.finalize(bound, _objects.pop, number)
-    return bound
-
-
-def _define(name: str, arguments: str, product: Callable[..., Tensor]) -> None:
-    """Registers an operator that gives (..., outputs) of its first argument's dtype."""
-    torch.library.define(f"codellama::{name}", f"(Tensor x, {arguments}, int outputs) -> Tensor")
-    torch.library.impl(f"codellama::{name}", "CompositeExplicitAutograd", product)
-    torch.library.register_fake(
-        f"codellama::{name}", lambda x, _, outputs: x.new_empty(*x.shape[:-1], outputs)
-    )
-
-
-_define(
-    "onednn_linear",
-    "Tensor packed",
-    lambda x, packed, _: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""),
-)
-_define(
-    "fbgemm_linear",
-    "int number",
-    lambda x, number, _: torch.ops.quantized.linear_dynamic_fp16(x, _objects[number]),
-)
-_define(
-    "fbgemm_int8_linear",
-    "int number",
-    lambda x, number, _: torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-        x, 1.0, LARGEST + 1, _objects[number]
-    ),
-)
+_NAME = "codellama::prepacked_product"
+torch.library.define(_NAME, "(Tensor x, int number, int outputs) -> Tensor")
+torch.library.impl(_NAME, "CompositeExplicitAutograd", lambda x, n, _: _layers[n].multiply(x))
+torch.library.register_fake(_NAME, lambda x, _, outputs: x.new_empty(*x.shape[:-1], outputs))

@@ -1,12 +1,14 @@
-"""Rounded checkpoints: `params.json` and one file with a model's tensors as `quantize` keeps them.
+"""Rounded models: matrices become integers while they are read, or are stored as such.
 
-Slow: rounding a model takes seconds a billion weights, at every start.
-Instead: `codellama.convert --to int4` rounds once.
-Gains: the file is mapped and its 4-bit integers are used as they are, so that a model is there at
-    once, in as much memory as its rounded weights take.
+Slow: loading a model and rounding it then needs memory for both forms, and takes seconds a billion
+    weights at every start.
+Instead: `place_quantized` rounds one matrix after the other. `codellama.convert --to int4` rounds
+    once, and writes `params.json` and one file with the tensors of the rounded model.
+Gains: a 7B in int4 is loaded within 5.4 GB of memory. The file is mapped and its 4-bit integers are
+    used as they are, so that the model is there at once.
 Costs: disk.
-Not for: several processes. `load_model` reads such a directory as any other, into ordinary
-    layers.
+Not for: embedding and norms, which stay as they are, and several processes. `load_model` reads such
+    a directory as any other, into ordinary layers.
 """
 
 from __future__ import annotations
@@ -20,23 +22,36 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from codellama.errors import CheckpointError
-from codellama.fast.int4 import BLOCK, Int4Linear, block_order
-from codellama.fast.int8 import QuantizedLinear
-from codellama.fast.quantize import layer_class
+from codellama.fast import int4
+from codellama.fast.int8 import Int8Linear
 from codellama.model.transformer import Transformer
-from codellama.weights.checkpoint import (
-    COMPUTED,
-    Checkpoint,
-    Region,
-    differences,
-    new_directory,
-    parameter_shapes,
-)
+from codellama.weights.checkpoint import COMPUTED, Checkpoint, Region, differences, new_directory
 from codellama.weights.downloads import read_json, read_safetensors
 from codellama.weights.loading import ROUNDED, Place, place_whole
 from codellama.weights.meta import PARAMS, described
 
 MODES = ("int8", "int4")
+BLOCK_ORDERS = {block: ",".join(map(str, range(block))) for block in (32, 64)}
+"""How the file tells how many rows of 4 bits are packed together."""
+
+
+def place_quantized(mode: str) -> Place:
+    """Rounds the matrices of a model as they are read, in mode "int8" or "int4".
+
+    In mode "int4" a matrix has 8 bits all the same where the 4-bit kernel does not take its shape.
+    So has the output matrix, as in other runners: it matters most.
+    """
+
+    def place(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
+        owner = name.removesuffix(".weight")
+        if not isinstance(model.get_submodule(owner), nn.Linear):
+            return place_whole(model, name, read)
+        weight = read()
+        fits = weight.shape[0] % int4.BLOCK == 0 and weight.shape[1] % int4.GROUP == 0
+        layer = int4.Int4Linear if mode == "int4" and fits and owner != "output" else Int8Linear
+        return model.set_submodule(owner, layer.from_weight(weight))
+
+    return place
 
 
 class RoundedCheckpoint(Checkpoint):
@@ -44,6 +59,7 @@ class RoundedCheckpoint(Checkpoint):
 
     Attributes:
         mode: "int8" or "int4".
+        block: rows of a weight of 4 bits that are packed together.
         tensors: by their names in the rounded model.
 
     Raises:
@@ -58,23 +74,32 @@ class RoundedCheckpoint(Checkpoint):
         self.directory = directory
         self.tensors, about = read_safetensors(directory / ROUNDED)
         self.mode = self.format = about.get("mode", "")
-        order = about.get("block_order", "").split(",")
-        size = len(order)
-        ordered = size > 1 and BLOCK % size == 0 and set(order) == set(map(str, range(size)))
-        if self.mode not in MODES or not ordered:
+        blocks = {order: block for block, order in BLOCK_ORDERS.items()}
+        self.block = blocks.get(about.get("block_order", ""), 0)
+        if self.mode not in MODES or not self.block:
             raise CheckpointError(
                 f"{directory / ROUNDED} does not say how it is rounded; write it anew with "
                 "codellama.convert"
             )
-        self.order = [int(row) for row in order]
         self.config = described(directory, params, self.tensors)
-        self._layers = {
-            name: layer_class(self.mode, name, shape)(shape[1], shape[0])
-            for name, shape in parameter_shapes(self.config).items()
-            if len(shape) == 2 and name != "tok_embeddings.weight"
-        }
-        self._check_tensors()
-        self.dtypes = {self.tensors["tok_embeddings.weight"].dtype}
+        embedding = self.tensors.get("tok_embeddings.weight", torch.empty(0))
+        self.dtypes = {embedding.dtype} & COMPUTED or {torch.float32}
+        with torch.device("meta"):
+            self._empty = Transformer(self.config).to(self.dtype)
+        place = place_quantized(self.mode)
+        for name, parameter in dict(self._empty.named_parameters()).items():
+            place(self._empty, name, parameter.detach)
+        expected = self._empty.state_dict()
+        problems = differences({name: one.shape for name, one in expected.items()}, self.tensors)
+        for name, tensor in self.tensors.items():
+            if name in expected and tensor.dtype != expected[name].dtype:
+                problems.append(f"{name} holds {tensor.dtype}")
+        if problems:
+            raise CheckpointError(
+                f"{directory / ROUNDED}: the tensors are not those of the model in {PARAMS}, "
+                f"rounded to {self.mode} ({'; '.join(problems[:4])}); write it anew with "
+                "codellama.convert"
+            )
 
     @property
     def weight_bytes(self) -> int:
@@ -83,56 +108,36 @@ class RoundedCheckpoint(Checkpoint):
 
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
         """A parameter, or the weight that integers stand for; see `Checkpoint.parts`."""
-        if name in self._layers:
-            tensor = self.layer(name, torch.device("cpu")).expanded().to(self.dtype)
-        else:
-            tensor = self.tensors[name]
+        layer = self._layer(name, torch.device("cpu"), self.dtype)
+        tensor = self.tensors[name] if layer is None else layer.expanded().to(self.dtype)
         return [tensor if region is None else tensor[region]], 0
 
-    def layer(self, name: str, device: torch.device) -> QuantizedLinear:
-        """The layer of the weight `name`; on a CPU its integers stay mapped."""
-        empty = self._layers[name]
-        layer = type(empty)(empty.in_features, empty.out_features)
-        owner = name.removesuffix("weight")
-        buffers = {kind: self.tensors[owner + kind].to(device) for kind in layer.kinds}
-        if isinstance(layer, Int4Linear):
-            layer.keep_ordered(buffers, self.order)
-        else:
-            layer.keep(buffers)
-        return layer
-
-    def place(self, device: torch.device, finish: Callable[[QuantizedLinear], nn.Module]) -> Place:
-        """Puts layers of integers into a model; `finish` as for `place_quantized`."""
+    def place(self, device: torch.device, dtype: torch.dtype) -> Place:
+        """Puts layers of integers into a model of `dtype`; on a CPU the integers stay mapped."""
 
         def place(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
-            if name not in self._layers:
+            if (layer := self._layer(name, device, dtype)) is None:
                 return place_whole(model, name, read)
-            layer = finish(self.layer(name, device))
             return model.set_submodule(name.removesuffix(".weight"), layer)
 
         return place
 
-    def _check_tensors(self) -> None:
-        expected: dict[str, tuple[int, ...]] = {}
-        integers: dict[str, torch.dtype | None] = {}
-        for name, shape in parameter_shapes(self.config).items():
-            if (layer := self._layers.get(name)) is None:
-                expected[name] = tuple(shape)
-                continue
-            owner = name.removesuffix("weight")
-            expected |= {owner + kind: size for kind, size in layer.buffer_shapes().items()}
-            integers |= {owner + kind: dtype for kind, dtype in layer.kinds.items()}
-        problems = differences(expected, self.tensors)
-        floating = self.tensors.get("tok_embeddings.weight", torch.empty(0)).dtype
-        for name, tensor in self.tensors.items():
-            if tensor.dtype != (integers.get(name) or floating) or floating not in COMPUTED:
-                problems.append(f"{name} holds {tensor.dtype}")
-        if problems:
-            raise CheckpointError(
-                f"{self.directory / ROUNDED}: the tensors are not those of the model in {PARAMS}, "
-                f"rounded to {self.mode} ({'; '.join(problems[:4])}); write it anew with "
-                "codellama.convert"
-            )
+    def _layer(
+        self, name: str, device: torch.device, dtype: torch.dtype
+    ) -> Int8Linear | int4.Int4Linear | None:
+        """The layer of integers for the weight `name`, if it is rounded."""
+        owner = name.removesuffix(".weight")
+        empty = self._empty.get_submodule(owner)
+        if not isinstance(empty, Int8Linear | int4.Int4Linear):
+            return None
+        buffers = {}
+        for kind, _ in empty.named_buffers():
+            tensor = self.tensors[f"{owner}.{kind}"]
+            buffers[kind] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        if isinstance(empty, int4.Int4Linear) and self.block != (block := int4.block_rows(device)):
+            values = int4.unpack_nibbles(buffers["packed"], self.block, torch.uint8).T
+            buffers["packed"] = int4.pack_nibbles(values, block)
+        return type(empty)(**buffers)
 
 
 def save_checkpoint(directory: str | Path, model: Transformer, mode: str) -> None:
@@ -143,7 +148,7 @@ def save_checkpoint(directory: str | Path, model: Transformer, mode: str) -> Non
     Raises:
         CheckpointError: the directory is taken.
     """
-    order = ",".join(map(str, block_order(model.tok_embeddings.weight.device)))
+    order = BLOCK_ORDERS[int4.block_rows(model.tok_embeddings.weight.device)]
     with new_directory(directory) as beside:
         save_file(model.state_dict(), beside / ROUNDED, {"mode": mode, "block_order": order})
         (beside / PARAMS).write_text(json.dumps(model.config.to_params(), indent=2) + "\n")

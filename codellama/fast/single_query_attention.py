@@ -1,7 +1,6 @@
 """Attention of a single query to the keys before it: a step of decoding.
 
-Slow: with `enable_gqa` PyTorch's kernel reads each key head once for every query head of its
-    group; a single row of bfloat16 falls out of its fast products.
+Slow: with `enable_gqa` PyTorch's kernel reads each key head once for every query head of its group.
 Instead: the query heads of a group stand beside each other as if they were more positions, so
     that keys are read once a group. Under torch.compile the formula is written out, to be fused.
 Gains (two cores, 2026-11): decoding is 1.5 to 4 times faster with grouped queries; asking twice
@@ -12,8 +11,6 @@ Not for: prefill and training, which go to `grouped_query_attention`.
 """
 
 from __future__ import annotations
-
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +30,9 @@ def single_query_attention(
     grouped = queries.unflatten(1, (-1, group)).flatten(2, 3)  # (batch, kv_heads, group, head_dim)
     if torch.compiler.is_compiling():
         return _written_out(grouped, keys, values, mask).reshape(queries.shape)
-    if group == 1 and queries.dtype == torch.bfloat16 and _asks_twice(queries.device):
+    # On a CPU without AMX a single row of bfloat16 falls out of the kernel's fast products.
+    on_cpu = queries.device.type == "cpu" and not torch.cpu._is_amx_tile_supported()
+    if group == 1 and queries.dtype == torch.bfloat16 and on_cpu:
         grouped = grouped.expand(-1, -1, 2, -1)
     attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
     return attended[:, :, :group].reshape(queries.shape)
@@ -52,10 +51,3 @@ def _written_out(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | N
         scores = scores.masked_fill(~mask, -torch.inf)
     weighted = scores.softmax(-1)[..., None] * values.float()[:, :, None]
     return weighted.sum(-2).to(queries.dtype)
-
-
-@cache
-def _asks_twice(device: torch.device) -> bool:
-    """Whether a single row of bfloat16 falls out of the kernel's fast products; where there are
-    tiles for matrices (AMX), asking twice took three times as long."""
-    return device.type == "cpu" and not torch.cpu._is_amx_tile_supported()

@@ -1,12 +1,10 @@
 """Tensor parallelism: one model laid over several processes, each with a device of its own.
 
 Slow or impossible: a model that one device cannot hold, or reads too slowly.
-Instead: the plan of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053), laid over the unchanged
-    `Transformer` with PyTorch's DTensor, cut as Meta cut its files. The first matrices of
-    attention and feed-forward are cut by rows of their output, so that each process computes some
-    of the heads and some of the hidden channels; the second ones by columns of their input, so
-    that one all-reduce after each adds the shares up. The embedding is cut by channels, the
-    output by vocabulary, and the logits are gathered for sampling.
+Instead: the plan of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053) with PyTorch's DTensor. The
+    first matrices of attention and feed-forward are cut by rows, so that each process computes
+    some heads and hidden channels. The second ones are cut by columns, and an all-reduce adds the
+    shares up. The embedding is cut by channels, the output by vocabulary; logits are gathered.
 Gains: memory divided by the processes.
 Costs: two all-reduces a block.
 Not for: quantised and compiled models.
@@ -14,7 +12,6 @@ Not for: quantised and compiled models.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from typing import TypeVar, cast
@@ -24,11 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    RowwiseParallel,
-    parallelize_module,
-)
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from codellama.errors import RequestError
 from codellama.model.attention import Attention
@@ -92,10 +85,8 @@ def check_divisible(config: ModelConfig, size: int) -> None:
 
 
 def launched_mesh(device: torch.device | None = None) -> DeviceMesh:
-    """Joins the processes that torchrun started: over NCCL on CUDA, else over Gloo on the CPU.
-
-    On a CPU the cores of this machine are shared out among its processes.
-    """
+    """Joins the processes that torchrun started: over NCCL on CUDA, else over Gloo on a CPU, where
+    they share the cores out."""
     kind = device.type if device else "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -107,6 +98,6 @@ def launched_mesh(device: torch.device | None = None) -> DeviceMesh:
 
 def from_first_rank(read: Callable[[], T], mesh: DeviceMesh) -> T:
     """Calls `read` in the first process alone; all get what it returns."""
-    box: list[object] = [json.dumps(read()) if mesh.get_local_rank() == 0 else None]
+    box = [read() if mesh.get_local_rank() == 0 else None]
     dist.broadcast_object_list(box, group=mesh.get_group(), group_src=0)
-    return cast(T, json.loads(cast(str, box[0])))
+    return cast(T, box[0])

@@ -1,4 +1,4 @@
-"""Products with prepacked weights, against products in float64."""
+"""Products with matrices in the order of a processor's library, against products in float64."""
 
 import gc
 
@@ -8,40 +8,37 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codellama import CheckpointError
+from codellama import CheckpointError, CodeLlama, load_model
+from codellama.fast import prepacked
+from codellama.fast.acceleration import accelerate
 from codellama.fast.int8 import Int8Linear, quantize_rows
 from codellama.fast.prepacked import (
     LARGEST,
+    FbgemmInt8Linear,
+    FbgemmLinear,
+    OneDnnLinear,
     PrepackedLinear,
-    _objects,
     can_prepack,
-    fbgemm_int8_product,
-    fbgemm_product,
     join_products,
     multiplies_bfloat16,
-    onednn_product,
     split_activations,
 )
+from codellama.fast.rounded_checkpoint import place_quantized
 from codellama.weights.loading import weight_bytes
 
 pytestmark = pytest.mark.skipif(
     not can_prepack(torch.device("cpu")), reason="this PyTorch has no library for this processor"
 )
 onednn = pytest.param(
-    onednn_product,
+    OneDnnLinear,
     marks=pytest.mark.skipif(
-        not multiplies_bfloat16(),
-        reason="oneDNN has no bfloat16 for this processor",
+        not multiplies_bfloat16(), reason="oneDNN has no bfloat16 for this processor"
     ),
 )
 
 
-def from_int8(weight):
-    return PrepackedLinear.from_int8(Int8Linear.from_weight(weight))
-
-
 def fbgemm_int8(weight):
-    return fbgemm_int8_product(*quantize_rows(weight))
+    return FbgemmInt8Linear(*quantize_rows(weight))
 
 
 def assert_product(multiply, weight, x):
@@ -53,7 +50,7 @@ def assert_product(multiply, weight, x):
     assert error.max() < torch.finfo(x.dtype).eps
 
 
-@pytest.mark.parametrize("pack", [fbgemm_product, onednn])
+@pytest.mark.parametrize("pack", [FbgemmLinear, onednn])
 @pytest.mark.parametrize("rows", [1, 2, 7, 16, 65])
 @pytest.mark.parametrize("shape", [(33, 20), (192, 96), (64, 256)])
 def test_any_number_of_rows_gives_the_product_with_the_weight(shape, rows, pack):
@@ -73,7 +70,7 @@ def test_both_dtypes_of_16_bits_have_a_library(dtype):
 
 def test_float16_keeps_small_bfloat16_weights_nearly():
     weight = torch.tensor([[1e-3, 6.2e-5, 3e-6, 2e-8, 0.0, -1e-7, 1e-30, 5e-5]]).bfloat16()
-    found = fbgemm_product(weight.expand(16, -1).contiguous())(torch.eye(8)).T
+    found = FbgemmLinear(weight.expand(16, -1).contiguous())(torch.eye(8)).T
     moved = (found[0] - weight[0].float()).abs()
     assert (moved[:2] == 0).all()
     assert (moved <= 3e-8).all()
@@ -81,7 +78,7 @@ def test_float16_keeps_small_bfloat16_weights_nearly():
 
 def test_weights_that_float16_does_not_hold_are_refused():
     with pytest.raises(CheckpointError, match=r"9\.98e\+04"):
-        fbgemm_product(torch.full((4, 4), 1e5).bfloat16())
+        FbgemmLinear(torch.full((4, 4), 1e5).bfloat16())
 
 
 @given(
@@ -98,26 +95,18 @@ def test_two_parts_round_to_the_scale_and_keep_large_bfloat16_numbers(numbers, e
     assert torch.equal(found.bfloat16()[large], x.bfloat16()[large])
 
 
-def test_rows_are_split_by_scales_of_their_own_and_stay_in_order():
-    x = torch.tensor([[1.0, -2.0], [1000.0, 4.0], [0.0, 0.0]])
-    parts, scales = split_activations(x)
-    assert (parts.shape, scales.shape) == ((6, 2), (3, 1))
-    assert torch.allclose(join_products(parts.double(), scales.double()).float(), x, atol=0.1)
-
-
 def test_a_row_of_zeros_has_two_parts_of_zero():
     parts, scales = split_activations(torch.zeros(2, 8))
     assert not parts.any() and (scales > 0).all()
 
 
-@pytest.mark.parametrize("pack", [from_int8, fbgemm_int8])
 @pytest.mark.parametrize("rows", [1, 5, 40])
 @pytest.mark.parametrize("shape", [(33, 20), (192, 96)])
-def test_8_bits_are_those_of_the_plain_layer(shape, rows, pack):
+def test_8_bits_are_those_of_the_plain_layer(shape, rows):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=generator).bfloat16()
     x = torch.randn(rows, shape[1], generator=generator).bfloat16()
-    assert_product(pack(weight), Int8Linear.from_weight(weight).expanded(), x)
+    assert_product(fbgemm_int8(weight), Int8Linear.from_weight(weight).expanded(), x)
 
 
 def test_the_largest_integers_do_not_overflow():
@@ -126,9 +115,9 @@ def test_the_largest_integers_do_not_overflow():
         assert_product(fbgemm_int8(weight), weight, x.bfloat16())
 
 
-@pytest.mark.parametrize("pack", [fbgemm_product, fbgemm_int8, onednn])
+@pytest.mark.parametrize("pack", [FbgemmLinear, fbgemm_int8, onednn])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_torch_compile_takes_prepacked_products_as_they_are(pack, rows):
+def test_torch_compile_takes_packed_products_as_they_are(pack, rows):
     multiply = pack(torch.randn(96, 64).bfloat16())
     compiled = torch.compile(multiply, fullgraph=True)
     x = torch.randn(rows, 64).bfloat16()
@@ -138,28 +127,71 @@ def test_torch_compile_takes_prepacked_products_as_they_are(pack, rows):
         assert torch.allclose(compiled(x), multiply(x), rtol=0.01)
 
 
-def test_a_matrix_goes_with_its_product():
-    before = len(_objects)
-    products = [fbgemm_product(torch.ones(16, 8).bfloat16()), fbgemm_int8(torch.ones(16, 8))]
-    assert len(_objects) == before + 2
-    products.clear()
+def test_a_matrix_goes_with_its_layer():
     gc.collect()
-    assert len(_objects) == before
+    before = len(prepacked._layers)
+    layers = [FbgemmLinear(torch.ones(16, 8).bfloat16()), fbgemm_int8(torch.ones(16, 8))]
+    assert len(prepacked._layers) == before + 2
+    layers.clear()
+    gc.collect()
+    assert len(prepacked._layers) == before
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_prepacked_weight_has_memory_of_its_own(dtype):
-    weight = torch.randn(32, 16).to(dtype)
-    layer, x = PrepackedLinear.from_weight(weight), torch.randn(4, 16).to(dtype)
+def test_a_prepacked_weight_has_memory_of_its_own():
+    weight = torch.randn(32, 16).bfloat16()
+    layer, x = PrepackedLinear.from_weight(weight), torch.randn(4, 16).bfloat16()
     before = layer(x)
     weight.zero_()
     assert torch.equal(layer(x), before)
 
 
+def assert_predicts_nearly_as(model, other):
+    tokens = torch.tensor([[1, 300, 7, 9, 40, 41]])
+    with torch.no_grad():
+        both = torch.stack([one(tokens).flatten() for one in (model, other)])
+    assert torch.corrcoef(both)[0, 1] > 0.999
+
+
+def test_a_model_of_8_bits_loads_prepacked_and_predicts_nearly_the_same(checkpoint):
+    plain = load_model(checkpoint, "cpu", torch.bfloat16, place=place_quantized("int8"))
+    other = CodeLlama.load(checkpoint, "cpu", torch.bfloat16, quantize="int8").model
+    assert isinstance(other.output, FbgemmInt8Linear)
+    assert weight_bytes(other) == pytest.approx(weight_bytes(plain), rel=0.02)
+    assert_predicts_nearly_as(other, plain)
+
+
+def test_a_model_loads_prepacked_to_be_compiled_and_predicts_nearly_the_same(checkpoint):
+    plain = load_model(checkpoint, "cpu", torch.bfloat16)
+    other = CodeLlama.load(checkpoint, "cpu", torch.bfloat16, compile=True).model
+    assert isinstance(other.output, PrepackedLinear)
+    assert not any("weight" in name for name, _ in other.layers[0].attention.named_parameters())
+    assert weight_bytes(other) == weight_bytes(plain)
+    assert_predicts_nearly_as(other, plain)
+
+
+def test_a_model_in_memory_is_prepacked_too(checkpoint):
+    plain = load_model(checkpoint, "cpu", torch.bfloat16, place=place_quantized("int8"))
+    other = load_model(checkpoint, "cpu", torch.bfloat16, place=place_quantized("int8"))
+    assert isinstance(accelerate(other).output, FbgemmInt8Linear)
+    assert_predicts_nearly_as(other, plain)
+
+
+def test_float32_weights_are_not_prepacked(checkpoint):
+    model = CodeLlama.load(checkpoint, "cpu", torch.float32, compile=True).model
+    assert type(model.output) is torch.nn.Linear
+
+
+def test_rows_are_split_by_scales_of_their_own_and_stay_in_order():
+    x = torch.tensor([[1.0, -2.0], [1000.0, 4.0], [0.0, 0.0]])
+    parts, scales = split_activations(x)
+    assert (parts.shape, scales.shape) == ((6, 2), (3, 1))
+    assert torch.allclose(join_products(parts.double(), scales.double()).float(), x, atol=0.1)
+
+
 def test_a_layer_says_what_its_prepacked_weight_takes():
     weight = torch.randn(32, 16).bfloat16()
     assert weight_bytes(PrepackedLinear.from_weight(weight)) == 2 * 32 * 16
-    assert weight_bytes(from_int8(weight)) == 32 * 16
+    assert weight_bytes(fbgemm_int8(weight)) == 32 * 16
 
 
 def test_float32_weights_are_refused_by_name():

@@ -6,12 +6,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from codellama import CheckpointError, CodeLlama, RequestError, load_model
 from codellama.fast import int4, rounded_checkpoint
-from codellama.fast.quantize import place_quantized
-from codellama.fast.rounded_checkpoint import MODES, save_checkpoint
+from codellama.fast.rounded_checkpoint import MODES, place_quantized, save_checkpoint
 from codellama.weights.loading import ROUNDED, open_checkpoint
 
 TOKENS = torch.tensor([[1, 300, 7, 9, 40, 41]])
@@ -36,19 +34,20 @@ def rewrite(directory, change=None, **about):
     tensors = load_file(directory / ROUNDED)
     if change:
         change(tensors)
-    order = ",".join(map(str, found.order))
+    order = ",".join(map(str, range(found.block)))
     save_file(tensors, directory / ROUNDED, {"mode": found.mode, "block_order": order, **about})
 
 
-def kept(directory):
-    """Lets integers stay integers."""
-    return open_checkpoint(directory).place(torch.device("cpu"), lambda layer: layer)
+def load_rounded(directory):
+    """The model with the layers of integers."""
+    checkpoint = open_checkpoint(directory)
+    place = checkpoint.place(torch.device("cpu"), checkpoint.dtype)
+    return load_model(directory, "cpu", place=place)
 
 
 def test_the_model_is_the_same_to_the_last_bit(checkpoint, rounded, mode):
-    saved = CodeLlama.load(rounded, "cpu").model
-    fresh = CodeLlama.load(checkpoint, "cpu", quantize=mode).model
-    assert [type(module) for module in saved.modules()] == [type(m) for m in fresh.modules()]
+    saved = load_rounded(rounded)
+    fresh = load_model(checkpoint, "cpu", place=place_quantized(mode))
     with torch.no_grad():
         assert torch.equal(saved(TOKENS), fresh(TOKENS))
         assert torch.equal(saved(TOKENS[:, :1]), fresh(TOKENS[:, :1]))
@@ -61,10 +60,8 @@ def test_it_says_what_it_is_and_how_large(rounded, mode):
 
 
 def test_its_parameters_read_as_what_the_integers_stand_for(checkpoint, rounded, mode):
-    found, model = (
-        open_checkpoint(rounded),
-        load_model(checkpoint, "cpu", place=place_quantized(mode)),
-    )
+    found = open_checkpoint(rounded)
+    model = load_model(checkpoint, "cpu", place=place_quantized(mode))
     name = "layers.0.feed_forward.w1"
     expected = model.get_submodule(name).expanded()
     assert torch.equal(found.read(f"{name}.weight"), expected)
@@ -72,29 +69,33 @@ def test_its_parameters_read_as_what_the_integers_stand_for(checkpoint, rounded,
     assert torch.equal(found.read("norm.weight"), model.norm.weight)
 
 
-def test_the_models_shapes_are_worked_out_once(rounded, monkeypatch):
+def test_the_models_layers_are_laid_out_once(rounded, monkeypatch):
     found = open_checkpoint(rounded)
-    monkeypatch.setattr(rounded_checkpoint, "parameter_shapes", None)
+    monkeypatch.setattr(rounded_checkpoint, "Transformer", None)
     for _ in range(2):
         assert found.read("layers.0.feed_forward.w1.weight").isfinite().all()
 
 
-def test_nibbles_of_another_processors_order_are_packed_anew(checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize("block", [32, 64])
+def test_nibbles_for_another_processor_are_packed_anew(checkpoint, tmp_path, monkeypatch, block):
     expected = load_model(checkpoint, "cpu", place=place_quantized("int4"))
-    order = [0, 1, 4, 5, 2, 3, 6, 7]
-
-    def pack(values):
-        low, high = values.unflatten(0, (-1, 8))[:, order].unflatten(1, (2, 4)).unbind(1)
-        return (low | high << 4).transpose(1, 2).reshape(len(values), -1)
-
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(int4, "pack_nibbles", pack)
+        elsewhere.setattr(int4, "block_rows", lambda _: block)
         model = load_model(checkpoint, "cpu", place=place_quantized("int4"))
-        elsewhere.setattr(rounded_checkpoint, "block_order", lambda _: order)
         save_checkpoint(tmp_path / "rounded", model, "int4")
-    found = load_model(tmp_path / "rounded", "cpu", place=kept(tmp_path / "rounded"))
+    assert open_checkpoint(tmp_path / "rounded").block == block
     with torch.no_grad():
+        found = load_rounded(tmp_path / "rounded")
         assert torch.equal(found(TOKENS), expected(TOKENS))
+        assert torch.equal(found(TOKENS[:, :1]), expected(TOKENS[:, :1]))
+
+
+def test_it_loads_as_ordinary_layers_too(rounded, checkpoint, mode):
+    plain = load_model(rounded, "cpu")
+    assert type(plain.output) is torch.nn.Linear
+    rounded_model = load_model(checkpoint, "cpu", place=place_quantized(mode))
+    with torch.no_grad():
+        assert torch.allclose(plain(TOKENS), rounded_model(TOKENS), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -162,9 +163,9 @@ def test_in_another_dtype_it_predicts_nearly_the_same(rounded, dtype):
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_the_plain_model_has_the_weights_that_the_integers_stand_for(rounded, dtype):
     plain = load_model(rounded, "cpu", dtype)
-    integers = load_model(rounded, "cpu", place=kept(rounded))
+    integers = load_rounded(rounded)
     for name, module in plain.named_modules():
-        if isinstance(module, nn.Linear):
-            assert type(module) is nn.Linear
+        if isinstance(module, torch.nn.Linear):
+            assert type(module) is torch.nn.Linear
             expected = integers.get_submodule(name).expanded().to(dtype)
             assert torch.equal(module.weight, expected)

@@ -1,19 +1,22 @@
-"""Linear layers of 16 bits on a CPU, against products with many rows and in float64."""
+"""Linear layers of 16 bits on a CPU."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from codellama.fast import expansion, single_row_linear
-from codellama.fast.expansion import FEW_ROWS
-from codellama.fast.single_row_linear import SingleRowLinear
+from codellama.fast import single_row_linear
+from codellama.fast.single_row_linear import MOST_ROWS, SingleRowLinear
+
+
+def layer_of(dtype):
+    return SingleRowLinear(torch.nn.Linear(48, 20, bias=False, dtype=dtype).weight)
 
 
 @pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1, 48), (48,), (1, 3, 48), (2, 1, 48)])
 def test_one_row_gives_the_product_of_many_on_any_processor(tiles, shape, monkeypatch):
-    monkeypatch.setattr(single_row_linear, "_has_tiles", lambda: tiles)
-    linear = SingleRowLinear(48, 20, bias=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    linear = layer_of(torch.float32)
     x = torch.randn(shape)
     with torch.no_grad():
         assert torch.allclose(linear(x), F.linear(x, linear.weight), atol=1e-6)
@@ -21,10 +24,10 @@ def test_one_row_gives_the_product_of_many_on_any_processor(tiles, shape, monkey
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_one_row_leaves_onednn_as_it_was(enabled, monkeypatch):
-    monkeypatch.setattr(single_row_linear, "_has_tiles", lambda: False)
-    monkeypatch.setattr(single_row_linear, "_has_avx512", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     seen = []
-    linear = SingleRowLinear(48, 20, bias=False, dtype=torch.bfloat16)
+    linear = layer_of(torch.bfloat16)
     monkeypatch.setattr(
         torch.nn.Linear, "forward", lambda *_: seen.append(torch.backends.mkldnn.enabled)
     )
@@ -39,16 +42,15 @@ def test_one_row_leaves_onednn_as_it_was(enabled, monkeypatch):
 
 @pytest.fixture
 def widened(monkeypatch):
-    """Any processor multiplies as those do that have no products of 16 bits."""
-    for module in (expansion, single_row_linear):
-        monkeypatch.setattr(module, "product_dtype", lambda *_: torch.float32)
-    monkeypatch.setattr(expansion, "SLICE", 8)  # 20 outputs are then three slices
+    """Any processor takes the way of those that do not multiply numbers of 16 bits."""
+    monkeypatch.setattr(single_row_linear, "product_dtype", lambda *_: torch.float32)
+    monkeypatch.setattr(single_row_linear, "SLICE", 8)  # 20 outputs are then three slices
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(FEW_ROWS + 1, 48), (3, 9, 48), (2, 48)])
+@pytest.mark.parametrize("shape", [(MOST_ROWS + 1, 48), (3, 9, 48), (2, 48)])
 def test_widened_products_are_as_close_as_products_of_16_bits(widened, dtype, shape):
-    linear = SingleRowLinear(48, 20, bias=False, dtype=dtype)
+    linear = layer_of(dtype)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.no_grad():
         y = linear(x)
@@ -58,14 +60,19 @@ def test_widened_products_are_as_close_as_products_of_16_bits(widened, dtype, sh
 
 
 def test_a_layer_that_learns_is_not_widened(widened):
-    linear = SingleRowLinear(48, 20, bias=False, dtype=torch.bfloat16)
+    linear = layer_of(torch.bfloat16)
     linear(torch.randn(20, 48).bfloat16()).sum().backward()
     assert linear.weight.grad is not None
 
 
+def test_a_layer_that_learns_is_compiled_in_one_piece():
+    linear = torch.compile(layer_of(torch.float32), fullgraph=True, backend="eager")
+    linear(torch.randn(20, 48)).sum().backward()
+
+
 def test_it_shares_the_parameter_of_the_layer_that_it_stands_for():
     linear = torch.nn.Linear(48, 20, bias=False, dtype=torch.bfloat16)
-    layer = SingleRowLinear.sharing(linear)
+    layer = SingleRowLinear(linear.weight)
     assert layer.weight is linear.weight
     assert (layer.in_features, layer.out_features, layer.bias) == (48, 20, None)
 
@@ -77,8 +84,3 @@ def test_weights_of_16_bits_on_a_cpu_suit_it(dtype, suits):
     assert SingleRowLinear.suits(torch.nn.Parameter(torch.ones(2, 2, dtype=dtype))) == suits
     elsewhere = torch.nn.Parameter(torch.ones(2, 2, dtype=dtype, device="meta"))
     assert not SingleRowLinear.suits(elsewhere)
-
-
-def test_a_layer_that_learns_is_compiled_in_one_piece():
-    linear = torch.compile(SingleRowLinear(48, 20, bias=False), fullgraph=True, backend="eager")
-    linear(torch.randn(20, 48)).sum().backward()

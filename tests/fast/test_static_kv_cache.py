@@ -2,23 +2,28 @@
 
 import pytest
 import torch
-from caches import HEAD_DIM, KV_HEADS, LAYERS, new_tokens
 
 from codellama import KVCache
+from codellama.fast.compiled import move, static_rows
 from codellama.fast.int8_kv_cache import Int8KVCache
-from codellama.fast.static_kv_cache import move, static_rows
 
-CAPACITY = 9
+LAYERS, KV_HEADS, HEAD_DIM, CAPACITY = 2, 3, 4, 9
 
 kinds = pytest.mark.parametrize("kind", [KVCache, Int8KVCache])
 
 
 def filled(kind, lengths):
-    """A cache with capacity for more, and random tokens in it."""
+    """A cache with buffers for more, and random tokens in it."""
     cache = kind(LAYERS, KV_HEADS, HEAD_DIM, len(lengths), CAPACITY)
     append(cache, new_tokens(len(lengths), 5))
     cache.lengths = list(lengths)
     return cache
+
+
+def new_tokens(batch_size, seq, seed=0):
+    """Keys and values of every layer."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(LAYERS, 2, batch_size, seq, KV_HEADS, HEAD_DIM, generator=generator)
 
 
 def append(cache, tokens):
@@ -30,24 +35,22 @@ def append(cache, tokens):
 
 @kinds
 @pytest.mark.parametrize("lengths", [[3, 3], [5, 2], [0, 4]])
-@pytest.mark.parametrize("seen", [None, 7])
-def test_it_shows_what_the_other_would_and_counts_on_the_device(kind, lengths, seen):
+def test_it_shows_what_the_other_would_and_counts_on_the_device(kind, lengths):
     ordinary, buffers = filled(kind, lengths), filled(kind, lengths)
     cache = static_rows(buffers, 2, torch.tensor(lengths)[:, None])
-    cache.seen = None if seen is None else torch.empty(seen)
     for seed in (1, 2):
         step = new_tokens(2, 1, seed)
         assert cache.needs_mask(1)
         assert cache.next_positions(1)[:, 0].tolist() == ordinary.lengths
         found, expected = append(cache, step), append(ordinary, step)
-        assert found.shape[4] == cache.key_count(1) == (seen or CAPACITY)
+        assert found.shape[4] == cache.key_count(1) == CAPACITY
         for row, length in enumerate(ordinary.lengths):
             assert torch.equal(found[:, :, row, :, :length], expected[:, :, row, :, :length])
     assert cache.starts[:, 0].tolist() == ordinary.lengths
 
 
 @kinds
-def test_it_is_the_first_rows_of_the_buffers_it_was_made_of(kind):
+def test_it_is_the_first_rows_of_the_memory_it_was_made_of(kind):
     buffers = filled(kind, [5, 2, 4])
     cache = static_rows(buffers, 2, torch.tensor([[5], [2], [4]]))
     assert len(cache.keys[0]) == len(cache.starts) == 2
@@ -58,13 +61,14 @@ def test_it_is_the_first_rows_of_the_buffers_it_was_made_of(kind):
 
 
 @kinds
-def test_a_cache_that_moves_holds_what_it_held_in_the_buffers_it_moved_to(kind):
-    cache, target = filled(kind, [5, 2]), kind(LAYERS, KV_HEADS, HEAD_DIM, 2, 20)
-    before = {name: [buffer.clone() for buffer in getattr(cache, name)] for name in cache.kinds}
-    move(cache, target)
+def test_a_cache_that_moves_holds_what_it_held_in_the_memory_it_moved_to(kind):
+    cache, buffers = filled(kind, [5, 2]), kind(LAYERS, KV_HEADS, HEAD_DIM, 2, 20)
+    before = {name: [store.clone() for store in getattr(cache, name)] for name in cache.kinds}
+    move(cache, buffers)
     assert (cache.lengths, cache.capacity) == ([5, 2], 20)
-    for name, buffers in before.items():
-        now = getattr(cache, name)
-        for old, new, there in zip(buffers, now, getattr(target, name), strict=True):
+    for name, stores in before.items():
+        for old, new, there in zip(
+            stores, getattr(cache, name), getattr(buffers, name), strict=True
+        ):
             assert new is there
             assert torch.equal(new[:, :, :5], old[:, :, :5])
