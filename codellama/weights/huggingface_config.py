@@ -100,7 +100,8 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
 def _rope(path: Path, settings: Mapping[str, Any]) -> tuple[Any, Any]:
     """The rotary base and the factor of linear scaling. Their keys depend on the release of
     transformers that wrote the file."""
-    theta, factor = settings.get("rope_theta", 10_000.0), 1.0
+    theta: Any = settings.get("rope_theta", 10_000.0)
+    factor: Any = 1.0
     for key in ("rope_scaling", "rope_parameters"):
         rope = settings.get(key, {})
         if not isinstance(rope, dict):
