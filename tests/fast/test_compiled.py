@@ -6,6 +6,7 @@ from random_models import random_model
 from torch._dynamo.testing import CompileCounter
 
 from codellama import CodeLlama, RequestError
+from codellama.fast import compiled as compiled_steps
 from codellama.fast.acceleration import accelerate
 from codellama.fast.compiled import STEPS_PER_SYNC, CompiledSteps
 from codellama.fast.int8_kv_cache import Int8KVCache
@@ -99,7 +100,8 @@ def test_any_number_of_rows_and_any_capacity_compile_once_more(tokenizer):
     assert counter.frame_count == 2
 
 
-def test_for_a_graph_rows_and_capacity_compile_once_each(tokenizer):
+def test_for_a_graph_rows_and_capacity_compile_once_each(tokenizer, monkeypatch):
+    monkeypatch.setattr(compiled_steps, "GPU_CAPACITY_STEP", 256)  # few tokens take several
     counter = CompileCounter()
     plain, compiled = pair(tokenizer, backend=counter, max_seq_len=2048)
     compiled.decoder.steps._is_graph = True  # as on a GPU
