@@ -186,11 +186,12 @@ def draw(
 ) -> None:
     """Three heads, each the clearest of its kind, and the guesses after each block."""
     every = torch.stack(attentions)[..., 1:, :]  # (layers, heads, seq - 1, seq)
-    last = every[:, :, -1, 1:-1]
+    predicted = guesses[-1][-1].strip("▁")
+    copies = [at for at, piece in enumerate(pieces) if piece.strip("▁") == predicted]
     kinds = {
         "to the token before": every.diagonal(0, -2, -1).mean(-1),
         "to the first token": every[..., 0].mean(-1),
-        "of the last token, far back": last[..., : len(pieces) // 2].amax(-1),
+        f"of the last token, to {predicted}": every[:, :, -1, copies].sum(-1),
     }
     with picture.axes(4, 15, 4.2) as axes:
         for axis, (kind, strength) in zip(axes, kinds.items(), strict=False):

@@ -1,0 +1,188 @@
+"""Lesson 6: change a module.
+
+    python examples/6_change_a_module.py [--steps 60] [--plot FILE.png]
+
+The modules of `codellama.model` are ordinary PyTorch. So research with them is: look at any tensor
+through a hook, put another function or module in a module's place, and train or measure. Four
+changes, each a few lines: tensors seen by name, attention that records its weights, LayerNorm
+instead of RMSNorm, and positions that are divided by a factor (arXiv 2306.15595).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from command_line import run_example
+from lesson import Picture, show, title
+from torch import Tensor, nn
+
+from codellama import ModelConfig, Tokenizer, Transformer, load_model
+from codellama.cli import checkpoint_directory
+from codellama.model.attention import grouped_query_attention
+from codellama.model.rotary import rotary_angles
+from codellama.training.documents import find_documents, read_document
+
+TEXT = "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"
+FACTOR = 4
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train.
+
+    Args:
+        steps: of each of the three trainings.
+        sequence: tokens of a sequence.
+    """
+
+    steps: int = 60
+    sequence: int = 256
+
+
+class RecordedAttention:
+    """Attention that keeps its weights, (batch, heads, seq, keys), for whoever wants to look."""
+
+    def __init__(self) -> None:
+        self.weights = torch.empty(0)
+
+    def __call__(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        keys, values = (
+            shared.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
+            for shared in (keys, values)
+        )
+        scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
+        if mask is None:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        self.weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+        return self.weights @ values
+
+
+def divide_positions(block: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A hook before a block: its angles are those of positions divided by `FACTOR`."""
+    x, _, _, *rest = args
+    positions = torch.arange(x.shape[1])[None] / FACTOR
+    return x, *rotary_angles(positions, block.attention.head_dim, 1e6), *rest
+
+
+def batches(tokens: Tensor, length: int) -> Iterator[Tensor]:
+    """Four random pieces (4, length + 1) of a long text, again and again."""
+    while True:
+        starts = torch.randint(len(tokens) - length, (4,))
+        yield torch.stack([tokens[start : start + length + 1] for start in starts])
+
+
+def loss(model: Transformer, rows: Tensor) -> Tensor:
+    """Nats a token."""
+    return F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+
+
+def train(model: Transformer, tokens: Tensor, budget: Budget, rate: float) -> None:
+    """Learns from random pieces of a text."""
+    torch.manual_seed(1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    pieces = batches(tokens, budget.sequence)
+    for step in range(budget.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 10) * (1 - step / budget.steps)
+        loss(model, next(pieces)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def change_a_module(budget: Budget, picture: Picture) -> None:
+    """Look into a model, change it, and train what has become of it."""
+    torch.manual_seed(0)
+    directory = checkpoint_directory(None)
+    model = load_model(directory, "cpu", torch.float32)
+    tokenizer = Tokenizer(directory / "tokenizer.model")
+    files = find_documents()
+    text, held_out = (
+        torch.tensor(tokenizer.encode("".join(read_document(path) for path in paths)))
+        for paths in (files.train[:60], files.held_out[:20])
+    )
+    every = [held_out[at : at + budget.sequence + 1] for at in range(0, 20_000, 2_000)]
+    rows = torch.stack(every)  # (10, sequence + 1)
+
+    title("Hooks: every tensor has a name")
+    ids = tokenizer.encode(TEXT, bos=True)
+    tokens = torch.tensor([ids])
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+        for name, module in model.named_modules()
+        if name and not isinstance(module, nn.ModuleList)
+    ]
+    with torch.no_grad():
+        plain = model(tokens)
+    for hook in hooks:
+        hook.remove()
+    for name in [name for name in seen if not name.startswith("layers.") or ".0." in name]:
+        print(f"{name:28} {tuple(seen[name].shape)}")
+    print(f"and so for all {len(model.layers)} blocks: {len(seen)} tensors")
+
+    title("Attention that records its weights")
+    recorders = [RecordedAttention() for _ in model.layers]
+    for block, recorder in zip(model.layers, recorders, strict=True):
+        block.attention.attend = recorder
+    with torch.no_grad():
+        difference = (model(tokens) - plain).abs().max().item()
+    for block in model.layers:
+        block.attention.attend = grouped_query_attention
+    print(f"The logits differ by {difference:.1e}.")
+    assert difference < 1e-3
+    weights = torch.stack([recorder.weights[0] for recorder in recorders])
+    show("weights", weights, "(blocks, heads, seq, keys)")
+    far = (torch.arange(len(ids))[:, None] - torch.arange(len(ids))).clamp(min=0)
+    reach = (weights * far).sum(-1).mean(-1)  # (blocks, heads)
+    print("How far back each head looks on average, in tokens:")
+    for layer, heads in enumerate(reach.tolist()):
+        print(f"block {layer}: " + "  ".join(f"{tokens_back:5.1f}" for tokens_back in heads))
+
+    title(f"LayerNorm instead of RMSNorm: two small models, {budget.steps} steps each")
+    shape = ModelConfig(128, 2, 4, tokenizer.vocab_size, n_kv_heads=2, multiple_of=64)
+    losses = {}
+    for kind in ("RMSNorm", "LayerNorm"):
+        torch.manual_seed(0)
+        new = Transformer(shape)
+        if kind == "LayerNorm":
+            for block in new.layers:
+                block.attention_norm, block.ffn_norm = nn.LayerNorm(128), nn.LayerNorm(128)
+            new.norm = nn.LayerNorm(128)
+        train(new, text, budget, 4e-3)
+        with torch.no_grad():
+            losses[kind] = loss(new, rows).item()
+        print(f"{kind:10} held-out loss {losses[kind]:.3f} nats a token", flush=True)
+    assert abs(losses["RMSNorm"] - losses["LayerNorm"]) < 0.2
+    print("The mean that LayerNorm subtracts, and its bias, are not missed.")
+
+    title(f"Positions divided by {FACTOR} (linear interpolation)")
+    before = loss(model, rows).item()
+    hooks = [block.register_forward_pre_hook(divide_positions) for block in model.layers]
+    divided = loss(model, rows).item()
+    train(model, text, budget, 1e-3)
+    tuned = loss(model, rows).item()
+    print(f"held-out loss {before:.3f}, divided {divided:.3f}, fine-tuned {tuned:.3f}")
+    assert before < divided > tuned
+    print("The model has never seen such angles, and gets used to them within a few steps.")
+    print("\nEXPECT")
+    print("\nExercise 1: cut off one head after the other in `RecordedAttention` (set its result to")
+    print("zero). Which one costs the most loss?")
+    print("Exercise 2: replace SwiGLU by a plain feed-forward with as many parameters, and train.")
+    if picture.plot:
+        with picture.axes(1, 4.5, 4.5) as [axes]:
+            shown = axes.imshow(reach, cmap="viridis")
+            for layer, heads in enumerate(reach.tolist()):
+                for head, back in enumerate(heads):
+                    axes.text(head, layer, f"{back:.1f}", ha="center", va="center", color="w")
+            axes.set(xlabel="head", ylabel="block", title="tokens back, on average")
+            axes.figure.colorbar(shown)
+
+
+if __name__ == "__main__":
+    run_example(change_a_module)
