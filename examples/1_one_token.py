@@ -24,7 +24,7 @@ from codellama.cli import checkpoint_directory, human_bytes, peak_memory_bytes
 from codellama.weights.checkpoint import parameter_shapes
 from codellama.weights.loading import load_tokenizer, open_checkpoint
 
-ROWS = 8_192
+ROWS = 1_024
 """Rows of a matrix that are in memory together."""
 SMALL = 100_000_000
 """Parameters up to which the library's model is loaded too, for the comparison."""
@@ -64,9 +64,11 @@ class Weights:
     def multiply(self, x: Tensor, name: str) -> Tensor:
         """x W^T for a matrix W (out, in): (seq, in) -> (seq, out)."""
         count = self.shapes[f"{name}.weight"][0]
-        starts = range(0, count, ROWS)
-        slices = (self.rows(name, start, min(start + ROWS, count)) for start in starts)
-        return torch.cat([x @ part.T for part in slices], dim=-1)
+        product = torch.empty(len(x), count)
+        for start in range(0, count, ROWS):
+            stop = min(start + ROWS, count)
+            product[:, start:stop] = x @ self.rows(name, start, stop).T
+        return product
 
     def forget(self) -> None:
         """Maps the files anew, which frees the memory of what has been read."""
@@ -146,11 +148,12 @@ def one_token(options: Prompt, picture: Picture) -> None:
     attentions, guesses = [], []
     for layer in range(config.n_layers):
         x, attention = block(x, weights, layer, show if layer == 0 else lambda *_: None)
+        weights.forget()
         final = rms_norm(x, weights.vector("norm"), config.norm_eps)
         logits = weights.multiply(final, "output")
         attentions.append(attention)
-        guesses.append(logits.softmax(-1).max(-1))
         weights.forget()
+        guesses.append(logits.softmax(-1).max(-1))
 
     title("The guess after each block (logit lens)")
     print("The last norm and the output matrix can be applied after any block:\n")
@@ -174,11 +177,15 @@ def one_token(options: Prompt, picture: Picture) -> None:
         difference = (model(torch.tensor([ids]))[0] - logits).abs().max().item()
         print(f"Our logits differ from those of codellama.model by {difference:.1e} at most.")
         assert difference < 1e-3
-    print("\nExercise 1: leave out `rotate` in `block`. Which guesses change, and why so few?")
+    if options.ckpt is None:
+        print("Expect: `path`, from block 7 on, with 76 %; a difference of about 1e-5.")
+    print("\nExercise 1: leave out `rotate` in `block`. Which guesses change?")
     print("Exercise 2: which head looks at the token before its own? Print the means of the")
     print("first diagonal of each `attention`, and take that head's values away.")
     if picture.plot:
-        draw(picture, pieces, attentions, [[tokenizer.piece(int(i)) for i in g] for _, g in guesses])
+        draw(
+            picture, pieces, attentions, [[tokenizer.piece(int(i)) for i in g] for _, g in guesses]
+        )
 
 
 def draw(

@@ -19,7 +19,7 @@ from torch import Tensor
 from codellama import CodeLlama, ModelConfig, Tokenizer, Transformer, load_model, prompts
 from codellama.cli import checkpoint_directory
 
-CODE = "def add(first, second):\n    total = <FILL_ME>\n    return total\n"
+CODE = "def first(items):\n    if not items:\n<FILL_ME>\n    return items[0]\n"
 LONGEST = 20
 
 

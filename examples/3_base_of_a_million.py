@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -155,11 +156,17 @@ def base_of_a_million(budget: Budget, picture: Picture) -> None:
     for name, one in rows.items():
         with torch.no_grad():
             by_place = losses(one, long).mean(0)
-        means = (by_place[a:b].mean() for a, b in zip(edges, edges[1:], strict=False))
+        means = (by_place[a:b].mean() for a, b in pairwise(edges))
         print(f"{name:32}" + "".join(f"{mean:18.3f}" for mean in means))
     small, large = (sum(table[name][3]) for name in list(rows)[2:])
     assert large > small, "the larger base retrieves more at the length of fine-tuning"
-    print("\nEXPECT")
+    print("\nExpect: 100 % in short sequences. At 512 tokens, where a guess finds 25 %: 25 to")
+    print(
+        "30 % with a base of 1e4; 80 to 86 % with 1e6 at inference only (the paper's 7B finds 0 %);"
+    )
+    print(
+        "39 to 58 % fine-tuned with 1e4; 97 to 98 % fine-tuned with 1e6, and 55 to 81 % at 1,024."
+    )
     print("\nExercise 1: fine-tune with a base of 1e5, and of 1e8. Is more always better?")
     print("Exercise 2: divide positions by 8 instead (linear interpolation, arXiv 2306.15595), as")
     print("lesson 6 does, and fine-tune. Table 18 has that row, too.")
@@ -170,9 +177,11 @@ def base_of_a_million(budget: Budget, picture: Picture) -> None:
 def draw(picture: Picture, lengths: list[int], table: dict[str, list[list[float]]]) -> None:
     """The mean cosine over distance, and retrieval over length."""
     with picture.axes(2, 10, 3.8) as (left, right):
-        distances = torch.logspace(0, 5, 400).double()
+        distances = torch.logspace(0, 5, 120).double()
+        around = distances[:, None] * torch.linspace(1, 1.25, 50)
         for theta in BASES:
-            left.plot(distances, similarity(theta, distances), label=f"base {theta:,.0f}")
+            means = similarity(theta, around.flatten()).view_as(around).mean(-1)
+            left.plot(distances, means, label=f"base {theta:,.0f}")
         left.set(xscale="log", xlabel="distance, tokens", ylabel="mean cosine")
         left.set(title="Equal query and key, so far apart")
         for name, cells in table.items():

@@ -3,8 +3,8 @@
     python examples/4_fill_in_the_middle.py [--tasks 100] [--ckpt DIR] [--plot FILE.png]
 
 The model reads what stands before and after a gap, in one of two orders, and writes the middle
-(arXiv 2308.12950, sections 2.3 and 3.2, appendix E). The gaps are lines, and words cut in two, of files
-that the small model has never seen (Table 14 in miniature).
+(arXiv 2308.12950, sections 2.3 and 3.2, appendix E). The gaps are lines, and words
+cut in two, of files that the small model has never seen (Table 14 in miniature).
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def fill_in_the_middle(tasks: Tasks, picture: Picture) -> None:
     tokenizer = llm.tokenizer
 
     title("What the model reads")
-    prefix, suffix = prompts.split_fill("for index, name in enu<FILL_ME>(names):\n    print(name)\n")
+    prefix, suffix = prompts.split_fill(
+        "for index, name in enu<FILL_ME>(names):\n    print(name)\n"
+    )
     for way, suffix_first in (("prefix first (PSM)", False), ("suffix first (SPM)", True)):
         ids = prompts.infilling(tokenizer, prefix, suffix, suffix_first=suffix_first)
         print(f"{way}:\n    {spell(tokenizer, ids)}")
@@ -111,7 +113,13 @@ def fill_in_the_middle(tasks: Tasks, picture: Picture) -> None:
         print(f"{way:21}" + "".join(f"{shares[kind][way]:20.1%}" for kind in shares))
     cut = shares["the rest of a word"]
     assert cut["suffix first, healed"] > cut["suffix first"]
-    print("\nExpect: EXPECT")
+    print("\nExpect: lines 8 % in each way; the rest of a word 0 % prefix first, 7 % suffix first,")
+    print(
+        "51 % healed. The small model learned prefix first with whole lines, and begins a new one."
+    )
+    print(
+        "Code Llama 7B fills 59.7 % of random spans prefix first, 39.0 % suffix first (Table 14)."
+    )
     print("\nExercise 1: heal prefix first as well. Why does it change nothing?")
     print("Exercise 2: cut after a space instead (`before` ends with it). Which order suffers?")
     if picture.plot:

@@ -36,8 +36,8 @@ class Size:
     """What is measured.
 
     Args:
-        width: channels of the layers, a multiple of 64. Four layers of 4,096 take 268 MB in float32,
-            more than the caches of most processors.
+        width: channels of the layers, a multiple of 64. Four layers of 4,096 take 268 MB in
+            float32, more than the caches of most processors.
         repeats: runs, of which the fastest counts.
     """
 
@@ -68,7 +68,9 @@ def speed_is_memory(size: Size, picture: Picture) -> None:
     print(f"memory:          {bandwidth / 1e9:8.1f} GB a second")
     print(f"multiplication:  {rate / 1e9:8.1f} billion operations a second, float32")
     print("Each weight takes part in 2 operations a row. So from about", end=" ")
-    print(f"{4 * rate / bandwidth / 2:.0f} rows on, multiplying\ntakes longer than reading 4 bytes.")
+    print(
+        f"{4 * rate / bandwidth / 2:.0f} rows on, multiplying\ntakes longer than reading 4 bytes."
+    )
 
     title(f"{LAYERS} layers of {size.width} x {size.width}, float32: milliseconds a pass")
     matrices = [torch.randn(size.width, size.width) for _ in range(LAYERS)]
@@ -106,13 +108,19 @@ def speed_is_memory(size: Size, picture: Picture) -> None:
     count = CODE_LLAMA_7B.parameter_count
     for bits in (16, 8, 4):
         decode = 8 * bandwidth / bits / count
-        print(f"7B, {bits:2} bits: {count * bits / 8e9:5.1f} GB, decodes {decode:5.1f} tokens a second")
+        print(
+            f"7B, {bits:2} bits: {count * bits / 8e9:5.1f} GB, decode {decode:5.1f} tokens a second"
+        )
     print(f"7B prefill: {rate / 2 / count:.1f} tokens a second in float32, whatever the bits")
     for name, config in (("7B", CODE_LLAMA_7B), ("34B", CODE_LLAMA_34B)):
         cache = config.kv_cache_bytes(16_384)
         print(f"{name} with 16,384 tokens in the KV cache reads {cache / 1e9:.1f} GB more a token")
     print("The 34B has 8 key and value heads for 64 query heads: grouped queries pay here.")
-    print("\nEXPECT")
+    print(
+        "\nExpect: one row nearly as fast as memory allows, and a token of prefill 10 times as fast"
+    )
+    print("or more. Between 8 and 32 rows both limits are missed on x86: `F.linear` reorders the")
+    print("weights at each pass. `codellama.fast.prepacked` reorders them once.")
     print("\nExercise 1: how many rows does it take on your machine until a row costs twice the")
     print("least? Compare with the first part's estimate.")
     print("Exercise 2: at which context does the 7B read as much KV cache as weights (16 bits)?")

@@ -11,7 +11,7 @@ instead of RMSNorm, and positions that are divided by a factor (arXiv 2306.15595
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,9 @@ from codellama.model.attention import grouped_query_attention
 from codellama.model.rotary import rotary_angles
 from codellama.training.documents import find_documents, read_document
 
-TEXT = "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"
+TEXT = (
+    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"
+)
 FACTOR = 4
 
 
@@ -159,19 +161,28 @@ def change_a_module(budget: Budget, picture: Picture) -> None:
             losses[kind] = loss(new, rows).item()
         print(f"{kind:10} held-out loss {losses[kind]:.3f} nats a token", flush=True)
     assert abs(losses["RMSNorm"] - losses["LayerNorm"]) < 0.2
-    print("The mean that LayerNorm subtracts, and its bias, are not missed.")
+    print("RMSNorm leaves out LayerNorm's mean and bias, and learns as fast.")
 
     title(f"Positions divided by {FACTOR} (linear interpolation)")
     before = loss(model, rows).item()
+    print("A hook before each block replaces its angles; `rope_scaling_factor` does the same.")
     hooks = [block.register_forward_pre_hook(divide_positions) for block in model.layers]
     divided = loss(model, rows).item()
+    with torch.no_grad():
+        for hook in hooks:
+            hook.remove()
+        model.config = replace(model.config, rope_scaling_factor=FACTOR)
+        assert abs(loss(model, rows).item() - divided) < 1e-3, "the library's option does the same"
     train(model, text, budget, 1e-3)
     tuned = loss(model, rows).item()
     print(f"held-out loss {before:.3f}, divided {divided:.3f}, fine-tuned {tuned:.3f}")
     assert before < divided > tuned
     print("The model has never seen such angles, and gets used to them within a few steps.")
-    print("\nEXPECT")
-    print("\nExercise 1: cut off one head after the other in `RecordedAttention` (set its result to")
+    print("\nExpect: block 6, head 0 looks at the token before; 6.08 nats with RMSNorm, 6.07")
+    print("with LayerNorm; 3.26, divided 4.23, fine-tuned 3.48.")
+    print(
+        "\nExercise 1: cut off one head after the other in `RecordedAttention` (set its result to"
+    )
     print("zero). Which one costs the most loss?")
     print("Exercise 2: replace SwiGLU by a plain feed-forward with as many parameters, and train.")
     if picture.plot:

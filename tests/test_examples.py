@@ -1,3 +1,4 @@
+import html
 import re
 import runpy
 import sys
@@ -28,27 +29,77 @@ def output_of(*call: object) -> str:
     return out
 
 
-@pytest.mark.parametrize(
-    ("name", "shows"),
-    [
-        ("completion", "def fibonacci(n):"),
-        ("infilling", "▁<PRE>"),
-        ("chat", "> Reverse a string."),
+LESSONS = {
+    "1_one_token": [],
+    "2_from_llama_2": [],
+    "3_base_of_a_million": [
+        *("--steps", 110, "--tuning_steps", 25, "--batch_tokens", 2048, "--long", 256)
     ],
-)
-def test_an_example_runs_on_a_checkpoint(monkeypatch, capsys, checkpoint, name, shows):
-    assert shows in output_of(monkeypatch, capsys, name, checkpoint)
+    "4_fill_in_the_middle": ["--tasks", 24],
+    "5_speed_is_memory": ["--width", 1024, "--repeats", 3],
+    "6_change_a_module": ["--steps", 12, "--sequence", 96],
+    "7_train_and_use": [
+        *("--lora_tokens", 8192, "--data", ROOT / "codellama" / "training"),
+        *("--minutes", 0.001, "--new_data", ROOT / "codellama", "--vocab_size", 480),
+    ],
+}
 
 
-@pytest.mark.parametrize("name", ["completion", "infilling"])
-def test_an_example_runs_on_the_embedded_checkpoint(monkeypatch, capsys, tmp_path, name):
+def test_every_lesson_is_here():
+    scripts = (ROOT / "examples").glob("[0-9]_*.py")
+    assert sorted(path.stem for path in scripts) == sorted(LESSONS)
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_what_a_lesson_claims_holds(monkeypatch, capsys, tmp_path, name):
     monkeypatch.chdir(tmp_path)
-    assert output_of(monkeypatch, capsys, name)
+    shown = output_of(monkeypatch, capsys, name, *LESSONS[name])  # lessons assert their claims
+    assert "Exercise 1" in shown
 
 
-def test_the_anatomy_of_a_block_agrees_with_the_modules(monkeypatch, capsys):
-    last_line = output_of(monkeypatch, capsys, "anatomy").splitlines()[-1]
-    assert float(last_line.split()[-1].rstrip(".")) < 1e-5
+@pytest.mark.parametrize("name", ["1_one_token", "3_base_of_a_million"])
+def test_a_picture_that_cannot_be_drawn_is_refused_at_once(monkeypatch, capsys, name):
+    code, out, err = outcome(monkeypatch, capsys, name, "--plot", "lesson.docx")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_one_token_is_read_from_any_checkpoint_a_slice_at_a_time(
+    monkeypatch, capsys, tmp_path, shards
+):
+    output_of(monkeypatch, capsys, "random_checkpoint", tmp_path / "new", "--shards", shards)
+    shown = output_of(monkeypatch, capsys, "1_one_token", "def f():", "--ckpt", tmp_path / "new")
+    assert "differ from those of codellama.model" in shown
+
+
+def test_a_picture_is_drawn(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    output_of(monkeypatch, capsys, "1_one_token", "--plot", tmp_path / "lesson.png")
+    assert (tmp_path / "lesson.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_syllabus_names_every_lesson_and_picture():
+    syllabus = (ROOT / "examples" / "README.md").read_text()
+    names = [f"{name}.py" for name in LESSONS] + ["annotate.py", "lora.py", "train_tiny.py"]
+    pictures = [f"pictures/{path.name}" for path in (ROOT / "examples" / "pictures").iterdir()]
+    assert not [name for name in names + pictures if name not in syllabus]
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_the_annotated_page_holds_every_line(monkeypatch, capsys, tmp_path, coloured):
+    if coloured:
+        pytest.importorskip("pygments")
+    else:
+        monkeypatch.setitem(sys.modules, "pygments", None)
+    output_of(monkeypatch, capsys, "annotate", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    shown = re.sub(r"\W", "", html.unescape(re.sub(r"<[^>]*>", "", page)))
+    for chapter in ("model", "text", "weights", "inference"):
+        for path in (ROOT / "codellama" / chapter).glob("*.py"):
+            assert f"id='{chapter}-{path.stem}'" in page
+            for line in path.read_text().splitlines():
+                assert re.sub(r"\W", "", line) in shown, f"{path}: {line}"
+    assert "https://arxiv.org/abs/2308.12950" in page
 
 
 def test_training_in_miniature_shows_samples_and_leaves_a_checkpoint(monkeypatch, capsys, tmp_path):
@@ -84,10 +135,6 @@ def test_a_directory_may_be_called_as_a_number_is(monkeypatch, capsys, tmp_path)
     assert CodeLlama.load("2024", device="cpu").complete(["x"], max_new_tokens=2)
 
 
-def test_the_chat_asks_for_a_checkpoint(monkeypatch, capsys):
-    assert outcome(monkeypatch, capsys, "chat")[0] == "usage: python examples/chat.py DIR"
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "says"),
     [
@@ -95,6 +142,7 @@ def test_the_chat_asks_for_a_checkpoint(monkeypatch, capsys):
         ("random_checkpoint", ("new", "--vocab_size", 10**6), "vocabulary of 1000000 ids"),
         ("train_tiny", ("new", "--minuets", 9), "did you mean --minutes?"),
         ("train_tiny", ("taken",), "taken exists"),
+        ("annotate", ("page.pdf",), "ends in .html"),
         ("lora", ("taken",), "taken"),
         ("lora", ("new", "--data", "absent"), "absent is no directory"),
         ("lora", ("new", "--layers", "wx"), "no linear layer"),
