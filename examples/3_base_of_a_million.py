@@ -142,7 +142,7 @@ def base_of_a_million(budget: Budget, picture: Picture) -> None:
         rows[f"fine-tuned, base {theta:.0e}".replace("e+0", "e")] = tuned
 
     title("Key retrieval: %, key at 0 / 0.2 / 0.4 (Table 18)")
-    lengths = [budget.short, budget.long // 4, budget.long // 2, budget.long, 2 * budget.long]
+    lengths = sorted({budget.short, *(budget.long * share // 4 for share in (1, 2, 4, 8))})
     print(f"{'tokens':32}" + "".join(f"{length:>18,}" for length in lengths))
     table: dict[str, list[list[float]]] = {}
     for name, one in rows.items():
@@ -158,8 +158,8 @@ def base_of_a_million(budget: Budget, picture: Picture) -> None:
             by_place = losses(one, long).mean(0)
         means = (by_place[a:b].mean() for a, b in pairwise(edges))
         print(f"{name:32}" + "".join(f"{mean:18.3f}" for mean in means))
-    small, large = (sum(table[name][3]) for name in list(rows)[2:])
-    assert large > small, "the larger base retrieves more at the length of fine-tuning"
+    small, large = (sum(table[name][-2] + table[name][-1]) for name in list(rows)[2:])
+    assert large > small, "the larger base retrieves more"
     print("\nExpect: 100 % in short sequences. At 512 tokens, where a guess finds 25 %: 25 to")
     print(
         "30 % with a base of 1e4; 80 to 86 % with 1e6 at inference only (the paper's 7B finds 0 %);"

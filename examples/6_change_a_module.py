@@ -186,8 +186,8 @@ def change_a_module(budget: Budget, picture: Picture) -> None:
     print("zero). Which one costs the most loss?")
     print("Exercise 2: replace SwiGLU by a plain feed-forward with as many parameters, and train.")
     if picture.plot:
-        with picture.axes(1, 4.5, 4.5) as [axes]:
-            shown = axes.imshow(reach, cmap="viridis")
+        with picture.axes(1, 4.5, 4) as [axes]:
+            shown = axes.imshow(reach, cmap="viridis", aspect="auto")
             for layer, heads in enumerate(reach.tolist()):
                 for head, back in enumerate(heads):
                     axes.text(head, layer, f"{back:.1f}", ha="center", va="center", color="w")

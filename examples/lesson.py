@@ -34,7 +34,7 @@ class Picture:
 
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure.subplots(1, columns, squeeze=False)[0]
-        figure.savefig(str(self.plot), dpi=90)
+        figure.savefig(str(self.plot), dpi=80)
 
 
 def title(text: str) -> None:

@@ -33,13 +33,14 @@ LESSONS = {
     "1_one_token": [],
     "2_from_llama_2": [],
     "3_base_of_a_million": [
-        *("--steps", 110, "--tuning_steps", 25, "--batch_tokens", 2048, "--long", 256)
+        *("--steps", 120, "--tuning_steps", 25, "--batch_tokens", 1024),
+        *("--short", 32, "--long", 128),
     ],
-    "4_fill_in_the_middle": ["--tasks", 24],
+    "4_fill_in_the_middle": ["--tasks", 12],
     "5_speed_is_memory": ["--width", 1024, "--repeats", 3],
     "6_change_a_module": ["--steps", 12, "--sequence", 96],
     "7_train_and_use": [
-        *("--lora_tokens", 8192, "--data", ROOT / "codellama" / "training"),
+        *("--lora_tokens", 4096, "--data", ROOT / "codellama" / "training"),
         *("--minutes", 0.001, "--new_data", ROOT / "codellama", "--vocab_size", 480),
     ],
 }
@@ -90,7 +91,8 @@ def test_the_annotated_page_holds_every_line(monkeypatch, capsys, tmp_path, colo
     if coloured:
         pytest.importorskip("pygments")
     else:
-        monkeypatch.setitem(sys.modules, "pygments", None)
+        for name in ("pygments", "pygments.formatters"):
+            monkeypatch.setitem(sys.modules, name, None)
     output_of(monkeypatch, capsys, "annotate", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     shown = re.sub(r"\W", "", html.unescape(re.sub(r"<[^>]*>", "", page)))
