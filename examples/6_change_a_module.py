@@ -10,7 +10,6 @@ instead of RMSNorm, and positions that are divided by a factor (arXiv 2306.15595
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,13 +70,6 @@ def divide_positions(block: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor
     return x, *rotary_angles(positions, block.attention.head_dim, 1e6), *rest
 
 
-def batches(tokens: Tensor, length: int) -> Iterator[Tensor]:
-    """Four random pieces (4, length + 1) of a long text, again and again."""
-    while True:
-        starts = torch.randint(len(tokens) - length, (4,))
-        yield torch.stack([tokens[start : start + length + 1] for start in starts])
-
-
 def loss(model: Transformer, rows: Tensor) -> Tensor:
     """Nats a token."""
     return F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
@@ -87,11 +79,12 @@ def train(model: Transformer, tokens: Tensor, budget: Budget, rate: float) -> No
     """Learns from random pieces of a text."""
     torch.manual_seed(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
-    pieces = batches(tokens, budget.sequence)
     for step in range(budget.steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / 10) * (1 - step / budget.steps)
-        loss(model, next(pieces)).backward()
+        starts = torch.randint(len(tokens) - budget.sequence, (4,))
+        rows = torch.stack([tokens[start : start + budget.sequence + 1] for start in starts])
+        loss(model, rows).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
