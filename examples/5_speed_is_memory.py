@@ -24,6 +24,7 @@ from codellama import ModelConfig
 from codellama.evaluation.speed import matrix_rate, read_bandwidth
 from codellama.fast.int4 import Int4Linear
 from codellama.fast.int8 import Int8Linear
+from codellama.fast.prepacked import PrepackedLinear, can_prepack
 
 LAYERS = 4
 ROWS = (1, 8, 32, 128, 512)
@@ -86,7 +87,7 @@ def speed_is_memory(size: Size, picture: Picture) -> None:
     print("One row is a step of decoding, hundreds are prefill, a few are a batch of prompts, or")
     print("drafts to be verified: they share one reading of the weights.")
     gain = measured[0] / (measured[-1] / ROWS[-1])
-    print(f"In prefill a token takes {gain:.0f} times less than in decoding.")
+    print(f"A token of prefill takes 1/{gain:.0f} of the time of one of decoding.")
     assert gain > 2, "a row among many takes a fraction of a row alone"
 
     title("Fewer bits a weight: one row, milliseconds a pass")
@@ -103,6 +104,16 @@ def speed_is_memory(size: Size, picture: Picture) -> None:
         print(f" = {read / taken / 1e9:5.1f} GB a second")
     assert one_row[4] < one_row[32], "4 bits are read faster than 32"
     print("Unpacking takes time, too, so that 4 bits gain less than their bytes say.")
+    if can_prepack(device):
+        packed = [PrepackedLinear.from_weight(matrix) for matrix in halves]
+        one, eight = (
+            seconds(packed, torch.randn(rows, size.width).bfloat16(), 2 * size.repeats)
+            for rows in (1, 8)
+        )
+        print(
+            f"16 bits, prepacked: {1e3 * one:.2f} for 1 row, {1e3 * eight:.2f} for 8. If 7 drafts"
+        )
+        print(f"are accepted, a token takes 1/{8 * one / eight:.1f} of the time.")
 
     title("What follows for Code Llama on this machine, at best")
     count = CODE_LLAMA_7B.parameter_count
