@@ -1,6 +1,6 @@
 """Lesson 7: use a model from Python, adapt it, and train one of your own.
 
-    python examples/7_train_and_use.py [--ckpt DIR] [--minutes 0.3]
+    python examples/7_train_and_use.py [--ckpt DIR] [--out DIR]
 
 Completion, scoring, infilling and chat in a few lines each; then LoRA (arXiv 2106.09685), as
 `lora.py` has it, which adapts the small model to a library it has never seen; then a new model from
@@ -36,6 +36,7 @@ class Course:
         minutes: for the new model.
         new_data: what the new model learns: a directory, or stdlib.
         vocab_size: ids of the new model's vocabulary.
+        out: directory for both new checkpoints; without it, they are deleted in the end.
     """
 
     ckpt: str | None = None
@@ -44,6 +45,7 @@ class Course:
     minutes: float = 0.3
     new_data: str = "stdlib"
     vocab_size: int = 2_048
+    out: str | None = None
 
 
 def use(llm: CodeLlama) -> None:
@@ -106,13 +108,14 @@ def train_and_use(course: Course) -> None:
     """Use a model, adapt it, train one."""
     use(CodeLlama.load(checkpoint_directory(course.ckpt), dtype="float32"))
     with tempfile.TemporaryDirectory() as scratch:
-        adapt(course, Path(scratch) / "adapted")
+        directory = Path(course.out or scratch)
+        adapt(course, directory / "adapted")
         title(f"A new model, {course.minutes:g} minutes old")
-        out = Path(scratch) / "run"
-        train_tiny(TinyOptions(str(out), course.minutes, course.new_data, course.vocab_size))
-        [completion] = CodeLlama.load(out / "model").complete(["def "], max_new_tokens=16)
+        new = directory / "run"
+        train_tiny(TinyOptions(str(new), course.minutes, course.new_data, course.vocab_size))
+        [completion] = CodeLlama.load(new / "model").complete(["def "], max_new_tokens=16)
         assert completion.tokens, "the new checkpoint runs as any other"
-    print("\nIt is deleted now. Make one to keep, in five minutes:")
+    print("\nWithout --out, both are deleted now. A better one takes five minutes:")
     print("    python examples/train_tiny.py runs/mine --minutes 5")
     print("\nExpect: LoRA lowers 2.01 bits a byte to 1.96 with 40,000 tokens. The new model's loss")
     print(
