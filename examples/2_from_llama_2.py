@@ -126,6 +126,8 @@ class Source:
 @torch.no_grad()
 def from_llama_2(source: Source) -> None:
     """Grow a transformer into Code Llama, and check each step."""
+    directory = checkpoint_directory(source.ckpt)
+    library = load_model(directory, "cpu", torch.float32)
     torch.manual_seed(0)
     config = ModelConfig(dim=64, n_layers=1, n_heads=4, vocab_size=50, multiple_of=32)
     model = Transformer(config)
@@ -162,8 +164,6 @@ def from_llama_2(source: Source) -> None:
     print("A new token is one row through the matrices, however long the text is.")
 
     title("Step 4: a base of a million")
-    directory = checkpoint_directory(source.ckpt)
-    library = load_model(directory, "cpu", torch.float32)
     weights, config = library.state_dict(), library.config
     tokenizer = Tokenizer(directory / "tokenizer.model")
     text = torch.tensor(tokenizer.encode("for name in names:\n    print(name", bos=True))

@@ -35,11 +35,11 @@ class Budget:
     """How long to train.
 
     Args:
-        steps: on short sequences.
-        tuning_steps: on long sequences, with each base.
-        batch_tokens: of a step.
-        short: tokens of a short sequence.
-        long: tokens of a long one.
+        steps: steps of training on short sequences.
+        tuning_steps: steps of fine-tuning on long sequences, with each base.
+        batch_tokens: tokens in a step.
+        short: tokens in a short sequence.
+        long: tokens in a long sequence.
     """
 
     steps: int = 200

@@ -35,8 +35,8 @@ class Budget:
     """How long to train.
 
     Args:
-        steps: of each of the three trainings.
-        sequence: tokens of a sequence.
+        steps: steps of each of the three trainings.
+        sequence: tokens in a sequence.
     """
 
     steps: int = 60
