@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from statistics import fmean
@@ -57,7 +57,7 @@ class Extent:
         if self.plot is not None:
             plotting.check(user_path(self.plot))
 
-    def open(self, name: str, llm: CodeLlama | None, *settings: Any) -> Results:
+    def open(self, name: str, llm: CodeLlama | None, settings: Sequence[Any] = ()) -> Results:
         """The results of a run, which another model or other settings make another run."""
         pairs = ((field, getattr(part, field.name)) for part in settings for field in fields(part))
         given = [f"{field.name}={value}" for field, value in pairs if value != field.default]
@@ -128,7 +128,7 @@ class Forms:
 def perplexity(texts: Texts, extent: Extent, source: Source, loading: LoadOptions) -> None:
     """Measure bits per byte and perplexity of files."""
     files, llm = texts.read(extent.limit), source.load(loading)
-    results = extent.open("perplexity", llm, texts, loading)
+    results = extent.open("perplexity", llm, [texts, loading])
     with progress_bar("reading", source.quiet, "file") as bar:
         found = prediction.perplexity(llm, files, extent.context, results=results, progress=bar)
     _show(found, source)
@@ -148,7 +148,7 @@ def positions(
     for ckpt in (source.ckpt, *which.also):
         one = replace(source, ckpt=ckpt)
         llm = one.load(loading)
-        results, count = extent.open("positions", None, which, texts, loading), extent.limit or 16
+        results, count = extent.open("positions", None, [which, texts, loading]), extent.limit or 16
         with progress_bar("reading", source.quiet, "sequence") as bar:
             losses = prediction.losses_by_position(
                 llm, text, edges, count, results=results, progress=bar
@@ -191,7 +191,7 @@ def infilling(
     if execution.execute:
         execution.check()
     llm = source.load(loading)
-    results = extent.open("infilling", llm, missing, texts, sampling, loading)
+    results = extent.open("infilling", llm, [missing, texts, sampling, loading])
     figures: dict[str, float] = {"tasks": len(tasks)}
     for order in ("psm", "spm"):
         with progress_bar(order, source.quiet, "task") as bar:
@@ -226,7 +226,7 @@ def _solving(name: str, doc: str, read: Callable[[Programs], list[Task]]) -> Com
             scored = extent.open(f"{name}, {programs.score}", None)
         else:
             llm = source.load(loading)
-            results = extent.open(name, llm, programs, sampling, loading)
+            results = extent.open(name, llm, [programs, sampling, loading])
             with progress_bar("writing", source.quiet, "task") as bar:
                 written = complete(llm, tasks[:limit], sampling, results, progress=bar)
         if programs.generate_only:
@@ -257,7 +257,7 @@ def key_retrieval(
     if not texts.data:
         texts = replace(texts, data=("stdlib",))
     files, llm = texts.read(extent.limit), source.load(loading)
-    results = extent.open("key_retrieval", llm, cells, texts, loading)
+    results = extent.open("key_retrieval", llm, [cells, texts, loading])
     with progress_bar("asking", source.quiet, "prompt") as bar:
         shares = keys.key_retrieval(llm, files.values(), cells, results=results, progress=bar)
     if extent.plot:
@@ -272,7 +272,7 @@ def compare(
 ) -> None:
     """Measure what rounding, or other weights, change against the checkpoint as it is."""
     files, first, table = texts.read(extent.limit), source.load(loading), {}
-    results = extent.open("compare", first, texts, loading)
+    results = extent.open("compare", first, [texts, loading])
     for name in ("itself", *forms.form):
         other = first
         if name in FORMS:
