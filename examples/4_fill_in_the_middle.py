@@ -105,8 +105,11 @@ def fill_in_the_middle(tasks: Tasks, picture: Picture) -> None:
 
     title(f"{tasks.tasks} gaps of each kind in held-out files, filled exactly")
     shares = {
-        kind: {way: exact(llm, draw_gaps(tasks.tasks, cut), **how) for way, how in WAYS.items()}
-        for kind, cut in (("a line", False), ("the rest of a word", True))
+        kind: {way: exact(llm, gaps, **how) for way, how in WAYS.items()}
+        for kind, gaps in (
+            ("a line", draw_gaps(tasks.tasks, cut=False)),
+            ("the rest of a word", draw_gaps(tasks.tasks, cut=True)),
+        )
     }
     print(" " * 21 + "".join(f"{kind:>20}" for kind in shares))
     for way in WAYS:

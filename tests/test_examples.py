@@ -33,15 +33,15 @@ LESSONS = {
     "1_one_token": [],
     "2_from_llama_2": [],
     "3_base_of_a_million": [
-        *("--steps", 120, "--tuning_steps", 25, "--batch_tokens", 1024),
+        *("--steps", 100, "--tuning_steps", 25, "--batch_tokens", 1024),
         *("--short", 32, "--long", 128),
     ],
-    "4_fill_in_the_middle": ["--tasks", 12],
+    "4_fill_in_the_middle": ["--tasks", 8],
     "5_speed_is_memory": ["--width", 1024, "--repeats", 3],
     "6_change_a_module": ["--steps", 12, "--sequence", 96],
     "7_train_and_use": [
         *("--lora_tokens", 4096, "--data", ROOT / "codellama" / "training"),
-        *("--minutes", 0.001, "--new_data", ROOT / "codellama", "--vocab_size", 480),
+        *("--minutes", 0.001, "--new_data", ROOT / "codellama" / "inference", "--vocab_size", 480),
     ],
 }
 
