@@ -125,7 +125,7 @@ class Reader:
             written.append(int(token))
             hidden = model.hidden(token[:, None], self.cache)
         self.held = ids
-        return self.llm.tokenizer.decode(written)
+        return self.llm.tokenizer.decode(written, continuation=True)
 
 
 def key_retrieval(
