@@ -24,6 +24,7 @@ from codellama.evaluation.results import Results, fingerprint, read_json_lines
 from codellama.evaluation.tasks import Sampling, Task, complete, pass_rates, score
 from codellama.evaluation.texts import Texts
 from codellama.inference.generation import CodeLlama
+from codellama.training.plotting import check
 from codellama.weights.loading import LoadOptions, load_tokenizer, open_checkpoint
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -55,7 +56,7 @@ class Extent:
         if self.limit < 0 or self.context < 0 or self.context == 1:
             raise UsageError("--limit has to be 0 or more, --context 0, 2 or more")
         if self.plot is not None:
-            plotting.check(user_path(self.plot))
+            check(user_path(self.plot))
 
     def open(self, name: str, llm: CodeLlama | None, settings: Sequence[Any] = ()) -> Results:
         """The results of a run, which another model or other settings make another run."""
@@ -220,6 +221,8 @@ def _solving(name: str, doc: str, read: Callable[[Programs], list[Task]]) -> Com
             raise UsageError("--generate_only needs --results, the file to write, and no --score")
         tasks, limit, scored = read(programs), extent.limit or None, Results()
         if not programs.generate_only:
+            if not execution.execute:
+                raise UsageError("scoring runs generated programs; --execute allows it, see --help")
             execution.check()
         if programs.score is not None:
             written = read_json_lines(user_path(programs.score))[:limit]

@@ -104,14 +104,16 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
 
 
 def _prompts(request: Request, mesh: DeviceMesh | None) -> list[str]:
-    if request.prompt is not None:
-        _check_prompt(request.prompt)
-        return [request.prompt]
-    if request.file is None:
-        return [read_once(_standard_input, mesh)]
-    path = user_path(request.file)
-    text = _text(str(path), path.read_bytes().removeprefix(codecs.BOM_UTF8))
-    return _json_strings(path, text) if path.suffix.lower() == ".jsonl" else [text]
+    text = request.prompt
+    if request.file is not None:
+        path = user_path(request.file)
+        text = _text(str(path), path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        if path.suffix.lower() == ".jsonl":
+            return _json_strings(path, text)
+    elif text is None:
+        text = read_once(_standard_input, mesh)
+    _check_prompt(text)
+    return [text]
 
 
 def _check_prompt(text: str) -> None:

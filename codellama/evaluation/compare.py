@@ -9,8 +9,9 @@ import torch
 
 from codellama.errors import RequestError
 from codellama.evaluation.perplexity import chunk_logits, windows
-from codellama.evaluation.results import Key, Progress, Record, Results
+from codellama.evaluation.results import Key, Record, Results
 from codellama.inference.generation import CodeLlama
+from codellama.weights.downloads import Progress
 
 
 @torch.no_grad()

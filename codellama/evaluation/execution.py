@@ -52,7 +52,7 @@ class Execution:
     def check(self) -> None:
         """Raises RequestError if programs may not run, or this system cannot confine them."""
         if not self.execute:
-            raise RequestError("scoring runs generated programs; --execute allows it, see --help")
+            raise RequestError("scoring runs generated programs, which execute has to allow")
         run_program(Job("def f():\n    return 1\n", ["f"], "", "assert f() == 1"), self)
 
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from codellama.evaluation.results import Key, Progress, Record, Results
+from codellama.evaluation.results import Key, Record, Results
 from codellama.evaluation.tasks import Sampling, Task
 from codellama.inference.generation import CodeLlama
 from codellama.text.tokenizer import Tokenizer
+from codellama.weights.downloads import Progress
 
 KINDS = ("single_line", "multi_line", "random_span")
 SPANS_PER_PROBLEM = 10

@@ -11,16 +11,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import product, takewhile
-
-import torch
+from itertools import product
 
 from codellama.errors import DataError, RequestError
-from codellama.evaluation.perplexity import CHUNK
-from codellama.evaluation.results import Key, Progress, Record, Results
+from codellama.evaluation.results import Key, Record, Results
 from codellama.inference.generation import CodeLlama
+from codellama.inference.prefill import PrefixCache
+from codellama.inference.requests import Options, Prompt, RunningSequence
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import Tokenizer
+from codellama.weights.downloads import Progress
 
 KEY = """def my_function() -> int:
     return "Note that this function is used at the end"
@@ -105,27 +105,19 @@ class Reader:
     before it stays in the KV cache, which is exact: attention is causal."""
 
     def __init__(self, llm: CodeLlama) -> None:
-        self.llm, self.held = llm, list[int]()
-        self.cache = llm.model.new_cache()
+        self.llm, self.prefix = llm, PrefixCache()
 
-    @torch.no_grad()
     def answer(self, ids: list[int]) -> str:
         """A few tokens that follow a prompt."""
-        model, device = self.llm.model, self.llm.model.tok_embeddings.weight.device
-        if len(ids) + ANSWER_TOKENS > self.cache.capacity:
-            self.cache, self.held = model.new_cache(1, len(ids) + ANSWER_TOKENS), []
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(self.held, ids[:-1], strict=False))
-        self.cache.lengths = [known := len(list(same))]
-        for start in range(known, len(ids), CHUNK):
-            tokens = torch.tensor([ids[start : start + CHUNK]], device=device)
-            hidden = model.hidden(tokens, self.cache)
-        written: list[int] = []
-        while len(written) < ANSWER_TOKENS:
-            token = model.logits(hidden[:, -1]).argmax(-1)
-            written.append(int(token))
-            hidden = model.hidden(token[:, None], self.cache)
-        self.held = ids
-        return self.llm.tokenizer.decode(written, continuation=True)
+        sequence = RunningSequence(
+            Prompt(ids, frozenset(), continuation=True),
+            Options(),
+            self.llm.tokenizer,
+            budget=ANSWER_TOKENS,
+        )
+        for _ in self.llm.decoder.run([sequence], prefix=self.prefix):
+            pass
+        return sequence.completion().text
 
 
 def key_retrieval(

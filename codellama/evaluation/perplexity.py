@@ -9,21 +9,20 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from codellama.evaluation.results import Key, Progress, Record, Results, fingerprint
+from codellama.evaluation.results import Key, Record, Results, fingerprint
 from codellama.inference.generation import CodeLlama
+from codellama.inference.prefill import PREFILL_CHUNK
 from codellama.model.transformer import Transformer
-
-CHUNK = 512
-"""Tokens of a pass: memory holds the KV cache and one chunk's logits."""
+from codellama.weights.downloads import Progress
 
 
 def chunk_logits(model: Transformer, ids: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (seq, vocab_size) of each token but the first, given all before it, a chunk at a time;
-    and those tokens (seq)."""
+    and those tokens (seq). Memory holds the KV cache and one chunk's logits."""
     tokens = torch.tensor([ids], device=model.tok_embeddings.weight.device)
     cache = model.new_cache(1, len(ids) - 1)
-    for start in range(0, len(ids) - 1, CHUNK):
-        targets = tokens[0, start + 1 : start + 1 + CHUNK]
+    for start in range(0, len(ids) - 1, PREFILL_CHUNK):
+        targets = tokens[0, start + 1 : start + 1 + PREFILL_CHUNK]
         yield model(tokens[:, start : start + len(targets)], cache)[0], targets
 
 

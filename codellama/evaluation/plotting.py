@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from codellama.errors import DataError
-
-
-def check(path: Path) -> None:
-    """Raises DataError if nothing can draw such a file."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise DataError("plots need matplotlib; pip install 'codellama[plots]'")
-    from matplotlib.figure import Figure
-
-    formats = Figure().canvas.get_supported_filetypes()
-    if path.suffix[1:].lower() not in formats or not path.parent.is_dir():
-        raise DataError(f"{path}: expected a name that ends in one of .{', .'.join(formats)}")
+from codellama.training.plotting import save
 
 
 def curves(path: Path, edges: Sequence[int], losses: Mapping[str, Sequence[float]]) -> None:
@@ -31,7 +19,7 @@ def curves(path: Path, edges: Sequence[int], losses: Mapping[str, Sequence[float
         axes.plot(edges[1:], [math.exp(loss) for loss in nats], "o-", label=name)
     axes.set(xscale="log", xlabel="position, tokens", ylabel="perplexity")
     axes.legend()
-    figure.savefig(path)
+    save(figure, path)
 
 
 def heat_map(path: Path, shares: Mapping[tuple[int, float], float]) -> None:
@@ -49,4 +37,4 @@ def heat_map(path: Path, shares: Mapping[tuple[int, float], float]) -> None:
     for row, shown in enumerate(rows):
         for column, value in enumerate(shown):
             axes.text(column, row, f"{value:.1f}", ha="center", va="center")
-    figure.savefig(path)
+    save(figure, path)

@@ -14,10 +14,10 @@ import torch
 
 from codellama.errors import DataError
 from codellama.inference.generation import CodeLlama
+from codellama.weights.downloads import Progress
 
 Record = dict[str, Any]
 Key = tuple[Any, Any, Any]
-Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from codellama.errors import DataError
 from codellama.evaluation.execution import Execution, Job, run_programs
-from codellama.evaluation.results import Key, Progress, Record, Results
+from codellama.evaluation.results import Key, Record, Results
 from codellama.inference.generation import CodeLlama
 from codellama.inference.requests import Options
+from codellama.weights.downloads import Progress
 
 
 @dataclass(frozen=True)

@@ -47,5 +47,5 @@ class Texts:
         read = ((str(path), read_document(path)) for path in files)
         texts = dict(islice(((path, text) for path, text in read if text.strip()), limit or None))
         if not texts:
-            raise DataError(f"no text in {len(paths)} files {self.pattern}; give other --data")
+            raise DataError(f"no text in {len(paths)} files {self.pattern}; give others")
         return texts

@@ -54,7 +54,8 @@ def load_accelerated(
     device = loading.torch_device(options.device) or loading.default_device()
     if options.compile and mesh is None:
         check_compiler(device)
-    place = _place(loading.open_checkpoint(directory), options, device, mesh)
+    checkpoint = loading.open_checkpoint(directory)
+    place = _place(checkpoint, options, device, mesh)
     if mesh is not None:
         device = torch.device(mesh.device_type)
 
@@ -62,7 +63,7 @@ def load_accelerated(
         place(model, name, read)
         _accelerate_layer(model, name.rpartition(".")[0], options.compile)
 
-    model = loading.load_model(directory, device, options.dtype, progress, place=place_fast)
+    model = loading.load_model(checkpoint, device, options.dtype, progress, place=place_fast)
     if options.kv_dtype is not None:
         model.cache_type = Int8KVCache
     llm = CodeLlama(accelerate(model), loading.load_tokenizer(directory, model.config.vocab_size))

@@ -56,6 +56,11 @@ def draw(log: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.plot([step["tokens"] for step in saved], losses, "o-", label=f"{stage}, held out")
     axes.set(xlabel="tokens", ylabel="nats a token")
     axes.legend()
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure of matplotlib beside its place, then renames it."""
     beside = path.with_name(f"{path.stem}.part{path.suffix}")
     figure.savefig(beside)
     beside.replace(path)

@@ -81,7 +81,7 @@ def place_whole(model: Transformer, name: str, read: Callable[..., Tensor]) -> N
 
 
 def load_model(
-    directory: str | Path,
+    directory: str | Path | Checkpoint,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     progress: Progress | None = None,
@@ -95,7 +95,7 @@ def load_model(
     parameter, however many files there are.
 
     Args:
-        directory: a checkpoint in any format.
+        directory: a checkpoint in any format, or what `open_checkpoint` made of it.
         device: where the weights go; None picks CUDA, else MPS, else the CPU.
         dtype: None keeps the stored one, if there is one for all weights.
         progress: told bytes done and bytes in all, after each parameter.
@@ -106,7 +106,7 @@ def load_model(
         RequestError: there is no such device or dtype.
     """
     target = torch_device(device) or default_device()
-    checkpoint = open_checkpoint(directory)
+    checkpoint = directory if isinstance(directory, Checkpoint) else open_checkpoint(directory)
     kind = torch_dtype(dtype) or checkpoint.dtype
     with torch.device("meta"):
         model = Transformer(checkpoint.config)

@@ -22,7 +22,7 @@ def pair(tokenizer):
 @pytest.mark.parametrize("context", [0, 16])
 @pytest.mark.parametrize("chunk", [5, 512])
 def test_bits_are_those_of_perplexity(pair, monkeypatch, context, chunk):
-    monkeypatch.setattr(prediction, "CHUNK", chunk)
+    monkeypatch.setattr(prediction, "PREFILL_CHUNK", chunk)
     alone = prediction.perplexity(pair[1], TEXTS, context)
     assert compare(pair, TEXTS, context)["bits_per_byte"] == pytest.approx(alone["bits_per_byte"])
 

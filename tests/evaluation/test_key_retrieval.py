@@ -17,6 +17,7 @@ from codellama.evaluation.key_retrieval import (
     surroundings,
 )
 from codellama.evaluation.results import Results
+from codellama.inference import prefill
 
 FILES = ["".join(f"def f{n}_{m}(x):\n    return {m} * x\n\n" for m in range(12)) for n in range(9)]
 FILES += [
@@ -67,7 +68,7 @@ def test_cells_that_cannot_be_are_refused(values):
 
 @pytest.mark.parametrize("chunk", [7, 512])
 def test_reusing_the_cache_changes_no_answer(llm, filler, monkeypatch, chunk):
-    monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr(prefill, "PREFILL_CHUNK", chunk)
     before, behind = surroundings(llm.tokenizer, filler, 300, 0.6)
     texts = [before + KEY.format(value) + behind + QUESTION for value in (10, 42, 43, 99)]
     asked = [llm.tokenizer.encode(text, bos=True) for text in [*texts, before, *texts]]

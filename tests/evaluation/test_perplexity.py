@@ -66,7 +66,7 @@ def naive_nats(model, ids, context: int) -> tuple[float, list[int]]:
 @pytest.mark.parametrize("count", [2, 7, 8, 9, 17, 40])
 @pytest.mark.parametrize("chunk", [1, 8, 512])
 def test_losses_read_in_chunks_are_those_of_one_pass(model, monkeypatch, count, chunk):
-    monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr(module, "PREFILL_CHUNK", chunk)
     ids = ids_of(count)
     losses = token_losses(model, ids)
     assert losses.shape == (count - 1,)

@@ -4,6 +4,7 @@ import pytest
 
 from codellama.errors import DataError
 from codellama.evaluation import plotting
+from codellama.training.plotting import check
 
 pytest.importorskip("matplotlib")
 
@@ -16,7 +17,10 @@ def test_curves_and_heat_maps_are_drawn(tmp_path):
     assert "25.0" in (tmp_path / "b.svg").read_text() or (tmp_path / "b.svg").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("name", ["a", "a.txt", "absent/a.png"])
-def test_files_that_cannot_be_drawn_are_refused(tmp_path, name):
-    with pytest.raises(DataError, match="expected a name"):
-        plotting.check(tmp_path / name)
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("a", "expected a name"), ("a.txt", "expected a name"), ("absent/a.png", "is no directory")],
+)
+def test_files_that_cannot_be_drawn_are_refused(tmp_path, name, says):
+    with pytest.raises(DataError, match=says):
+        check(tmp_path / name)
