@@ -168,7 +168,7 @@ def test_results_come_in_order_and_programs_share_nothing():
 
 
 def test_it_is_off_unless_asked_for_and_refused_where_it_cannot_be_confined(monkeypatch):
-    with pytest.raises(RequestError, match="--execute"):
+    with pytest.raises(RequestError, match="generated programs, which execute has to allow"):
         Execution().check()
     with pytest.raises(RequestError, match="timeout"):
         Execution(timeout=0)
