@@ -85,7 +85,9 @@ def run(command: Command | Mapping[str, Command]) -> NoReturn:
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         if not _is_launched():  # torchrun's processes end at once
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code = _exit_code(command, sys.argv[1:])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's clean-up
     if _is_launched():
         _leave(code)
     sys.exit(code)
