@@ -8,7 +8,6 @@ if sys.argv[:1] == ["-m"] and any(word.startswith("codellama.") for word in sys.
     # A command is about to start (see `cli.run`): Ctrl-C ends it without a traceback.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
-# ruff: noqa: E402
 from codellama.errors import (
     CheckpointError,
     CodeLlamaError,

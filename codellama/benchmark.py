@@ -59,7 +59,8 @@ def benchmark(
     in the same run: decoding reads every weight once a token, prefill multiplies by each once.
     """
     started = time.perf_counter()
-    llm = source.load(loading)
+    tokens = max(work.batch * (work.prompt_tokens + work.new_tokens), measurement.context or 0)
+    llm = source.load(loading, tokens=tokens)
     load_seconds = time.perf_counter() - started
     longest = llm.model.config.max_seq_len
     if max(work.prompt_tokens, measurement.context or 0) + work.new_tokens > longest:
