@@ -60,7 +60,7 @@ def test_a_model_that_does_not_fit_is_refused_unless_forced(checkpoint, monkeypa
     done = commands.run(*options, "--max_new_tokens", 600)
     assert done.returncode == 2
     assert "0.00 GB for its weights" in done.stderr and "--force" in done.stderr
-    assert "what would fit: int8 weights" in done.stderr
+    assert "what would fit: int4 weights" in done.stderr
     assert commands.run(*options, "--max_new_tokens", 600, "--force").returncode == 0
 
 
