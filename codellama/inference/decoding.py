@@ -225,7 +225,7 @@ class _Batch:
         if self.prefix is not None and not running:
             [row] = self.rows
             ids = row.prompt.ids + row.tokens
-            self.prefix.ids, self.prefix.cache = ids[: self.cache.longest], self.cache
+            self.prefix.last[:] = [(ids[: self.cache.longest], self.cache)]
         if running and len(running) < len(self.rows):
             keep_rows(self.cache, running)
         self.rows = [self.rows[number] for number in running]

@@ -23,7 +23,9 @@ def test_the_estimate_is_what_a_model_takes(checkpoint, form):
     options = LoadOptions("cpu", **form)
     weights, cache = memory.needed_bytes(open_checkpoint(checkpoint), options, 1_000)
     model = CodeLlama.load(checkpoint, "cpu", **form).model
-    assert weights == pytest.approx(weight_bytes(model), rel=0.1)  # matrices this small have more scales
+    assert weights == pytest.approx(
+        weight_bytes(model), rel=0.1
+    )  # matrices this small have more scales
     assert cache == pytest.approx(1_000 * bytes_per_token(model.new_cache()), rel=0.3)
 
 
