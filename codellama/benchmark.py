@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from codellama.cli import Source, human_bytes, peak_memory_bytes, run
-from codellama.errors import UsageError
+from codellama.cli import Source, human_bytes, peak_memory_bytes, run, say
+from codellama.errors import CodeLlamaError, UsageError
 from codellama.evaluation import speed
 from codellama.evaluation.edit_speed import edit_speed
 from codellama.inference.cache_rows import bytes_per_token
@@ -32,12 +34,14 @@ class Measurement:
         speculate: also time an edit, once with so many draft tokens at a time, once without.
         repeats: runs that each figure is the median of.
         against: transformers: also time that library, in the same process (extra `parity`).
+        table: time every way of running that this machine has, and print a Markdown table.
     """
 
     context: int | None = None
     speculate: int = 0
     repeats: int = 3
     against: str | None = None
+    table: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("speculate", 0), ("repeats", 1), ("context", 1)):
@@ -58,6 +62,9 @@ def benchmark(
     Meant for a machine that does nothing else. Rates are beside what the machine can do, measured
     in the same run: decoding reads every weight once a token, prefill multiplies by each once.
     """
+    if measurement.table:
+        _print_table(work, measurement.repeats, source, loading)
+        return
     started = time.perf_counter()
     tokens = max(work.batch * (work.prompt_tokens + work.new_tokens), measurement.context or 0)
     llm = source.load(loading, tokens=tokens)
@@ -74,6 +81,31 @@ def benchmark(
     else:
         for name, value in figures.items():
             print(f"{name.replace('_', ' '):<38} {_readable(name, value)}")
+
+
+def _print_table(work: speed.Workload, repeats: int, source: Source, loading: LoadOptions) -> None:
+    """A row for each way to hold and run the model; each is loaded anew."""
+    print(
+        f"{work.batch} x {work.prompt_tokens} prompt tokens and {work.new_tokens} new ones, "
+        f"{date.today()}, PyTorch {torch.__version__}, {speed.processor(loading.device)}\n\n"
+        "|weights|`--compile`|load, s|prefill, tokens/s|decode, tokens/s|memory|\n|-|-|-|-|-|-|"
+    )
+    for quantize, compile in itertools.product((None, "int8", "int4"), (False, True)):
+        started = time.perf_counter()
+        try:
+            llm = source.load(replace(loading, quantize=quantize, compile=compile))
+        except CodeLlamaError as error:
+            say(f"{quantize or 'as stored'}{', compiled' * compile} is left out: {error}")
+            continue
+        load_seconds = time.perf_counter() - started
+        [ours] = speed.speeds([speed.our_run(llm, work)], repeats)
+        weight = llm.model.tok_embeddings.weight
+        print(
+            f"|{quantize or str(weight.dtype)[6:]}|{'yes' if compile else ''}|{load_seconds:.1f}"
+            f"|{ours.prefill:,.1f}|{ours.decode:,.1f}|{human_bytes(weight_bytes(llm.model))}|",
+            flush=True,
+        )
+        del llm
 
 
 def _measure(

@@ -5,6 +5,8 @@ import json
 import pytest
 from commands import run
 
+from codellama import RequestError
+
 FIGURES = {
     "load_seconds",
     "prefill_tokens_per_second",
@@ -96,3 +98,18 @@ def test_options_that_cannot_be_measured_are_refused(checkpoint, option, value, 
     assert result.returncode == 2
     assert says in result.stderr
     assert result.stdout == ""
+
+
+def test_a_table_has_a_row_for_each_way_of_running(checkpoint, monkeypatch):
+    monkeypatch.setattr("codellama.fast.acceleration.check_compiler", no_compiler)
+    work = ("--prompt_tokens", 8, "--new_tokens", 3, "--repeats", 1)
+    done = run("benchmark", "--ckpt", checkpoint, "--device", "cpu", "--table", *work)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows[2:]] == ["float32", "int8", "int4"]
+    assert all(float(figure.replace(",", "")) > 0 for row in rows[2:] for figure in row[3:5])
+    assert done.stderr.count("compiled is left out: no compiler") == 3
+
+
+def no_compiler(_):
+    raise RequestError("no compiler")

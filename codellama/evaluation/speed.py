@@ -16,6 +16,7 @@ from torch import Tensor
 from codellama.errors import RequestError
 from codellama.inference.decoding import Timing
 from codellama.inference.generation import CodeLlama
+from codellama.weights.loading import default_device, torch_device
 
 Run = Callable[[], Timing]
 """Does a `Workload` once."""
@@ -164,6 +165,15 @@ def decode_speed_at(llm: CodeLlama, context: int, new_tokens: int = 16, repeats:
 
     decode()
     return new_tokens / statistics.median(_seconds(decode, token.device) for _ in range(repeats))
+
+
+def processor(name: torch.device | str | None) -> str:
+    """What a device is called."""
+    device = torch_device(name) or default_device()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    level = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
+    return f"{device.type} {level}, {torch.get_num_threads()} threads"
 
 
 def read_bandwidth(device: torch.device, size: int = 1_000_000_000) -> float:
