@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import dataclasses
 import itertools
 import json
+import select
 import sys
 import time
 import warnings
@@ -40,6 +42,9 @@ from codellama.weights.variants import matching
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+
+PASTE_SECONDS = 0.03
+"""In which the next line of a pasted text comes."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,11 @@ def _prompts(request: Request, mesh: DeviceMesh | None) -> dict[str, str]:
     text = request.prompt
     if request.file is not None:
         path = user_path(request.file)
-        text = _text(str(path), path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from None
+        text = _text(str(path), content.removeprefix(codecs.BOM_UTF8))
         if path.suffix.lower() == ".jsonl":
             return _json_strings(path, text)
     elif text is None:
@@ -167,8 +176,14 @@ def _standard_input() -> str:
 
 
 def _line() -> str | None:
-    """The next line of a chat; empty at its end, None if it is not UTF-8."""
+    """The next line of a chat, or the lines that are pasted together into a terminal; empty at the
+    end, None if it is not UTF-8."""
     line = b"" if sys.stdin is None else sys.stdin.buffer.readline()
+    with contextlib.suppress(OSError, ValueError):  # a system whose terminals cannot be asked
+        while sys.stdin.isatty() and select.select([sys.stdin], [], [], PASTE_SECONDS)[0]:
+            if not (more := sys.stdin.buffer.readline()):
+                break
+            line += more
     try:
         return line.decode()
     except UnicodeDecodeError:
