@@ -7,7 +7,6 @@ row in the tables of `test_checkpoints.py` and `test_use.py`.
 import contextlib
 import io
 import json
-import resource
 import shutil
 import signal
 import struct
@@ -23,14 +22,17 @@ from hypothesis import strategies as st
 
 from codellama import CodeLlama, CodeLlamaError, Tokenizer, prompts
 from codellama.describe import describe_checkpoint
+from codellama.errors import LONGEST
 from codellama.weights import huggingface
 from codellama.weights.loading import open_checkpoint
 
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="needs Linux's /proc"
+)
+resource = pytest.importorskip("resource")
 SHARD = "consolidated.00.pth"
-SINGLE = "model.safetensors"
 MEMORY = 2**30
 SECONDS = 10
-LONGEST_SENTENCE = 1200
 
 FUZZ = settings(
     derandomize=True,
@@ -48,7 +50,8 @@ def bounded() -> Iterator[None]:
     def too_long(*_: object) -> None:
         raise TimeoutError("it hangs")
 
-    [status] = [line for line in Path("/proc/self/status").open() if line.startswith("VmSize")]
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [status] = [line for line in lines if line.startswith("VmSize")]
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (int(status.split()[1]) * 1024 + MEMORY, limits[1]))
     before = signal.signal(signal.SIGALRM, too_long)
@@ -63,8 +66,9 @@ def bounded() -> Iterator[None]:
 
 def check_sentence(text: str) -> None:
     assert text.isprintable(), text[:2000]
-    assert 0 < len(text) <= LONGEST_SENTENCE, text[:2000]
-    assert "memory" not in text, text
+    assert 0 < len(text) <= LONGEST, text[:2000]
+    if SHARD not in text:  # PyTorch reserves what a pickle asks for, without using it
+        assert "does not fit into memory" not in text, text
 
 
 def attempt(act: Callable[[], object]) -> None:
@@ -336,8 +340,6 @@ MESSAGES = st.lists(
 
 
 @FUZZ
-@given(
-    MESSAGES | TAGGED.map(lambda text: [{"role": "user", "content": text}]) | st.lists(VALUES)
-)
+@given(MESSAGES | TAGGED.map(lambda text: [{"role": "user", "content": text}]) | st.lists(VALUES))
 def test_a_dialog_may_be_anything(llm, messages):
     attempt(lambda: llm.chat([messages], max_new_tokens=1))
