@@ -64,12 +64,7 @@ _KEYS = {
 }
 _DEFAULTS = {"num_key_value_heads": 0, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 """What transformers takes for a key that is missing; 0 key and value heads: as many as queries."""
-_FIXED = {
-    "model_type": "llama",
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-}
+_FIXED = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 """What Code Llama's architecture does not leave open."""
 
 

@@ -218,8 +218,8 @@ def _shard_paths(directory: Path) -> list[Path]:
 def _read_shard(path: Path) -> dict[str, Tensor]:
     """Maps a shard into memory; only the tensors' headers are read."""
     check_download(path)
+    stored_bytes, is_mappable = _stored(path)
     try:
-        stored_bytes, is_mappable = _stored(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
     except pickle.UnpicklingError as error:
         if call := re.search(r"GLOBAL (\S+)|class|reduce", str(error)):
@@ -229,9 +229,7 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
                 "publisher"
             ) from None
         raise CheckpointError(f"{path} is not a PyTorch file; download it again") from None
-    except CheckpointError:
-        raise
-    except Exception as error:  # what is no archive or no pickle fails in any way
+    except Exception as error:  # the unpickler fails in any way on what is no pickle
         raise unreadable(path, error) from None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
@@ -264,10 +262,10 @@ def _stored(path: Path) -> tuple[int, bool]:
             return size, False
     try:
         entries = zipfile.ZipFile(path).infolist()
-    except zipfile.BadZipFile:
+    except Exception:  # zipfile, too, fails in any way on what is no archive
         raise CheckpointError(
-            f"{path} is cut short after {size:,} bytes: the end of the archive is missing; "
-            "download it again"
+            f"{path} is cut short after {size:,} bytes or is damaged: the archive's end cannot be "
+            "read; download it again"
         ) from None
     tensors = sum(entry.file_size for entry in entries if "/data/" in entry.filename)
     headers = sum(entry.file_size for entry in entries) - tensors

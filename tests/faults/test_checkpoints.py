@@ -187,7 +187,7 @@ FAULTS = {
         "is damaged",
     ),
     "entries that lead out of the archive": (rewrite_entries(rename), "is damaged"),
-    "an archive on many disks": (rewrite_bytes(SHARD, many_disks), "is missing"),
+    "an archive on many disks": (rewrite_bytes(SHARD, many_disks), "is damaged"),
     "an entry whose name is not UTF-8": (
         rewrite_bytes(SHARD, lambda c: c.replace(b"consolidated.00/data/1", b"\xff" * 22)),
         "is damaged",
