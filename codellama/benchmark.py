@@ -21,7 +21,7 @@ from codellama.evaluation.edit_speed import edit_speed
 from codellama.inference.cache_rows import bytes_per_token
 from codellama.inference.generation import CodeLlama
 from codellama.weights import huggingface
-from codellama.weights.huggingface_config import CONFIG
+from codellama.weights.huggingface import CONFIG
 from codellama.weights.loading import LoadOptions, open_checkpoint, weight_bytes
 
 

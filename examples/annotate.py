@@ -32,7 +32,7 @@ PACKAGE = Path(codellama.__file__).parent
 CHAPTERS = {
     "model": "config norm rotary feed_forward kv_cache attention transformer",
     "text": "tokenizer prompts",
-    "weights": "variants downloads checkpoint meta huggingface_config huggingface loading",
+    "weights": "variants downloads checkpoint meta huggingface loading",
     "inference": "sampling requests cache_rows prefill speculative decoding generation",
 }
 STYLE = """
