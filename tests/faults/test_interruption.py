@@ -83,7 +83,7 @@ def test_a_signal_ends_a_command_quietly_and_leaves_nothing_half_written(
     assert process.returncode in (0, 128 + number, -number), errors
     assert "Traceback" not in errors and "rror" not in errors
     check_what_is_left(row, tmp_path)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def check_what_is_left(row: str, directory) -> None:
