@@ -95,7 +95,7 @@ def reasons():
     """Why each hostile program has failed."""
     named = HOSTILE | ENDLESS
     jobs = [job(program) for program in named.values()]
-    found = run_programs(jobs, Execution(timeout=2, workers=6))
+    found = run_programs(jobs, Execution(timeout=1, workers=6))
     return dict(zip(named, found, strict=True))
 
 
@@ -106,7 +106,7 @@ def test_hostile_programs_do_not_pass(reasons, name):
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_endless_programs_are_ended(reasons, name):
-    assert reasons[name] == "not done after 2 seconds"
+    assert reasons[name] == "not done after 1 seconds"
 
 
 def test_right_answers_pass_and_wrong_ones_say_why():
