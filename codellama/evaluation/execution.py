@@ -21,9 +21,8 @@ from pathlib import Path
 from codellama.errors import RequestError
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
-PROCESSES = 32
-MEMORY = {"AS": 2**30, "FSIZE": 2**24, "NOFILE": 64, "CORE": 0}
-"""Bytes of a process and of a file, open files, and bytes of a core dump."""
+LIMITS = {"AS": 2**30, "FSIZE": 2**24, "NOFILE": 64, "CORE": 0, "NPROC": 32}
+"""Bytes of a process and of a file, open files, bytes of a core dump, and processes."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,11 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
         **asdict(job),
         "sandbox": SANDBOX.read_text(),
         "nonce": nonce,
-        "processes": PROCESSES,
-        "limits": {"CPU": math.ceil(execution.timeout), **MEMORY},
+        "limits": {"CPU": math.ceil(execution.timeout), **LIMITS},
     }
     python = os.path.realpath(sys.executable)  # a virtual environment's packages stay outside
     with subprocess.Popen(
-        [python, "-I", "-S", "-c", order["sandbox"]],
+        [python, "-I", "-S", "-Xint_max_str_digits=0", "-c", order["sandbox"]],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -109,7 +107,7 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
     if err:
         raise RequestError(
             f"this system cannot confine programs ({err.decode().splitlines()[-1]}); that takes "
-            "Linux 5.12 with user namespaces for everybody: score completions on such a machine"
+            "Linux 5.14 with user namespaces for everybody: score completions on such a machine"
         )
     verdict = json.loads(out or "{}")
     if verdict.get("nonce") != nonce:

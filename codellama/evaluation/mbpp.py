@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from codellama.errors import DataError
 from codellama.evaluation.results import Record, read_json_lines
@@ -33,25 +33,20 @@ def read_tasks(path: Path, zero_shot: bool = False) -> list[Task]:
     Raises:
         DataError: the file is damaged, of another format, or lacks problems.
     """
-    solved, tasks, shots = "", [], 0
+    records = read_json_lines(path)
     try:
-        for record in read_json_lines(path):
-            task, question = _task(record, zero_shot)
-            if int(task.task_id) <= 10 and shots < SHOTS and not zero_shot:
-                solved, shots = f"{solved}{question}[BEGIN]\n{task.solution}\n[DONE]\n\n", shots + 1
-            elif 11 <= int(task.task_id) <= 510:
-                tasks.append((task, question))
+        asked = [record for record in records if 11 <= int(record["task_id"]) <= 510]
+        solved = [record for record in records if int(record["task_id"]) < 11]
+        shots = [] if zero_shot else [_shot(record) for record in solved[:SHOTS]]
+        tasks = [_task(record, "".join(shots), zero_shot) for record in asked]
     except (KeyError, TypeError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: {error}; expected MBPP's format") from None
-    if not tasks or (shots < SHOTS and not zero_shot):
+    if not tasks or not (zero_shot or len(shots) == SHOTS):
         raise DataError(
-            f"{path} has {len(tasks)} problems with numbers from 11 to 510 and {shots} below; "
-            f"expected at least one to ask, and {SHOTS} to show before it"
+            f"{path} has {len(tasks)} problems with numbers from 11 to 510 and {len(solved)} below;"
+            f" expected at least one to ask, and {SHOTS} to show before it"
         )
-    return [
-        replace(task, prompt=task.prompt or f"{solved}{question}[BEGIN]\n")
-        for task, question in tasks
-    ]
+    return tasks
 
 
 def extract(text: str) -> str:
@@ -61,22 +56,34 @@ def extract(text: str) -> str:
     return fenced[1] if fenced else program
 
 
-def _task(record: Record, zero_shot: bool) -> tuple[Task, str]:
-    """A problem, its prompt left out unless it is a dialog; and its question."""
-    code = record["code"].replace("\r\n", "\n")
-    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+def _question(record: Record) -> str:
     tests = "\n".join(record["test_list"])
-    setup = [record.get("test_setup_code") or "", *record.get("test_imports", ())]
-    question = QUESTION.format(text=record.get("text") or record["prompt"], tests=tests)
-    task = Task(
+    return QUESTION.format(text=record.get("text") or record["prompt"], tests=tests)
+
+
+def _shot(record: Record) -> str:
+    """A problem with its solution."""
+    return f"{_question(record)}[BEGIN]\n{_code(record)}\n[DONE]\n\n"
+
+
+def _code(record: Record) -> str:
+    return record["code"].replace("\r\n", "\n")
+
+
+def _task(record: Record, shots: str, zero_shot: bool) -> Task:
+    question, code = _question(record), _code(record)
+    asked: dict[str, Any] = {"prompt": f"{shots}{question}[BEGIN]\n", "stop": ("[DONE]",)}
+    if zero_shot:
+        dialog = ({"role": "user", "content": question + TAGS},)
+        asked = {"prompt": dialog, "stop": ("[/PYTHON]",), "extract": extract}
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    test = [record.get("test_setup_code") or "", *record.get("test_imports", ())]
+    return Task(
         str(record["task_id"]),
         prefix="",
         suffix="",
         solution=code,
-        test="\n".join([*setup, tests]).replace("\r\n", "\n"),
+        test="\n".join([*test, *record["test_list"]]).replace("\r\n", "\n"),
         names=tuple(node.name for node in ast.parse(code).body if isinstance(node, definitions)),
-        prompt=({"role": "user", "content": question + TAGS},) if zero_shot else "",
-        stop=("[/PYTHON]",) if zero_shot else ("[DONE]",),
-        extract=extract if zero_shot else str,
+        **asked,
     )
-    return task, question

@@ -50,8 +50,8 @@ class Writer:
 @pytest.mark.parametrize("tasks", [HUMAN_EVAL, MBPP, mbpp.read_tasks(HERE / "mbpp.jsonl", True)])
 @pytest.mark.parametrize("solves", [True, False])
 def test_a_model_that_solves_all_or_nothing_gets_100_or_0_percent(tasks, solves):
-    written = complete(Writer(tasks, solves), tasks, Sampling(), Results())
-    scored = score(tasks, written, Results())
+    written = complete(Writer(tasks, solves), tasks, Sampling())
+    scored = score(tasks, written)
     assert pass_rates(scored) == {"pass@1": float(solves)}
     assert [record["task_id"] for record in scored] == [task.task_id for task in tasks]
 
@@ -59,7 +59,7 @@ def test_a_model_that_solves_all_or_nothing_gets_100_or_0_percent(tasks, solves)
 def test_samples_and_stop_strings_are_asked_for():
     llm = Writer(HUMAN_EVAL, True)
     sampling = Sampling(num_samples=2, temperature=0.8, batch_size=1, stop=("x",))
-    written = complete(llm, HUMAN_EVAL, sampling, Results())
+    written = complete(llm, HUMAN_EVAL, sampling)
     assert [record["sample"] for record in written] == [0, 1] * len(HUMAN_EVAL)
     assert len(llm.options) == len(HUMAN_EVAL) / 2  # four batches of one row, two samples a task
     for options in llm.options:
@@ -72,10 +72,8 @@ def test_what_is_there_is_not_written_again(tmp_path):
     complete(Writer(HUMAN_EVAL, True), HUMAN_EVAL[:2], Sampling(), Results(path, "a"))
     llm = Writer(HUMAN_EVAL[2:], True)
     seen = []
-    results = Results(path, "a")
-    written = complete(
-        llm, HUMAN_EVAL, Sampling(), results, progress=lambda *state: seen.append(state)
-    )
+    results = Results(path, "a", lambda *state: seen.append(state))
+    written = complete(llm, HUMAN_EVAL, Sampling(), results)
     assert [record["task_id"] for record in written] == [task.task_id for task in HUMAN_EVAL]
     assert seen == [(4, 4)]
     lines = path.read_text().splitlines()
@@ -104,10 +102,10 @@ def test_pass_rates_by_hand():
 
 def test_completions_of_other_programs_can_be_scored():
     lines = [{"task_id": "11", "completion": "def sum(a, b): return a + b"}] * 2
-    assert [r["sample"] for r in score(MBPP, lines, Results())] == [0, 1]
+    assert [r["sample"] for r in score(MBPP, lines)] == [0, 1]
     for line in ({"task_id": "99", "completion": ""}, {"task_id": "11"}, {"completion": "x"}):
         with pytest.raises(DataError, match="no completion of one of these tasks"):
-            score(MBPP, [line], Results())
+            score(MBPP, [line])
 
 
 def test_problems_are_read_plain_or_compressed(tmp_path):
