@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
-from codellama.cli import Source, human_bytes, peak_memory_bytes, run
+from codellama.cli import Source, peak_memory_bytes, run
 from codellama.errors import UsageError
 from codellama.evaluation import speed
 from codellama.inference.cache_rows import bytes_per_token
@@ -39,7 +38,8 @@ def benchmark(work: speed.Workload, source: Source, loading: LoadOptions) -> Non
         print(json.dumps(figures))
     else:
         for name, value in figures.items():
-            print(f"{name.replace('_', ' '):<38} {_readable(name, value)}")
+            shown = "unknown" if value is None else f"{value:,.{0 if value >= 100 else 2}f}"
+            print(f"{name.replace('_', ' '):<36} {shown:>20}")
 
 
 def _shares(llm: CodeLlama, speeds: dict[str, float], batch: int) -> dict[str, float]:
@@ -58,20 +58,6 @@ def _shares(llm: CodeLlama, speeds: dict[str, float], batch: int) -> dict[str, f
         "prefill_operations_per_second": operations,
         "matrix_operations_per_second": speed.matrix_rate(embedding.device, embedding.dtype),
     }
-
-
-def _readable(name: str, value: Any) -> str:
-    if value is None:
-        return "unknown"
-    if "operations" in name:
-        return f"{value / 1e9:,.0f} GFLOP/s"
-    if name.endswith("bytes_per_second"):
-        return f"{value / 1e9:,.1f} GB/s"
-    if "bytes" in name:
-        return human_bytes(value)
-    if "share" in name:
-        return f"{value:.0%}"
-    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
 
 
 if __name__ == "__main__":

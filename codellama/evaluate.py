@@ -13,11 +13,12 @@ from typing import Any
 from codellama.arguments import Command
 from codellama.cli import Source, progress_bar, run, user_path
 from codellama.errors import UsageError
-from codellama.evaluation import humaneval, mbpp, paper, plotting
 from codellama.evaluation import infilling as gaps
 from codellama.evaluation import key_retrieval as keys
+from codellama.evaluation import paper, plotting
 from codellama.evaluation import perplexity as prediction
 from codellama.evaluation.execution import Execution
+from codellama.evaluation.problems import humaneval, mbpp
 from codellama.evaluation.results import Results, fingerprint, read_json_lines
 from codellama.evaluation.tasks import Sampling, Task, complete, pass_rates, score
 from codellama.evaluation.texts import Texts
@@ -171,8 +172,8 @@ def infilling(
         raise UsageError(f"--tasks is {missing.tasks!r}; expected {' or '.join(gaps.KINDS)}")
     seed = sampling.seed or 0
     if missing.problems is not None:
-        problems = humaneval.read_tasks(missing.problems)
-        tasks = gaps.derived(problems, missing.tasks, seed)[: extent.limit or None]
+        tasks = gaps.derived(humaneval(missing.problems), missing.tasks, seed)
+        tasks = tasks[: extent.limit or None]
     elif missing.tasks != "single_line":
         raise UsageError(f"--tasks {missing.tasks} needs --problems; of --data, lines are taken")
     else:
@@ -295,14 +296,12 @@ evaluate: dict[str, Command] = {
     "humaneval": _solving(
         "humaneval",
         "Write functions from their docstrings, and run their tests (HumanEval).",
-        lambda programs: humaneval.read_tasks(programs.problems),
+        lambda programs: humaneval(programs.problems),
     ),
     "mbpp": _solving(
         "mbpp",
         "Write functions from a sentence and three tests (MBPP).",
-        lambda programs: mbpp.read_tasks(
-            user_path(programs.problems or "mbpp.jsonl"), programs.zero_shot
-        ),
+        lambda programs: mbpp(user_path(programs.problems or "mbpp.jsonl"), programs.zero_shot),
     ),
     "key_retrieval": key_retrieval,
     "compare": compare,

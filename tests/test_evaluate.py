@@ -10,7 +10,7 @@ from commands import run
 
 from codellama.cli import Source
 from codellama.errors import RequestError
-from codellama.evaluation import humaneval
+from codellama.evaluation import problems
 from codellama.evaluation.execution import Execution
 from codellama.evaluation.perplexity import perplexity
 from codellama.evaluation.texts import Texts
@@ -132,7 +132,7 @@ def test_a_context_that_the_model_has_no_place_for_is_cut(data, checkpoint, tmp_
 def test_tasks_are_listed_in_the_published_format_and_read_again(evaluate, tmp_path, kind):
     given = ("infilling", "--tasks", kind, "--list")
     lines = evaluate(*given, "--problems", PROBLEMS).stdout.splitlines()
-    programs = [task.prefix + task.solution for task in humaneval.read_tasks(PROBLEMS)]
+    programs = [task.prefix + task.solution for task in problems.humaneval(PROBLEMS)]
     for task in map(json.loads, lines):
         assert task["prompt"] + task["canonical_solution"] + task["suffix"] in programs
     published = tmp_path / "published.jsonl"
@@ -176,7 +176,7 @@ class Stub:
 def test_a_model_that_solves_all_or_nothing_gets_100_or_0_percent(
     evaluate, llm, monkeypatch, tmp_path, solves, confined
 ):
-    stub = Stub(llm, humaneval.read_tasks(PROBLEMS), solves)
+    stub = Stub(llm, problems.humaneval(PROBLEMS), solves)
     monkeypatch.setattr(Source, "load", lambda *_: stub)
     given = ("humaneval", "--problems", PROBLEMS, "--json")
     expected = {"problems": 4, "samples": 4, "pass@1": float(solves)}

@@ -89,27 +89,25 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
         "limits": {"CPU": math.ceil(execution.timeout), **LIMITS},
     }
     python = os.path.realpath(sys.executable)  # a virtual environment's packages stay outside
-    with subprocess.Popen(
-        [python, "-I", "-S", "-Xint_max_str_digits=0", "-c", order["sandbox"]],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd="/",
-        env={},
-        start_new_session=True,
-    ) as process:
-        try:
-            out, err = process.communicate(json.dumps(order).encode(), execution.timeout)
-        except subprocess.TimeoutExpired:
-            return f"not done after {execution.timeout:g} seconds"
-        finally:
-            process.kill()  # the judge dies with it, and with the judge all that the program began
-    if err:
-        raise RequestError(
-            f"this system cannot confine programs ({err.decode().splitlines()[-1]}); that takes "
-            "Linux 5.14 with user namespaces for everybody: score completions on such a machine"
+    try:
+        done = subprocess.run(  # the judge dies with it, and with the judge all that it began
+            [python, "-I", "-S", "-Xint_max_str_digits=0", "-c", order["sandbox"]],
+            input=json.dumps(order).encode(),
+            capture_output=True,
+            cwd="/",
+            env={},
+            start_new_session=True,
+            timeout=execution.timeout,
         )
-    verdict = json.loads(out or "{}")
+    except subprocess.TimeoutExpired:
+        return f"not done after {execution.timeout:g} seconds"
+    if done.stderr:
+        raise RequestError(
+            f"this system cannot confine programs ({done.stderr.decode().splitlines()[-1]}); that "
+            "takes Linux 5.14 with user namespaces for everybody: score completions on such a "
+            "machine"
+        )
+    verdict = json.loads(done.stdout or "{}")
     if verdict.get("nonce") != nonce:
         return "the test ended without a verdict"
     return str(verdict["reason"])

@@ -124,7 +124,5 @@ def key_retrieval(
         correct = re.findall(r"\d+", answer.text)[:1] == [str(value)]
         key = length, place, sample
         results.add(key, value=value, answer=answer.text, correct=correct)
-    counts = Counter({key[:2]: 0 for key in keys})
-    for key in keys:
-        counts[key[:2]] += results.records[key]["correct"]
-    return {cell: count / cells.examples for cell, count in counts.items()}
+    counts = Counter(key[:2] for key in keys if results.records[key]["correct"])
+    return {cell: counts[cell] / cells.examples for cell in product(cells.length, cells.position)}

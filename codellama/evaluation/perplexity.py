@@ -33,11 +33,7 @@ def chunk_logits(
 
 @torch.no_grad()
 def token_losses(model: Transformer, ids: Sequence[int], known: int = 1) -> Tensor:
-    """Negative log-probability of each token but the first `known`, given all before it.
-
-    Shape:
-        n ids -> (n - known), float32, in nats
-    """
+    """The loss (n - known; float32, in nats) of each of n tokens but the first `known`."""
     return -torch.cat([logprobs_of(*chunk) for chunk in chunk_logits(model, ids, known)])
 
 

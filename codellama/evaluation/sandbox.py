@@ -134,10 +134,11 @@ def program() -> None:
             out.flush()
 
 
-def check(result: int, what: str) -> None:
-    """Raises OSError for a system call that has failed."""
+def check(result: int, what: str) -> int:
+    """The result of a system call. Raises OSError if that has failed."""
     if result < 0:
         raise OSError(ctypes.get_errno(), what)
+    return result
 
 
 def private_directory() -> Path | None:
@@ -150,9 +151,8 @@ def private_directory() -> Path | None:
 def clone_interpreter(libc: Any) -> int:
     """The descriptor of a copy of the interpreter's mount, which can be put elsewhere."""
     flags = OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC
-    tree: int = libc.syscall(OPEN_TREE, AT_FDCWD, sys.base_prefix.encode(), flags)
-    check(tree, "open_tree")
-    return tree
+    path = sys.base_prefix.encode()
+    return check(libc.syscall(OPEN_TREE, AT_FDCWD, path, flags), "open_tree")
 
 
 def hide_files(libc: Any, interpreter: int) -> None:

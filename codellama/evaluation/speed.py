@@ -78,16 +78,12 @@ def _least_seconds(work: Callable[[], object], device: torch.device, calls: int 
     """The time of one of several calls, after which a GPU is waited for once: it takes the host
     about as long to start such work and to wait as it takes the device to do it."""
 
-    def do() -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
         for _ in range(calls):
             work()
-
-    return min(_seconds(do, device) for _ in range(3)) / calls
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) / calls

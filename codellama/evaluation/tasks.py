@@ -58,11 +58,6 @@ class Sampling(Options):  # noqa: D101
     batch_size: int = 16
     seed: int | None = 0
 
-    @property
-    def group(self) -> int:
-        """Tasks whose completions fill the batch several times."""
-        return max(1, 4 * self.batch_size // self.num_samples)
-
 
 def complete(
     llm: CodeLlama,
@@ -80,8 +75,9 @@ def complete(
             answer the prompts.
     """
     results, samples = results or Results(), range(sampling.num_samples)
+    together = max(1, 4 * sampling.batch_size // sampling.num_samples)  # fill several batches
     by_last_sample = {(task.task_id, order, samples[-1]): task for task in tasks}
-    for keys in results.missing(by_last_sample, sampling.group):
+    for keys in results.missing(by_last_sample, together):
         group = [by_last_sample[key] for key in keys]
         written = iter(_ask(llm, group, sampling, order))
         for task, sample in product(group, samples):

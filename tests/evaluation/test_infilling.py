@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from codellama.errors import DataError
-from codellama.evaluation import humaneval
+from codellama.evaluation import problems
 from codellama.evaluation.execution import run_programs
 from codellama.evaluation.infilling import derived, exact_matches, from_files
 from codellama.evaluation.results import Results
@@ -22,7 +22,7 @@ TEXTS = [
 ]
 
 
-PROBLEMS = humaneval.read_tasks(Path(__file__).parent / "problems.jsonl")
+PROBLEMS = problems.humaneval(Path(__file__).parent / "problems.jsonl")
 
 
 class Filler:
@@ -207,8 +207,8 @@ def test_derived_lines_and_blocks_are_those_whose_ends_are_not_blank():
 
 def test_the_published_problems_give_the_published_numbers_of_tasks():
     try:
-        problems = humaneval.read_tasks()
+        published = problems.humaneval()
     except DataError as error:
         pytest.skip(str(error))
-    assert len(derived(problems, "single_line")) == 1033
-    assert len(derived(problems, "multi_line")) == 5815
+    assert len(derived(published, "single_line")) == 1033
+    assert len(derived(published, "multi_line")) == 5815

@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 from codellama.errors import DataError, RequestError
-from codellama.evaluation import humaneval, mbpp
+from codellama.evaluation import problems
 from codellama.evaluation.execution import Execution, run_programs
 from codellama.evaluation.results import Results
 from codellama.evaluation.tasks import Sampling, complete, pass_at_k, pass_rates, score
 
 HERE = Path(__file__).parent
-HUMAN_EVAL = humaneval.read_tasks(HERE / "problems.jsonl")
-MBPP = mbpp.read_tasks(HERE / "mbpp.jsonl")
+HUMAN_EVAL = problems.humaneval(HERE / "problems.jsonl")
+MBPP = problems.mbpp(HERE / "mbpp.jsonl")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,7 +47,7 @@ class Writer:
         return [SimpleNamespace(text=f"Sure: [PYTHON]\n{one.text}\n") for one in answers]
 
 
-@pytest.mark.parametrize("tasks", [HUMAN_EVAL, MBPP, mbpp.read_tasks(HERE / "mbpp.jsonl", True)])
+@pytest.mark.parametrize("tasks", [HUMAN_EVAL, MBPP, problems.mbpp(HERE / "mbpp.jsonl", True)])
 @pytest.mark.parametrize("solves", [True, False])
 def test_a_model_that_solves_all_or_nothing_gets_100_or_0_percent(tasks, solves):
     written = complete(Writer(tasks, solves), tasks, Sampling())
@@ -64,7 +64,7 @@ def test_samples_and_stop_strings_are_asked_for():
     assert len(llm.options) == len(HUMAN_EVAL) / 2  # four batches of one row, two samples a task
     for options in llm.options:
         assert (options["temperature"], options["seed"]) == (0.8, 0)
-        assert options["stop"] == ("x", *humaneval.STOP)
+        assert options["stop"] == ("x", *problems.STOP)
 
 
 def test_what_is_there_is_not_written_again(tmp_path):
@@ -111,10 +111,10 @@ def test_completions_of_other_programs_can_be_scored():
 def test_problems_are_read_plain_or_compressed(tmp_path):
     path = tmp_path / "problems.jsonl.gz"
     path.write_bytes(gzip.compress((HERE / "problems.jsonl").read_bytes()))
-    assert humaneval.read_tasks(path) == HUMAN_EVAL
+    assert problems.humaneval(path) == HUMAN_EVAL
 
 
-@pytest.mark.parametrize("read", [humaneval.read_tasks, mbpp.read_tasks])
+@pytest.mark.parametrize("read", [problems.humaneval, problems.mbpp])
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -138,7 +138,7 @@ def test_mbpp_has_three_solved_problems_before_the_one_asked_for():
     assert prompt.count("[DONE]") == 3
     assert prompt.count("[BEGIN]") == 4
     assert prompt.endswith("assert math.isclose(sum(0.1, 0.2), 0.3)\n[BEGIN]\n")
-    [message] = mbpp.read_tasks(HERE / "mbpp.jsonl", zero_shot=True)[0].prompt
+    [message] = problems.mbpp(HERE / "mbpp.jsonl", zero_shot=True)[0].prompt
     assert message["content"].startswith(
         "You are an expert Python programmer, and here is your task: Write a sum.\n"
         "Your code should pass these tests:\n\nassert sum(1, 2) == 3\n"
@@ -151,21 +151,21 @@ def test_mbpp_without_problems_to_show_is_refused(tmp_path):
     path = tmp_path / "mbpp.jsonl"
     path.write_text("".join(lines[1:]))
     with pytest.raises(DataError, match="2 below"):
-        mbpp.read_tasks(path)
-    assert len(mbpp.read_tasks(path, zero_shot=True)) == 2
+        problems.mbpp(path)
+    assert len(problems.mbpp(path, zero_shot=True)) == 2
 
 
 @pytest.mark.parametrize(
     "text", ["x = 1\n", "So:\n[PYTHON]\nx = 1\n", "A\n```python\nx = 1\n```\nB"]
 )
 def test_the_program_is_taken_out_of_an_answer(text):
-    assert mbpp.extract(text).strip() == "x = 1"
+    assert problems.extract(text).strip() == "x = 1"
 
 
 @pytest.fixture(scope="module")
 def published():
     try:
-        return humaneval.read_tasks()
+        return problems.humaneval()
     except DataError as error:
         pytest.skip(str(error))
 

