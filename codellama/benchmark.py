@@ -9,7 +9,6 @@ from codellama.cli import Source, peak_memory_bytes, run
 from codellama.errors import UsageError
 from codellama.evaluation import speed
 from codellama.inference.cache_rows import bytes_per_token
-from codellama.inference.generation import CodeLlama
 from codellama.weights.loading import LoadOptions, weight_bytes
 
 
@@ -27,12 +26,23 @@ def benchmark(work: speed.Workload, source: Source, loading: LoadOptions) -> Non
             f"the model's context holds {llm.model.config.max_seq_len:,} tokens; take fewer in "
             "--prompt_tokens and --new_tokens"
         )
-    speeds = speed.speeds(llm, work)
+    speeds, embedding = speed.speeds(llm, work), llm.model.tok_embeddings.weight
     figures = {
         "load_seconds": load_seconds,
         **speeds,
-        "peak_memory_bytes": peak_memory_bytes(llm.model.tok_embeddings.weight.device),
-        **_shares(llm, speeds, work.batch),
+        "peak_memory_bytes": peak_memory_bytes(embedding.device),
+        "weights_bytes": weight_bytes(llm.model),
+        "kv_cache_bytes_per_token": bytes_per_token(llm.model.new_cache()),
+    }
+    bandwidth = speed.read_bandwidth(embedding.device)
+    read = weight_bytes(llm.model) - embedding.numel() * embedding.itemsize  # a token takes one row
+    read_rate = read * speeds["decode_tokens_per_second"] / work.batch
+    operations = 2 * llm.model.config.parameter_count * speeds["prefill_tokens_per_second"]
+    figures |= {
+        "read_bandwidth_bytes_per_second": bandwidth,
+        "decode_share_of_bandwidth": read_rate / bandwidth,
+        "prefill_operations_per_second": operations,
+        "matrix_operations_per_second": speed.matrix_rate(embedding.device, embedding.dtype),
     }
     if source.json:
         print(json.dumps(figures))
@@ -40,24 +50,6 @@ def benchmark(work: speed.Workload, source: Source, loading: LoadOptions) -> Non
         for name, value in figures.items():
             shown = "unknown" if value is None else f"{value:,.{0 if value >= 100 else 2}f}"
             print(f"{name.replace('_', ' '):<36} {shown:>20}")
-
-
-def _shares(llm: CodeLlama, speeds: dict[str, float], batch: int) -> dict[str, float]:
-    """How much is read and computed in a second, beside what the machine can do."""
-    embedding, weights = llm.model.tok_embeddings.weight, weight_bytes(llm.model)
-    read = weights - embedding.numel() * embedding.itemsize  # of which a token takes one row
-    read_rate = read * speeds["decode_tokens_per_second"] / batch
-    operations = 2 * llm.model.config.parameter_count * speeds["prefill_tokens_per_second"]
-    bandwidth = speed.read_bandwidth(embedding.device)
-    return {
-        "weights_bytes": weights,
-        "kv_cache_bytes_per_token": bytes_per_token(llm.model.new_cache()),
-        "decode_bytes_per_second": read_rate,
-        "read_bandwidth_bytes_per_second": bandwidth,
-        "decode_share_of_bandwidth": read_rate / bandwidth,
-        "prefill_operations_per_second": operations,
-        "matrix_operations_per_second": speed.matrix_rate(embedding.device, embedding.dtype),
-    }
 
 
 if __name__ == "__main__":

@@ -61,14 +61,12 @@ class Extent:
     def open(
         self, name: str, source: Source, llm: CodeLlama | None = None, settings: Sequence[Any] = ()
     ) -> Iterator[Results]:
-        """The results of a run, which another model or other settings make another run; behind a
-        progress bar."""
+        """Results of a run, told from runs of other models or settings, and a progress bar."""
         pairs = ((field, getattr(part, field.name)) for part in settings for field in fields(part))
         given = [f"{field.name}={value}" for field, value in pairs if value != field.default]
         run = [name, *([f"model {fingerprint(llm)}"] if llm else []), *given]
-        path = user_path(self.results) if self.results else None
         with progress_bar(name, source.quiet, "task") as bar:
-            yield Results(path, ", ".join(run), bar)
+            yield Results(user_path(self.results) if self.results else None, ", ".join(run), bar)
 
 
 @dataclass(frozen=True)
@@ -212,22 +210,21 @@ def _solving(name: str, doc: str, read: Callable[[Programs], list[Task]]) -> Com
     ) -> None:
         if not execution.execute and (extent.results is None or programs.score is not None):
             raise UsageError(
-                "scoring runs generated programs; --execute allows it, see --help. Without it, "
-                "--results names a file to write completions to"
+                "scoring runs generated programs; --execute allows it, see --help; to write "
+                "completions without scoring them, name a file with --results"
             )
         tasks, limit = read(programs), extent.limit or None
         if execution.execute:
             execution.check()
-        if programs.score is not None:
-            written = read_json_lines(user_path(programs.score))[:limit]
-        else:
-            llm = source.load(loading)
-            with extent.open(name, source, llm, [programs, sampling, loading]) as results:
+        llm = None if programs.score else source.load(loading)
+        with extent.open(name, source, llm, [programs, sampling, loading]) as results:
+            if llm is not None:
                 written = complete(llm, tasks[:limit], sampling, results)
-        if not execution.execute:
-            return _show({"completions": len(written)}, source)
-        verdicts_in = extent if programs.score is not None else Extent()
-        with verdicts_in.open(f"{name}, {programs.score}", source) as results:
+            else:
+                lines = read_json_lines(user_path(str(programs.score)))
+                written = [line for line in lines if "passed" not in line][:limit]
+            if not execution.execute:
+                return _show({"completions": len(written)}, source)
             verdicts = score(tasks, written, execution, results)
         counts = {"problems": len({one["task_id"] for one in verdicts}), "samples": len(verdicts)}
         measure = f"{name}{'_zero_shot' if programs.zero_shot else ''}"
@@ -278,13 +275,12 @@ def _show(figures: Mapping[str, Any], source: Source, measure: str = "") -> None
     """Prints figures, shares among them in %, and beside them the paper's for this checkpoint."""
     if source.json:
         return print(json.dumps(figures))
-    directory, known = source.directory, ""
+    directory = source.directory
     config = open_checkpoint(directory).config if measure else None
     for name, value in figures.items():
         share = f"{100 * value:.1f} %" if measure else f"{value:.5f}"
         shown = f"{value:,}" if isinstance(value, int) else share
-        if config:
-            known = paper.published(config, f"{measure} {name}", directory.name)
+        known = paper.published(config, f"{measure} {name}", directory.name) if config else ""
         print(f"{name.replace('_', ' '):24} {shown:>12}  {known}".rstrip())
     return None
 

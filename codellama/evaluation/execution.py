@@ -34,24 +34,20 @@ class Execution:
             directory, no sight of other processes; limited time, memory and processes. That stops
             mistakes and tricks, but is no security boundary.
         timeout: seconds that a program may take, its start included.
-        workers: programs that run at the same time; 0: one for each processor.
 
     Raises:
-        RequestError: a value is out of range.
+        RequestError: the timeout is not above 0.
     """
 
     execute: bool = False
     timeout: float = 10.0
-    workers: int = 0
 
     def __post_init__(self) -> None:
-        if self.timeout <= 0 or self.workers < 0:
-            raise RequestError("timeout has to be above 0 and workers 0 or more")
+        if self.timeout <= 0:
+            raise RequestError(f"timeout is {self.timeout:g}; expected more than 0 seconds")
 
     def check(self) -> None:
-        """Raises RequestError if programs may not run, or this system cannot confine them."""
-        if not self.execute:
-            raise RequestError("scoring runs generated programs, which execute has to allow")
+        """Raises RequestError if this system cannot confine programs."""
         run_program(Job("def f():\n    return 1\n", ["f"], "", "assert f() == 1"), self)
 
 
@@ -104,8 +100,7 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
     if done.stderr:
         raise RequestError(
             f"this system cannot confine programs ({done.stderr.decode().splitlines()[-1]}); that "
-            "takes Linux 5.14 with user namespaces for everybody: score completions on such a "
-            "machine"
+            "takes Linux 5.14 with user namespaces for everybody: score on such a machine"
         )
     verdict = json.loads(done.stdout or "{}")
     if verdict.get("nonce") != nonce:
@@ -114,7 +109,7 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
 
 
 def run_programs(jobs: Sequence[Job], execution: Execution | None = None) -> Iterator[str]:
-    """Runs several at a time; yields what `run_program` returns for each, in their order."""
-    execution = execution or Execution()
-    with ThreadPoolExecutor(execution.workers or os.cpu_count()) as pool:
+    """Runs one for each processor at a time; yields what `run_program` returns for each, in their
+    order."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(lambda job: run_program(job, execution), jobs)

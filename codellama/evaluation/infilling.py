@@ -72,12 +72,7 @@ def listed(task: Task) -> Record:
 
 
 def from_files(
-    texts: Mapping[str, str],
-    tokenizer: Tokenizer,
-    *,
-    count: int,
-    context: int = 512,
-    seed: int = 0,
+    texts: Mapping[str, str], tokenizer: Tokenizer, *, count: int, context: int, seed: int = 0
 ) -> list[Task]:
     """Takes lines out of files, one of each file in turn, so that a large file of data does not
     outweigh all others. There are no tests.

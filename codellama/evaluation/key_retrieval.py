@@ -98,10 +98,7 @@ def surroundings(
 
 
 def key_retrieval(
-    llm: CodeLlama,
-    texts: Iterable[str],
-    cells: Cells,
-    results: Results | None = None,
+    llm: CodeLlama, texts: Iterable[str], cells: Cells, results: Results | None = None
 ) -> dict[tuple[int, float], float]:
     """For each length and position, the share of prompts after which the first number that the
     model writes is the key's value. The model keeps the rotary settings of `cells`.
@@ -122,7 +119,6 @@ def key_retrieval(
         ids = tokenizer.encode(prompt, bos=True)
         [answer] = llm.generate([ids], stop_ids=[], max_new_tokens=ANSWER_TOKENS)
         correct = re.findall(r"\d+", answer.text)[:1] == [str(value)]
-        key = length, place, sample
-        results.add(key, value=value, answer=answer.text, correct=correct)
+        results.add((length, place, sample), value=value, answer=answer.text, correct=correct)
     counts = Counter(key[:2] for key in keys if results.records[key]["correct"])
     return {cell: counts[cell] / cells.examples for cell in product(cells.length, cells.position)}

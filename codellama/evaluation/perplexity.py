@@ -96,11 +96,9 @@ def compare(
     Raises:
         RequestError: the models have different vocabularies.
     """
-    sizes = [llm.model.config.vocab_size for llm in pair]
-    if sizes[0] != sizes[1]:
-        raise RequestError(
-            f"the models have {sizes[0]} and {sizes[1]} token ids; expected the same"
-        )
+    size, other = (llm.model.config.vocab_size for llm in pair)
+    if size != other:
+        raise RequestError(f"the models have {size} and {other} token ids; expected the same")
     results, most = results or Results(), pair[0].model.config.max_seq_len
     keys = [(text, name) for text in texts]
     for [key] in results.missing(keys):
@@ -121,19 +119,14 @@ def compare(
 
 
 def losses_by_position(
-    llm: CodeLlama,
-    text: str,
-    edges: Sequence[int],
-    sequences: int = 16,
-    *,
-    results: Results | None = None,
+    llm: CodeLlama, text: str, edges: Sequence[int], count: int, results: Results | None = None
 ) -> list[list[float]]:
     """The loss in each range of positions, of several sequences (arXiv 2308.12950, figure 4a).
 
     Args:
         text: long; cut into sequences of as many tokens as the last edge says.
         edges: ascending positions; the ranges lie between neighbours. May exceed the context.
-        sequences: how many of them to read at most, evenly spread over the text.
+        count: sequences to read at most, evenly spread over the text.
         results: keeps each sequence's losses.
 
     Returns:
@@ -141,7 +134,7 @@ def losses_by_position(
     """
     length, bos, ids = edges[-1], llm.tokenizer.bos_id, llm.tokenizer.encode(text)
     every = range(0, len(ids) - length + 1, length)
-    count = min(sequences, len(every))
+    count = min(count, len(every))
     starts = [every[number * len(every) // count] for number in range(count)]
     results = results or Results()
     for [start] in results.missing(starts):

@@ -43,9 +43,6 @@ class Results:
         run: says which model is measured and how; stands in each line.
         progress: told how much of a measurement is done, and of how much.
 
-    Attributes:
-        records: by a key that tells them apart: a name or a number, or a tuple of such.
-
     Raises:
         DataError: the file holds results of another run.
     """
@@ -54,7 +51,7 @@ class Results:
         self, path: Path | None = None, run: str = "", progress: Progress | None = None
     ) -> None:
         self.path, self.run, self.progress = path, run, progress
-        self.records: dict[Any, Record] = {}
+        self.records: dict[Any, Record] = {}  # by a name or a number, or a tuple of such
         if path is None:
             return
         path.touch()

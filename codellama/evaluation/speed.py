@@ -37,17 +37,13 @@ class Workload:
             if value < least:
                 raise RequestError(f"{name} is {value}; expected {least} or more")
 
-    def prompts(self, vocab_size: int) -> list[list[int]]:
-        """The same token ids at every call."""
-        generator = torch.Generator().manual_seed(0)
-        shape = self.batch, self.prompt_tokens
-        return torch.randint(vocab_size, shape, generator=generator).tolist()
-
 
 def speeds(llm: CodeLlama, work: Workload) -> dict[str, float]:
     """Medians of several runs, after one that warms up: tokens of prompts a second, tokens written
     a second by all rows together, and seconds for all."""
-    prompts, timings = work.prompts(llm.model.config.vocab_size), list[Timing]()
+    shape, timings = (work.batch, work.prompt_tokens), list[Timing]()
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(llm.model.config.vocab_size, shape, generator=generator).tolist()
     for _ in range(1 + work.repeats):
         llm.decoder.timing = Timing()
         llm.generate(prompts, stop_ids=[], max_new_tokens=work.new_tokens, batch_size=work.batch)

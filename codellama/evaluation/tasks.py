@@ -16,8 +16,6 @@ from codellama.evaluation.results import Record, Results
 from codellama.inference.generation import CodeLlama
 from codellama.inference.requests import Completion, Options
 
-PROGRAMS_TOGETHER = 32
-
 
 @dataclass(frozen=True)
 class Task:
@@ -76,16 +74,14 @@ def complete(
     """
     results, samples = results or Results(), range(sampling.num_samples)
     together = max(1, 4 * sampling.batch_size // sampling.num_samples)  # fill several batches
-    by_last_sample = {(task.task_id, order, samples[-1]): task for task in tasks}
-    for keys in results.missing(by_last_sample, together):
-        group = [by_last_sample[key] for key in keys]
+    by_name = {task.task_id: task for task in tasks}
+    for keys in results.missing([(name, order, samples[-1]) for name in by_name], together):
+        group = [by_name[name] for name, _, _ in keys]
         written = iter(_ask(llm, group, sampling, order))
         for task, sample in product(group, samples):
             text, key = next(written).text, (task.task_id, order, sample)
             results.add(key, task_id=task.task_id, sample=sample, completion=text)
-    return [
-        results.records[name, order, sample] for name, _, _ in by_last_sample for sample in samples
-    ]
+    return [results.records[name, order, sample] for name, sample in product(by_name, samples)]
 
 
 def _ask(llm: CodeLlama, tasks: Sequence[Task], sampling: Sampling, order: str) -> list[Completion]:
@@ -105,9 +101,6 @@ def score(
 ) -> list[Record]:
     """Executes each completion's program: records with `task_id`, `sample`, `passed`, `reason`.
 
-    Args:
-        results: keeps them.
-
     Raises:
         DataError: a completion is of no task here, or is none.
         RequestError: this system cannot confine programs.
@@ -120,11 +113,11 @@ def score(
             raise DataError(f"{record!s:.80} is no completion of one of these tasks")
         jobs[task.task_id, samples[task.task_id]] = task.job(text)
         samples[task.task_id] += 1
-    for keys in results.missing(jobs, PROGRAMS_TOGETHER):
+    for keys in results.missing(jobs, 32):
         reasons = run_programs([jobs[key] for key in keys], execution)
-        for key, reason in zip(keys, reasons, strict=True):
-            named = {"task_id": key[0], "sample": key[1]}
-            results.add(key, **named, passed=not reason, reason=reason)
+        for (name, sample), reason in zip(keys, reasons, strict=True):
+            passed = {"passed": not reason, "reason": reason}
+            results.add((name, sample), task_id=name, sample=sample, **passed)
     return [results.records[key] for key in jobs]
 
 

@@ -4,14 +4,6 @@ from codellama.evaluation.speed import Workload, speeds
 from codellama.inference.decoding import Timing
 
 
-def test_prompts_are_the_same_at_every_call_and_fit_the_vocabulary():
-    work = Workload(prompt_tokens=9, new_tokens=2, batch=3)
-    prompts = work.prompts(50)
-    assert prompts == work.prompts(50)
-    assert list(map(len, prompts)) == [9, 9, 9]
-    assert all(0 <= id < 50 for ids in prompts for id in ids)
-
-
 def test_a_run_reads_every_prompt_and_writes_every_token(llm):
     assert all(rate > 0 for rate in speeds(llm, Workload(8, 5, 4, repeats=1)).values())
     timing = llm.decoder.timing
