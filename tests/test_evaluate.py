@@ -183,8 +183,13 @@ def test_a_model_that_solves_all_or_nothing_gets_100_or_0_percent(
     assert figures(evaluate(*given, "--execute")) == expected
     written = tmp_path / "completions.jsonl"
     assert figures(evaluate(*given, "--results", written)) == {"completions": 4}
+    assert figures(evaluate(*given, "--results", written, "--execute")) == expected
     monkeypatch.setattr(Source, "load", None)  # scoring needs no model
-    assert figures(evaluate(*given, "--score", written, "--execute")) == expected
+    verdicts = tmp_path / "verdicts.jsonl"
+    for _ in range(2):
+        scored = evaluate(*given, "--score", written, "--execute", "--results", verdicts)
+        assert figures(scored) == expected
+    assert [bool(json.loads(line)["reason"]) for line in verdicts.open()] == [not solves] * 4
 
 
 @pytest.mark.parametrize("solves", [True, False])
