@@ -33,14 +33,13 @@ def small_probes(monkeypatch):
         (),
         ("--quantize", "int8"),
         ("--quantize", "int4", "--kv_dtype", "int8"),
-        ("--ragged",),
         ("--compile",),
     ],
 )
 def test_it_prints_one_object_of_positive_figures(checkpoint, options):
     result = run(
         "benchmark", "--ckpt", checkpoint, "--prompt_tokens", 20, "--new_tokens", 3,
-        "--batch", 2, "--repeats", 1, "--context", 30, "--json", *options,
+        "--batch", 2, "--repeats", 1, "--json", *options,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout)
@@ -48,38 +47,13 @@ def test_it_prints_one_object_of_positive_figures(checkpoint, options):
     assert all(value > 0 for value in figures.values())
 
 
-def test_it_compares_with_transformers_in_the_same_run(checkpoint):
-    pytest.importorskip("transformers")
-    result = run(
-        "benchmark", "--ckpt", checkpoint, "--prompt_tokens", 20, "--new_tokens", 3,
-        "--batch", 3, "--ragged", "--repeats", 1, "--against", "transformers", "--json",
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(result.stdout)
-    ours, theirs = (figures[f"{whose}decode_tokens_per_second"] for whose in ("", "transformers_"))
-    assert figures["decode_ratio"] == pytest.approx(ours / theirs)
-    assert figures["whole_ratio"] == pytest.approx(
-        figures["transformers_seconds"] / figures["seconds"]
-    )
-
-
-def test_it_times_an_edit_with_drafts_and_without(checkpoint):
-    result = run(
-        "benchmark", "--ckpt", checkpoint, "--prompt_tokens", 8, "--new_tokens", 2,
-        "--repeats", 1, "--speculate", 4, "--json",
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(result.stdout)
-    drafted, plain = (figures[f"edit_tokens_per_second{drafts}"] for drafts in ("_with_drafts", ""))
-    assert figures["drafts_ratio"] == pytest.approx(drafted / plain)
-
-
 def test_for_readers_it_prints_a_line_a_figure(checkpoint):
     result = run(
         "benchmark", "--ckpt", checkpoint, "--prompt_tokens", 8, "--new_tokens", 2, "--repeats", 1
     )
-    assert "decode tokens per second" in result.stdout
-    assert "GB/s" in result.stdout
+    names = [line[:36].strip() for line in result.stdout.splitlines()]
+    assert {name.replace("_", " ") for name in FIGURES} <= set(names)
+    assert all(float(line[36:].replace(",", "")) >= 0 for line in result.stdout.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -87,10 +61,8 @@ def test_for_readers_it_prints_a_line_a_figure(checkpoint):
     [
         ("new_tokens", 1, "new_tokens is 1; expected 2"),
         ("quantize", "int3", "quantize is 'int3'"),
-        ("against", "vllm", "--against is 'vllm'"),
-        ("repeats", 0, "--repeats is 0"),
+        ("repeats", 0, "repeats is 0"),
         ("prompt_tokens", 10**6, "--prompt_tokens"),
-        ("context", 10**6, "--context"),
     ],
 )
 def test_options_that_cannot_be_measured_are_refused(checkpoint, option, value, says):

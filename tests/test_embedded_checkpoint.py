@@ -56,7 +56,7 @@ def first_token_nats(llm, task, prefix):
 
 
 def test_prefix_first_it_reads_the_prefix_of_a_gap(tiny):
-    tasks = from_files(held_out(), tiny.tokenizer, "single_line", count=60, context=200)
+    tasks = from_files(held_out(), tiny.tokenizer, count=60, context=200)
     saved = [
         first_token_nats(tiny, task, prefix="") - first_token_nats(tiny, task, task.prefix)
         for task in tasks
