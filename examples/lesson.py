@@ -45,3 +45,17 @@ def title(text: str) -> None:
 def show(name: str, tensor: torch.Tensor, meaning: str) -> None:
     """A line with a tensor's name, shape and meaning."""
     print(f"{name:<12} {tuple(tensor.shape)!s:<16} {meaning}")
+
+
+def same(claim: str, one: torch.Tensor, other: torch.Tensor, expect: bool = True) -> None:
+    """Prints by how much two results differ, and asserts that they are the same, or are not."""
+    difference = (one - other).abs().max().item()
+    print(f"{claim}: they differ by {difference:.1e}")
+    assert (difference < 1e-3) == expect
+
+
+def heat_map(axes: Any, attention: torch.Tensor, words: list[str]) -> None:
+    """Draws one head's attention, (seq, seq): a row for each query, a column for each key."""
+    axes.imshow(attention, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(words)), words, rotation=90)
+    axes.set_yticks(range(len(words)), words)
