@@ -74,6 +74,7 @@ def train(model: Transformer, tokens: Tensor, budget: Budget, rate: float) -> No
         starts = torch.randint(len(tokens) - budget.sequence, (4,))
         rows = torch.stack([tokens[start : start + budget.sequence + 1] for start in starts])
         loss(model, rows).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -121,7 +122,7 @@ def change_a_module(budget: Budget, picture: Picture) -> None:
     losses = []
     for norm in (RMSNorm, nn.LayerNorm):
         torch.manual_seed(0)
-        new = Transformer(ModelConfig(128, 2, 4, tokenizer.vocab_size, multiple_of=64))
+        new = Transformer(ModelConfig(128, 2, 4, tokenizer.vocab_size, 2, multiple_of=64))
         for block in new.layers:
             block.attention_norm, block.ffn_norm = norm(128), norm(128)
         new.norm = norm(128)
