@@ -15,14 +15,13 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from command_line import run_example
-from lesson import Picture, same, show, title
+from lesson import Picture, python_source, same, show, title
 from torch import Tensor, nn
 
 from codellama import ModelConfig, Tokenizer, Transformer, load_model
 from codellama.cli import checkpoint_directory
 from codellama.model.norm import RMSNorm
 from codellama.model.rotary import rotary_angles
-from codellama.training.documents import find_documents, read_document
 
 TEXT = "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):"
 FACTOR = 4
@@ -83,11 +82,7 @@ def change_a_module(budget: Budget, picture: Picture) -> None:
     """Look into a model, change it, and train what has become of it."""
     model = load_model(checkpoint_directory(None), "cpu", torch.float32)
     tokenizer = Tokenizer(checkpoint_directory(None) / "tokenizer.model")
-    files = find_documents()
-    text, held_out = (
-        torch.tensor(tokenizer.encode("".join(read_document(path) for path in paths)))
-        for paths in (files.train[:60], files.held_out[:20])
-    )
+    text, held_out = python_source(tokenizer)
     rows = held_out[:20_000].unfold(0, budget.sequence + 1, 2_000)  # (10, sequence + 1)
 
     title("Hooks: every tensor has a name")
