@@ -1,5 +1,4 @@
-"""What the lessons share: tables of tensors, comparisons, text to learn from, and pictures for those
-who have the extra `plots`."""
+"""What the lessons share: tables of tensors, comparisons, text to learn from, and pictures."""
 
 from __future__ import annotations
 
