@@ -146,11 +146,9 @@ def base_of_a_million(budget: Budget, picture: Picture) -> None:
             ends = [nats[length // 4 - 8 : length // 4].mean() for length in lengths]
             print(f"{name:32}" + "".join(f"{end:8.3f}" for end in ends))
     assert sum(found["fine-tuned, base 1e6"][-2:]) > sum(found["fine-tuned, base 1e4"][-2:])
-    print(
-        "\nExpect: all keys at 64 tokens. At 512, where a guess finds 25 %: 33 % with base 1e4, 74 %"
-    )
-    print("with 1e6 at inference only (the paper's 7B finds 0 %), 45 % fine-tuned with 1e4, 97 %")
-    print("fine-tuned with 1e6. The loss rises where keys are lost.")
+    print("\nExpect: all keys at 64 tokens. At 512, where a guess finds 25 %: 33 % with base 1e4,")
+    print("74 % with 1e6 at inference only (the paper's 7B finds 0 %), 45 % fine-tuned with 1e4,")
+    print("97 % fine-tuned with 1e6. The loss rises where keys are lost.")
     print("\nExercise 1: fine-tune with a base of 1e5, and of 1e8. Is more always better?")
     print("Exercise 2: divide positions by 8 instead (linear interpolation, arXiv 2306.15595), as")
     print("lesson 6 does, and fine-tune. Table 18 has that row, too.")
