@@ -149,7 +149,8 @@ def change_a_module(budget: Budget, picture: Picture) -> None:
     if picture.plot:
         with picture.axes(1, 4.5, 4) as [axes]:
             shown = axes.imshow(reach, cmap="viridis", aspect="auto")
-            axes.set(xlabel="head", ylabel="block", title="tokens back, on average")
+            axes.set(xlabel="head", ylabel="block", xticks=range(reach.shape[1]))
+            axes.set(title="tokens back, on average")
             axes.figure.colorbar(shown)
 
 
