@@ -62,7 +62,7 @@ def test_a_picture_that_cannot_be_drawn_is_refused_at_once(monkeypatch, capsys, 
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_one_token_is_read_from_any_checkpoint_a_slice_at_a_time(
+def test_one_token_is_read_from_any_checkpoint_a_matrix_at_a_time(
     monkeypatch, capsys, tmp_path, shards
 ):
     output_of(monkeypatch, capsys, "random_checkpoint", tmp_path / "new", "--shards", shards)
