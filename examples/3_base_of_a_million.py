@@ -78,7 +78,7 @@ def train(model: Transformer, length: int, steps: int, budget: Budget) -> Transf
     path = KEPT / f"base_{model.config.rope_theta:g}_length_{length}_steps_{steps}.pt"
     if path.exists():
         print(f"{path}: kept from an earlier run")
-        model.load_state_dict(torch.load(path))
+        model.load_state_dict(torch.load(path, weights_only=True))
         return model
     peak = 4e-3 if length < 128 else 1e-3
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98))

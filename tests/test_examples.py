@@ -1,4 +1,5 @@
 import html
+import importlib
 import re
 import runpy
 import sys
@@ -184,3 +185,18 @@ def test_a_mistake_gets_one_sentence_before_anything_is_done(
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert says in err
     assert not (tmp_path / "new").exists()
+
+
+def test_loops_and_broken_code_are_recognised():
+    continuations = importlib.import_module("continuations")
+    assert continuations.is_loop([9, *range(5)] + [1, 2, 3] * 8)
+    assert not continuations.is_loop([1, 2, 3] * 7)
+    assert not continuations.is_loop([*range(30)])
+    assert continuations.is_valid("def f(x):\n    return x\n    y = (1,\n        2")
+    assert not continuations.is_valid("def f(x):\n    return return\n    a\n    b\n    c\n    d")
+    assert not continuations.is_valid("def f(x):")
+
+
+def test_continuations_are_counted(monkeypatch, capsys):
+    done = output_of(monkeypatch, capsys, "continuations", "--count", 2, "--show", 1)
+    assert re.search(r"2 functions: [\d.]+% end in a loop, [\d.]+% are valid", done)
