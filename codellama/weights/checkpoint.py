@@ -194,10 +194,11 @@ def new_directory(path: str | Path) -> Iterator[Path]:
         CheckpointError: `path` exists and is not an empty directory, for nothing is ever
             overwritten; or the disk is full.
     """
-    try:
-        path = Path(path).resolve()  # the directory that a link leads to
-    except (OSError, RuntimeError):
-        raise CheckpointError(f"{path} is a link to itself; choose a new directory") from None
+    path = Path(path)
+    with contextlib.suppress(OSError, RuntimeError):
+        path = path.resolve()  # the directory that a link leads to
+    if path.is_symlink():
+        raise CheckpointError(f"{path} is a link to itself; choose a new directory")
     exists = path.exists()
     if exists and not (path.is_dir() and not any(path.iterdir())):
         raise CheckpointError(f"{path} exists; choose a new directory")

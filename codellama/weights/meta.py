@@ -7,6 +7,7 @@ process and for any N.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import pickle
@@ -146,6 +147,7 @@ def save_checkpoint(
             }
             torch.save(part, scratch / f"consolidated.{number:02d}.pth")
             del part
+            gc.collect()  # torch.save leaves a cycle that holds the shard
             if progress:
                 progress(number + 1, shards)
         (scratch / PARAMS).write_text(json.dumps(config.to_params(), indent=2) + "\n")
