@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from codellama.cli import run, user_path
 from codellama.errors import UsageError
-from codellama.training import plotting, run_directory
+from codellama.evaluation import plotting
+from codellama.training import run_directory
 from codellama.training.machine import Machine
 from codellama.training.recipe import Recipe, read_recipe
 from codellama.training.run import Report, Run
@@ -77,8 +78,8 @@ def train(options: TrainOptions) -> None:
     training = Run(directory, _recipe(options, directory), machine, options.resume)
     with _progress(training.recipe, options.quiet) as report:
         training.train(report, options.shards)
-    if plot and machine.is_first:
-        plotting.draw(run_directory.read_log(directory), plot)
+    if plot and machine.rank == 0:
+        plotting.loss_curves(run_directory.read_log(directory), plot)
     if not options.quiet:
         print(f"the checkpoint is {training.model_directory}", file=sys.stderr)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from codellama.training import plotting
+from codellama.evaluation import plotting
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,9 @@ class Run:
     Args:
         resume: go on with what an earlier process has left there.
 
+    Attributes:
+        model_directory: where the checkpoint is once the run is done.
+
     Raises:
         DataError: the directory is taken; or there is nothing to resume, or it was started with
             another recipe; or the checkpoint to start from is rounded.
@@ -55,6 +57,7 @@ class Run:
         self.directory = directory
         self.recipe = recipe
         self.machine = machine
+        self.model_directory = directory / run_directory.MODEL
         self.documents = find_all(recipe.data, recipe.pattern)
         if resume:
             run_directory.check_resumable(directory, recipe)
@@ -65,11 +68,6 @@ class Run:
         if not resume:
             machine.once(self._start)
         self.tokenizer = Tokenizer(directory / TOKENIZER)
-
-    @property
-    def model_directory(self) -> Path:
-        """Where the checkpoint is once the run is done."""
-        return self.directory / run_directory.MODEL
 
     def train(self, report: Report | None = None, shards: int = 1) -> None:
         """Goes through what is not done yet.
@@ -89,14 +87,16 @@ class Run:
         model = self.machine.place(model)
         saved = run_directory.newest_state(self.directory)
         self.machine.once(lambda: run_directory.cut_log(self.directory, saved.steps))
-        for number, stage in enumerate(self.recipe.stages):
-            before = sum(earlier.steps for earlier in self.recipe.stages[:number])
-            if stage.steps and before + stage.steps >= saved.steps:
-                stream = self._stream(self.documents.train, stage, stage.infilling)
+        steps = tokens = 0  # of the stages before
+        for stage in self.recipe.stages:
+            if stage.steps and saved.steps <= steps + stage.steps:
+                stream = self._stream(self.documents.train, stage)
                 trainer = Trainer(model, stream, stage, self.machine)
-                if before < saved.steps:
+                if saved.steps > steps:
                     saved.restore(trainer)
-                self._train_stage(trainer, number, report)
+                self._train_stage(trainer, steps, tokens, report)
+            steps += stage.steps
+            tokens += stage.steps * stage.step_tokens
         weights = {name: _whole(weight) for name, weight in model.named_parameters()}
 
         def write() -> None:
@@ -105,16 +105,6 @@ class Run:
                 (beside / TOKENIZER).write_bytes((self.directory / TOKENIZER).read_bytes())
 
         self.machine.once(write)
-
-    def _start_model(self) -> Transformer:
-        """A new model, or the checkpoint's in the dtype of its files, on the CPU."""
-        if self.recipe.model is not None:
-            vocab_size = self.tokenizer.vocab_size  # less than asked for, if documents are few
-            config = replace(self.recipe.model, vocab_size=vocab_size, max_seq_len=1)
-            model = Transformer(config)  # whose context grows with the stages
-            initialise(model, torch.Generator().manual_seed(self.recipe.seed))
-            return model
-        return load_model(str(self.recipe.ckpt), "cpu")
 
     def _start(self) -> None:
         """Writes the recipe and the vocabulary: the checkpoint's, or one learned from some of the
@@ -129,23 +119,34 @@ class Run:
             texts = map(read_document, files[:count])
             vocabulary = train_tokenizer(texts, self.recipe.model.vocab_size, at_most=True)
         self.directory.mkdir(parents=True, exist_ok=True)
-        for name, content in (TOKENIZER, vocabulary), (run_directory.RECIPE, self.recipe.to_json()):
-            run_directory.replace_file(
-                self.directory / name, partial(Path.write_bytes, data=content)
-            )
+        write = run_directory.replace_file
+        write(self.directory / TOKENIZER, lambda path: path.write_bytes(vocabulary))
+        write(
+            self.directory / run_directory.RECIPE,
+            lambda path: path.write_bytes(self.recipe.to_json()),
+        )
 
-    def _stream(self, files: list[Path], stage: Stage, share: float) -> PackedSequences:
-        """Sequences of a stage, of which a share is cut for infilling."""
+    def _start_model(self) -> Transformer:
+        """A new model, or the checkpoint's in the dtype of its files, on the CPU."""
+        if self.recipe.model is None:
+            return load_model(str(self.recipe.ckpt), "cpu")
+        vocab_size = self.tokenizer.vocab_size  # less than asked for, if documents are few
+        model = Transformer(replace(self.recipe.model, vocab_size=vocab_size, max_seq_len=1))
+        initialise(model, torch.Generator().manual_seed(self.recipe.seed))
+        return model  # whose context grows with the stages
+
+    def _stream(self, files: list[Path], stage: Stage) -> PackedSequences:
         seed = f"{self.recipe.seed} {stage.name}"
-        packing = Packing(stage.sequence + 1, share, stage.shortest_run, seed)
+        packing = Packing(stage.sequence + 1, stage.infilling, stage.shortest_run, seed)
         return PackedSequences(files, self.tokenizer, packing)
 
-    def _train_stage(self, trainer: Trainer, number: int, report: Report | None) -> None:
-        """Does what is left of the stage of a number."""
-        stage, before = trainer.stage, self.recipe.stages[:number]
-        steps = sum(earlier.steps for earlier in before)
-        tokens = sum(earlier.steps * earlier.step_tokens for earlier in before)
-        held_out = self._stream(self.documents.held_out, stage, 0.0).take(
+    def _train_stage(
+        self, trainer: Trainer, steps: int, tokens: int, report: Report | None
+    ) -> None:
+        """Does what is left of a stage, behind so many steps and tokens of others."""
+        stage = trainer.stage
+        whole = replace(stage, infilling=0.0)
+        held_out = self._stream(self.documents.held_out, whole).take(
             max(1, HELD_OUT_TOKENS // stage.sequence)
         )
         while trainer.step < stage.steps:
@@ -167,7 +168,7 @@ class Run:
                     f"the loss of {stage.name} is {loss} at step {trainer.step}; start a new run "
                     "with a smaller learning rate (what was saved before is as it was)"
                 )
-            if self.machine.is_first:
+            if self.machine.rank == 0:
                 run_directory.append_log(self.directory, record)
                 if report:
                     report(trainer, record)

@@ -22,6 +22,7 @@ import torch
 
 from codellama.errors import DataError
 from codellama.text.tokenizer import TOKENIZER
+from codellama.training.packing import Position
 from codellama.training.recipe import Recipe, difference, read_recipe
 from codellama.training.trainer import Trainer
 
@@ -64,12 +65,12 @@ class State:
     """What a run resumes from.
 
     Args:
-        run: its directory.
+        path: the file of one process, or the directory with the slices of several.
         steps: done in all stages together; 0: none.
-        content: of the file; None if several processes wrote a directory.
+        content: of the file.
     """
 
-    run: Path
+    path: Path
     steps: int = 0
     content: dict[str, Any] | None = None
 
@@ -79,20 +80,17 @@ class State:
         Raises:
             DataError: the state is damaged; or one process wrote it, and several are to go on.
         """
-        slices = self.run / f"state-{self.steps:06d}"
+        if self.content and trainer.machine.mesh:
+            raise DataError(f"{self.path} is the state of one process; resume it with one")
         try:
-            if self.content is not None and trainer.machine.is_shared:
-                raise DataError(f"the state in {self.run} is one process's; resume it with one")
-            if self.content is not None:
+            if self.content:
                 trainer.load_state_dict(self.content)
             else:
-                from codellama.training import distributed
-
-                distributed.load(slices, trainer)
-        except (DataError, torch.OutOfMemoryError):
+                _load_slices(self.path, trainer)
+        except torch.OutOfMemoryError:
             raise
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-            raise _damaged(self.run / STATE if self.content else slices) from None
+        except Exception:  # whatever the bytes make of the reader
+            raise _damaged(self.path) from None
 
 
 def newest_state(run: Path) -> State:
@@ -101,14 +99,15 @@ def newest_state(run: Path) -> State:
     Raises:
         DataError: the file is damaged.
     """
-    slices = [path.parent.name[6:] for path in run.glob("state-*/.metadata")]
-    states = [State(run, int(steps)) for steps in slices if steps.isdecimal()]
-    if (run / STATE).exists():
+    slices = [path.parent for path in run.glob("state-*/.metadata")]
+    states = [State(path, int(path.name.removeprefix("state-"))) for path in slices]
+    path = run / STATE
+    if path.exists():
         try:
-            content = torch.load(run / STATE, map_location="cpu", weights_only=True)
-            states.append(State(run, int(content["steps"]), content))
-        except Exception:  # whatever the bytes make of the reader
-            raise _damaged(run / STATE) from None
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            states.append(State(path, int(content["steps"]), content))
+        except Exception:
+            raise _damaged(path) from None
     return max(states, key=lambda state: state.steps, default=State(run))
 
 
@@ -119,10 +118,10 @@ def save_state(run: Path, steps: int, trainer: Trainer) -> None:
         DataError: the disk is full.
     """
     newest = run / f"state-{steps:06d}"
-    if trainer.machine.is_shared:
-        from codellama.training import distributed
+    if trainer.machine.mesh:
+        from torch.distributed.checkpoint.state_dict_saver import save
 
-        distributed.save(newest, trainer)
+        save(_slices(trainer), checkpoint_id=newest)
     else:
         try:
             state = {"steps": steps, **trainer.state_dict()}
@@ -137,6 +136,34 @@ def save_state(run: Path, steps: int, trainer: Trainer) -> None:
             shutil.rmtree(older)
 
     trainer.machine.once(tidy)
+
+
+def _slices(trainer: Trainer) -> dict[str, Any]:
+    """What this process holds of the state of a training that several do."""
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    model, optimizers = get_state_dict(trainer.model, trainer.optimizers)
+    place = torch.tensor([trainer.step, *trainer.stream.position])
+    return {"model": model, "optimizers": optimizers, "place": place}
+
+
+def _load_slices(directory: Path, trainer: Trainer) -> None:
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict import (
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    state = _slices(trainer)
+    try:
+        load(state, checkpoint_id=directory)
+    except CheckpointException as error:  # which is no Exception
+        raise ValueError from error
+    set_model_state_dict(trainer.model, state["model"])
+    set_optimizer_state_dict(trainer.model, trainer.optimizers, state["optimizers"])
+    trainer.step, *position = state["place"].tolist()
+    trainer.stream.position = Position(*position)
 
 
 def _damaged(path: Path) -> DataError:

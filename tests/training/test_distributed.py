@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 from commands import ROOT, run
 from random_models import random_model
+from torch.distributed.device_mesh import init_device_mesh
 
 from codellama import load_model
 from codellama.errors import DataError
 from codellama.training import run_directory
-from codellama.training.distributed import Cluster
 from codellama.training.machine import Machine
 from codellama.training.packing import Position
 from codellama.training.recipe import Stage
@@ -110,7 +110,7 @@ def test_a_killed_process_ends_all_and_any_number_goes_on(options, alone, tmp_pa
 def cluster():
     """One process that is all of its group."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield Cluster(torch.device("cpu"))
+    yield Machine(torch.device("cpu"), mesh=init_device_mesh("cpu", (1,)))
     dist.destroy_process_group()
 
 
@@ -150,7 +150,7 @@ def test_what_one_process_saved_several_do_not_resume(cluster, tmp_path):
     trainer = new_trainer(Machine(cluster.device))
     trainer.train_step()
     run_directory.save_state(tmp_path, 1, trainer)
-    with pytest.raises(DataError, match="is one process's; resume it with one"):
+    with pytest.raises(DataError, match="is the state of one process; resume it with one"):
         run_directory.newest_state(tmp_path).restore(new_trainer(cluster))
 
 
