@@ -42,14 +42,11 @@ def find_all(sources: Iterable[str], pattern: str = "*.py") -> Documents:
 
 
 def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Documents:
-    """Finds and splits the files below a directory, but for packages installed there.
-
-    Args:
-        directory: None for the running interpreter's standard library.
+    """Finds and splits the files below a directory (None: the standard library), but for packages
+    installed there.
 
     Raises:
-        DataError: there is no such directory, or too few files for both sides; or the pattern is
-            none, or leads out of the directory.
+        DataError: there is no such directory, too few files for both sides, or no such pattern.
     """
     directory = directory or standard_library()
     if not directory.is_dir():
@@ -80,7 +77,6 @@ def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Docu
 
 
 def _directory(source: str) -> Path:
-    """The directory that a source of documents stands for."""
     kind, _, name = source.partition(":")
     if source == "stdlib":
         return standard_library()

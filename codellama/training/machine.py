@@ -70,7 +70,7 @@ class Machine:
 
     @property
     def processes(self) -> int:
-        """How many train together."""
+        """The number of processes that train together."""
         return self.mesh.size() if self.mesh else 1
 
     @property

@@ -106,9 +106,6 @@ class Recipe:
         data: where the documents are, each as for `documents.find_all`.
         pattern: what the documents are called.
         seed: decides on everything random.
-
-    Raises:
-        DataError, ConfigError: a field is one that no training can follow.
     """
 
     stages: tuple[Stage, ...]
@@ -138,13 +135,8 @@ class Recipe:
     def scaled(
         self, tokens: int | None, sequence: int | None, learning_rate: float | None
     ) -> Recipe:
-        """The same stages for another budget.
-
-        Args:
-            tokens: of all stages together; each keeps its share.
-            sequence: tokens in a sequence at most.
-            learning_rate: the highest of the stages; each keeps its ratio to it.
-        """
+        """Stages of so many tokens in all, so long sequences at most, and so high a learning rate
+        at most, in the same proportions; None changes nothing."""
         total = self.tokens if tokens is None else tokens
         ends = accumulate((stage.tokens for stage in self.stages), initial=0)
         spans = pairwise(total * end // self.tokens for end in ends)
@@ -167,14 +159,11 @@ class Recipe:
 
 
 def read_recipe(name: str, **changes: Any) -> Recipe:
-    """Reads a recipe: one that comes with the package (paper, tiny, finetune), or a file.
-
-    Args:
-        changes: fields that replace those of the file.
+    """Reads a recipe that comes with the package (paper, tiny, finetune), or a file; `changes` are
+    fields that replace those read.
 
     Raises:
-        DataError: there is no such file, or it is no recipe.
-        ConfigError: the model has no possible shape.
+        DataError, ConfigError: there is no such file, or it is no recipe that can be followed.
     """
     packaged = {path.stem: path for path in sorted(PACKAGED.glob("*.json"))}
     path = packaged.get(name, Path(name))
@@ -194,13 +183,13 @@ def read_recipe(name: str, **changes: Any) -> Recipe:
 
 
 def difference(saved: Any, asked: Any, name: str = "") -> str:
-    """What two recipes, or values in them, disagree in, in words; empty if in nothing."""
+    """What two recipes in JSON, or values in them, disagree in; empty if in nothing."""
     if isinstance(saved, dict) and isinstance(asked, dict):
         inner = [difference(saved.get(key), asked.get(key), key) for key in saved | asked]
     elif isinstance(saved, list) and isinstance(asked, list) and len(saved) == len(asked):
         inner = [difference(*pair, name) for pair in zip(saved, asked, strict=True)]
     else:
-        return f"{name} was {saved!r:.60}, is {asked!r:.60}" if saved != asked else ""
+        inner = [f"{name} was {saved!r:.60}, is {asked!r:.60}"] if saved != asked else []
     return ", ".join(filter(None, inner))
 
 

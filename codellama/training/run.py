@@ -42,12 +42,8 @@ class Run:
     Args:
         resume: go on with what an earlier process has left there.
 
-    Attributes:
-        model_directory: where the checkpoint is once the run is done.
-
     Raises:
-        DataError: the directory is taken; or there is nothing to resume, or it was started with
-            another recipe; or the checkpoint to start from is rounded.
+        DataError: the directory is taken; or holds no run, or one of another recipe, to resume.
         CheckpointError: the checkpoint to start from is none.
     """
 
@@ -70,14 +66,10 @@ class Run:
         self.tokenizer = Tokenizer(directory / TOKENIZER)
 
     def train(self, report: Report | None = None, shards: int = 1) -> None:
-        """Goes through what is not done yet.
-
-        Args:
-            report: told of each step.
-            shards: files to cut the checkpoint into.
+        """Does what is not done yet, and writes the checkpoint in so many shards.
 
         Raises:
-            CheckpointError: the model cannot be cut into so many shards.
+            CheckpointError: the model cannot be cut into so many.
             DataError: the loss is no longer a number; what an earlier process has left is damaged.
         """
         if self.model_directory.exists():
@@ -85,15 +77,15 @@ class Run:
         model = self._start_model()
         meta.check_shards(model.config, shards)
         model = self.machine.place(model)
-        saved = run_directory.newest_state(self.directory)
-        self.machine.once(lambda: run_directory.cut_log(self.directory, saved.steps))
+        saved, state = run_directory.newest_state(self.directory)
+        self.machine.once(lambda: run_directory.cut_log(self.directory, saved))
         steps = tokens = 0  # of the stages before
         for stage in self.recipe.stages:
-            if stage.steps and saved.steps <= steps + stage.steps:
+            if stage.steps and saved <= steps + stage.steps:
                 stream = self._stream(self.documents.train, stage)
                 trainer = Trainer(model, stream, stage, self.machine)
-                if saved.steps > steps:
-                    saved.restore(trainer)
+                if saved > steps:
+                    run_directory.restore_state(state, trainer)
                 self._train_stage(trainer, steps, tokens, report)
             steps += stage.steps
             tokens += stage.steps * stage.step_tokens
@@ -107,8 +99,7 @@ class Run:
         self.machine.once(write)
 
     def _start(self) -> None:
-        """Writes the recipe and the vocabulary: the checkpoint's, or one learned from some of the
-        documents."""
+        """Writes the recipe and the vocabulary, the checkpoint's or one learned from documents."""
         if self.recipe.model is None:
             vocabulary = Path(str(self.recipe.ckpt), TOKENIZER).read_bytes()
         else:
@@ -119,12 +110,9 @@ class Run:
             texts = map(read_document, files[:count])
             vocabulary = train_tokenizer(texts, self.recipe.model.vocab_size, at_most=True)
         self.directory.mkdir(parents=True, exist_ok=True)
-        write = run_directory.replace_file
-        write(self.directory / TOKENIZER, lambda path: path.write_bytes(vocabulary))
-        write(
-            self.directory / run_directory.RECIPE,
-            lambda path: path.write_bytes(self.recipe.to_json()),
-        )
+        (self.directory / TOKENIZER).write_bytes(vocabulary)
+        recipe = self.directory / run_directory.RECIPE
+        run_directory.replace_file(recipe, lambda path: path.write_bytes(self.recipe.to_json()))
 
     def _start_model(self) -> Transformer:
         """A new model, or the checkpoint's in the dtype of its files, on the CPU."""
@@ -145,10 +133,8 @@ class Run:
     ) -> None:
         """Does what is left of a stage, behind so many steps and tokens of others."""
         stage = trainer.stage
-        whole = replace(stage, infilling=0.0)
-        held_out = self._stream(self.documents.held_out, whole).take(
-            max(1, HELD_OUT_TOKENS // stage.sequence)
-        )
+        held_out = self._stream(self.documents.held_out, replace(stage, infilling=0.0))
+        measured = held_out.take(max(1, HELD_OUT_TOKENS // stage.sequence))
         while trainer.step < stage.steps:
             started = time.perf_counter()
             loss = trainer.train_step()
@@ -162,7 +148,7 @@ class Run:
             }
             save = trainer.step % stage.save_steps == 0 or trainer.step == stage.steps
             if save:
-                loss = record["held_out_loss"] = trainer.loss(held_out)
+                loss = record["held_out_loss"] = trainer.loss(measured)
             if not math.isfinite(loss):
                 raise DataError(
                     f"the loss of {stage.name} is {loss} at step {trainer.step}; start a new run "

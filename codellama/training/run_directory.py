@@ -10,11 +10,10 @@ RUN/model             the checkpoint in Meta's format, made at the end
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,55 +59,38 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         beside.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class State:
-    """What a run resumes from.
-
-    Args:
-        path: the file of one process, or the directory with the slices of several.
-        steps: done in all stages together; 0: none.
-        content: of the file.
-    """
-
-    path: Path
-    steps: int = 0
-    content: dict[str, Any] | None = None
-
-    def restore(self, trainer: Trainer) -> None:
-        """Lets a trainer of the same stage go on from here.
-
-        Raises:
-            DataError: the state is damaged; or one process wrote it, and several are to go on.
-        """
-        if self.content and trainer.machine.mesh:
-            raise DataError(f"{self.path} is the state of one process; resume it with one")
-        try:
-            if self.content:
-                trainer.load_state_dict(self.content)
-            else:
-                _load_slices(self.path, trainer)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # whatever the bytes make of the reader
-            raise _damaged(self.path) from None
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever damaged bytes make of their reader becomes one sentence."""
+    try:
+        yield
+    except (DataError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception:
+        raise DataError(f"{path} is damaged; start a new run") from None
 
 
-def newest_state(run: Path) -> State:
-    """The newest complete state; one of 0 steps before the first.
-
-    Raises:
-        DataError: the file is damaged.
-    """
+def newest_state(run: Path) -> tuple[int, Path]:
+    """The steps of all stages together after which the newest complete state was saved, and where
+    it is: the file of one process, or the slices of several. Without any, 0 and the run."""
     slices = [path.parent for path in run.glob("state-*/.metadata")]
-    states = [State(path, int(path.name.removeprefix("state-"))) for path in slices]
-    path = run / STATE
-    if path.exists():
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            states.append(State(path, int(content["steps"]), content))
-        except Exception:
-            raise _damaged(path) from None
-    return max(states, key=lambda state: state.steps, default=State(run))
+    found = [(int(path.name.removeprefix("state-")), path) for path in slices]
+    if (run / STATE).exists():
+        with _reading(run / STATE):
+            state = torch.load(run / STATE, map_location="cpu", mmap=True, weights_only=True)
+            found.append((int(state["steps"]), run / STATE))
+    return max(found, default=(0, run))
+
+
+def restore_state(path: Path, trainer: Trainer) -> None:
+    """Lets a trainer go on from a state of the same stage."""
+    if path.is_file() and trainer.machine.mesh:
+        raise DataError(f"{path} is the state of one process; resume it with one")
+    with _reading(path):
+        if path.is_file():
+            trainer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        else:
+            _load_slices(path, trainer)
 
 
 def save_state(run: Path, steps: int, trainer: Trainer) -> None:
@@ -123,9 +105,9 @@ def save_state(run: Path, steps: int, trainer: Trainer) -> None:
 
         save(_slices(trainer), checkpoint_id=newest)
     else:
+        state = {"steps": steps, **trainer.state_dict()}
         try:
-            state = {"steps": steps, **trainer.state_dict()}
-            replace_file(run / STATE, partial(torch.save, state))
+            replace_file(run / STATE, lambda path: torch.save(state, path))
         except RuntimeError:  # what torch makes of a full disk
             raise DataError(
                 f"{run / STATE} cannot be written; free some of the disk and resume the run"
@@ -149,10 +131,7 @@ def _slices(trainer: Trainer) -> dict[str, Any]:
 
 def _load_slices(directory: Path, trainer: Trainer) -> None:
     from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.state_dict import (
-        set_model_state_dict,
-        set_optimizer_state_dict,
-    )
+    from torch.distributed.checkpoint.state_dict import set_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
 
     state = _slices(trainer)
@@ -160,14 +139,12 @@ def _load_slices(directory: Path, trainer: Trainer) -> None:
         load(state, checkpoint_id=directory)
     except CheckpointException as error:  # which is no Exception
         raise ValueError from error
-    set_model_state_dict(trainer.model, state["model"])
-    set_optimizer_state_dict(trainer.model, trainer.optimizers, state["optimizers"])
+    model, optimizers = state["model"], state["optimizers"]
+    set_state_dict(
+        trainer.model, trainer.optimizers, model_state_dict=model, optim_state_dict=optimizers
+    )
     trainer.step, *position = state["place"].tolist()
     trainer.stream.position = Position(*position)
-
-
-def _damaged(path: Path) -> DataError:
-    return DataError(f"{path} is damaged; start a new run")
 
 
 def append_log(run: Path, record: dict[str, Any]) -> None:
@@ -186,13 +163,11 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise DataError(f"{path} is missing; expected the directory of a training run")
     *lines, _ = path.read_bytes().split(b"\n")  # a stopped process may have left half a line
-    try:
+    with _reading(path):
         records = [json.loads(line) for line in lines]
-        if all(record.keys() >= LOGGED for record in records):
-            return records
-    except (AttributeError, ValueError, RecursionError):
-        pass
-    raise _damaged(path)
+        if not all(record.keys() >= LOGGED for record in records):
+            raise ValueError
+    return records
 
 
 def cut_log(run: Path, steps: int) -> None:

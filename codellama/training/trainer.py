@@ -31,12 +31,7 @@ class Trainer:
 
     Args:
         model: float32 parameters; changed in place, as are its rotary base and context.
-        stream: where sequences come from; its rows are one token longer than a sequence.
-        stage: what to do.
-        machine: how to compute.
-
-    Attributes:
-        step: steps done.
+        stream: rows of token ids, one longer than a sequence.
     """
 
     def __init__(
@@ -46,7 +41,7 @@ class Trainer:
         self.stream = stream
         self.stage = stage
         self.machine = machine
-        self.step = 0
+        self.step = 0  # steps done
         self.optimizers = new_optimizers(model, stage)
         prepare(model, stage)
 
