@@ -67,10 +67,8 @@ class Source:
 
 
 def run(command: Command | Mapping[str, Command]) -> NoReturn:
-    """Calls `command` with the options on the command line, and ends the process.
-
-    The parameters of `command` are dataclasses, whose fields are the options (see
-    `arguments.parse`). Of several commands the first word on the command line picks one.
+    """Calls `command` with the options on the command line, as `arguments.parse` finds them, and
+    ends the process. Of several commands the first word on the command line picks one.
 
     Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
     whoever reads the output has closed it; 143 after SIGTERM.
@@ -113,7 +111,9 @@ def _exit_code(command: Command | Mapping[str, Command], arguments: list[str]) -
         if isinstance(command, Mapping):
             name, *arguments = arguments or ["nothing"]
             if name in HELP:
-                print(_overview(command))
+                print("First comes one of these; each has a --help of its own.")
+                for name, one in command.items():
+                    print(f"  {name:<14} {(one.__doc__ or '').splitlines()[0]}")
                 return 0
             if name not in command:
                 raise UsageError(f"expected one of {', '.join(command)} first, found {name}")
@@ -135,24 +135,14 @@ def _exit_code(command: Command | Mapping[str, Command], arguments: list[str]) -
     return 0
 
 
-def _overview(commands: Mapping[str, Command]) -> str:
-    """A line for each of several commands."""
-    lines = [
-        f"  {name:<14} {(command.__doc__ or '').splitlines()[0]}"
-        for name, command in commands.items()
-    ]
-    return "\n".join(["First comes one of these; each has a --help of its own.", *lines])
-
-
 def _sentence(error: Exception) -> str:
     """What a user did, or the system refuses; anything else is a defect of ours."""
     if isinstance(error, CodeLlamaError):
         return str(error)
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.strerror:
-        _forget_output()
-        return f"output: {error.strerror}"
+        if error.filename is None:
+            _forget_output()
+        return f"{error.filename or 'output'}: {error.strerror}"
     if "by peer" in str(error):  # Gloo has no type of its own for it
         return "another process of this run has ended, so this one ends"
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):

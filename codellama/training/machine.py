@@ -44,17 +44,11 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
 
 @dataclass(frozen=True)
 class Machine:
-    """The device of this process, and the processes that it trains together with.
-
-    Args:
-        device: where this process computes.
-        dtype: of matrix products; None: float32. The weights are float32 in any case.
-        mesh: the processes that share the model; None: this one is alone.
-    """
+    """Where this process computes, and with which others."""
 
     device: torch.device
-    dtype: torch.dtype | None = None
-    mesh: DeviceMesh | None = None
+    dtype: torch.dtype | None = None  # of matrix products; None: float32, as the weights are
+    mesh: DeviceMesh | None = None  # the processes that share the model; None: this one is alone
 
     @classmethod
     def best(cls, device: torch.device) -> Machine:
@@ -79,11 +73,8 @@ class Machine:
         return self.mesh.get_rank() if self.mesh else 0
 
     def place(self, model: Transformer) -> Transformer:
-        """The model in float32, ready to be trained here; of several processes, each gets a slice.
-
-        Args:
-            model: on the CPU, in any dtype; may be mapped from disk.
-        """
+        """The model in float32, ready to be trained here; of several processes, each gets a slice
+        of what may be in any dtype, and mapped from disk."""
         if self.mesh is None:
             return model.to(self.device, torch.float32)
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard

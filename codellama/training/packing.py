@@ -58,9 +58,6 @@ class PackedSequences:
     """Rows of token ids without end, the same for the same seed; can be set to any position.
 
     Files are shuffled anew in every epoch and packed part by part: memory holds one part.
-
-    Raises:
-        PromptError: documents are to be cut, but the vocabulary has no infilling tokens.
     """
 
     def __init__(self, files: Sequence[Path], tokenizer: Tokenizer, packing: Packing) -> None:
@@ -123,10 +120,10 @@ class PackedSequences:
             while start < len(lines):
                 free = length - len(row)
                 end = start + self._run(sizes[start : start + free], free, random_numbers)
-                ids = self._encode(lines[start:end], end == len(lines), random_numbers)
+                ids = self._encode("".join(lines[start:end]), end == len(lines), random_numbers)
                 while len(ids) > free and end - start > 1:  # joined, they may have more tokens
                     end = start + (end - start) // 2
-                    ids = self._encode(lines[start:end], False, random_numbers)
+                    ids = self._encode("".join(lines[start:end]), False, random_numbers)
                 if len(ids) > free and row:
                     yield row
                     row = []
@@ -142,8 +139,8 @@ class PackedSequences:
             yield row
 
     def _run(self, sizes: Sequence[int], free: int, random_numbers: random.Random) -> int:
-        """How many lines to take, of so many tokens each: up to a size drawn evenly on a
-        logarithmic scale; at least one line."""
+        """How many lines of such sizes to take: up to a total drawn evenly on a logarithmic scale;
+        at least one."""
         shortest = self.packing.shortest_run
         longest = max(free - _MARKS, shortest)
         wanted = shortest * (longest / shortest) ** random_numbers.random()
@@ -151,11 +148,8 @@ class PackedSequences:
             wanted = longest
         return max(1, sum(size <= wanted for size in itertools.accumulate(sizes)))
 
-    def _encode(
-        self, lines: Sequence[str], is_end: bool, random_numbers: random.Random
-    ) -> list[int]:
+    def _encode(self, run: str, is_end: bool, random_numbers: random.Random) -> list[int]:
         """Token ids of a run; none if it spells a control token, as few texts do."""
-        run = "".join(lines)
         if random_numbers.random() < self.packing.infilling:
             try:
                 return infilling.transform(self.tokenizer, run, random_numbers)

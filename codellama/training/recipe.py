@@ -15,12 +15,12 @@ from codellama.model.config import ModelConfig
 
 PACKAGED = Path(__file__).parent / "recipes"
 T = TypeVar("T")
-_KINDS: dict[str, tuple[Any, str]] = {
-    "str": (str, "a text"),
-    "int": (int, "a whole number"),
+_KINDS: dict[Any, tuple[Any, str]] = {
+    "str": ((str,), "a text"),
+    "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
-    "bool": (bool, "true or false"),
-    "tuple[str, ...]": (tuple, "a list of texts"),
+    "bool": ((bool,), "true or false"),
+    "tuple[str, ...]": ((tuple,), "a list of texts"),
 }
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("tokens", "warmup_steps"), (0, 10**15)),
@@ -118,6 +118,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _check(self, "the recipe")
+        if not self.data or not all(isinstance(source, str) for source in self.data):
+            raise DataError(f"the recipe: data is {self.data!r:.60}; expected a list of texts")
         if (self.model is None) == (self.ckpt is None):
             found = "neither model nor ckpt" if self.model is None else "both model and ckpt"
             raise DataError(f"the recipe has {found}; expected one of them to start from")
@@ -216,11 +218,9 @@ def _check(values: Stage | Recipe, where: str) -> None:
         name, _, optional = str(field.type).partition(" | ")
         if name not in _KINDS or (optional and value is None):
             continue
-        kind, expected = _KINDS[name]
-        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        if fits and kind is tuple:
-            fits = bool(value) and all(isinstance(item, str) for item in value)
-        elif fits and field.name in _RANGES:
+        kinds, expected = _KINDS[name]
+        fits = type(value) in kinds
+        if fits and field.name in _RANGES:
             least, most = _RANGES[field.name]
             fits, expected = least <= value <= most, f"{least:g} to {most:g}"
         if not fits:

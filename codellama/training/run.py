@@ -60,7 +60,13 @@ class Run:
         else:
             run_directory.check_free(directory)
         if recipe.ckpt is not None:
-            check_trainable(Path(recipe.ckpt))
+            start = open_checkpoint(recipe.ckpt)
+            load_tokenizer(recipe.ckpt, start.config.vocab_size)  # raises if it does not fit
+            if (start.directory / ROUNDED).exists():
+                raise DataError(
+                    f"{recipe.ckpt} is rounded to integers, which cannot be trained; start from "
+                    "the checkpoint that it was made from"
+                )
         if not resume:
             machine.once(self._start)
         self.tokenizer = Tokenizer(directory / TOKENIZER)
@@ -160,17 +166,6 @@ class Run:
                     report(trainer, record)
             if save:
                 run_directory.save_state(self.directory, steps + trainer.step, trainer)
-
-
-def check_trainable(directory: Path) -> None:
-    """Raises CheckpointError if a directory is no checkpoint, DataError if it is rounded."""
-    checkpoint = open_checkpoint(directory)
-    load_tokenizer(directory, checkpoint.config.vocab_size)
-    if (directory / ROUNDED).exists():
-        raise DataError(
-            f"{directory} is rounded to integers, which cannot be trained; start from the "
-            "checkpoint that it was made from"
-        )
 
 
 def _whole(weight: Tensor) -> Tensor:

@@ -37,13 +37,13 @@ class Trainer:
     def __init__(
         self, model: Transformer, stream: PackedSequences, stage: Stage, machine: Machine
     ) -> None:
+        prepare(model, stage)
         self.model = model.train()
         self.stream = stream
         self.stage = stage
         self.machine = machine
         self.step = 0  # steps done
         self.optimizers = new_optimizers(model, stage)
-        prepare(model, stage)
 
     def train_step(self) -> float:
         """Learns from the next batch; returns its loss before that, in nats a token."""
@@ -127,9 +127,9 @@ def new_optimizers(model: Transformer, stage: Stage) -> list[Optimizer]:
 
 
 def prepare(model: Transformer, stage: Stage) -> None:
-    """Gives a model the stage's rotary base, a context as long as its sequences, and, if the stage
-    says so, blocks that are computed again for their gradients (Chen et al. 2016, arXiv
-    1604.06174)."""
+    """Gives a model a stage's rotary base, a context as long as its sequences, and, where asked
+    for, blocks that are computed again for their gradients (Chen et al. 2016, arXiv 1604.06174).
+    """
     model.config = replace(
         model.config,
         rope_theta=stage.rope_theta or model.config.rope_theta,
