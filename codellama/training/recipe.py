@@ -16,11 +16,11 @@ from codellama.model.config import ModelConfig
 PACKAGED = Path(__file__).parent / "recipes"
 T = TypeVar("T")
 _KINDS: dict[Any, tuple[Any, str]] = {
-    "str": ((str,), "a text"),
-    "int": ((int,), "a whole number"),
+    "str": (str, "a text"),
+    "int": (int, "a whole number"),
     "float": ((int, float), "a number"),
-    "bool": ((bool,), "true or false"),
-    "tuple[str, ...]": ((tuple,), "a list of texts"),
+    "bool": (bool, "true or false"),
+    "tuple[str, ...]": (tuple, "a list of texts"),
 }
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("tokens", "warmup_steps"), (0, 10**15)),
@@ -218,8 +218,8 @@ def _check(values: Stage | Recipe, where: str) -> None:
         name, _, optional = str(field.type).partition(" | ")
         if name not in _KINDS or (optional and value is None):
             continue
-        kinds, expected = _KINDS[name]
-        fits = type(value) in kinds
+        kind, expected = _KINDS[name]
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if fits and field.name in _RANGES:
             least, most = _RANGES[field.name]
             fits, expected = least <= value <= most, f"{least:g} to {most:g}"

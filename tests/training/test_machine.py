@@ -1,4 +1,4 @@
-"""Training in several processes, over Gloo."""
+"""Training in one process and in several, over Gloo."""
 
 import json
 import os
