@@ -64,7 +64,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Whatever damaged bytes make of their reader becomes one sentence."""
     try:
         yield
-    except (DataError, OSError, torch.OutOfMemoryError):
+    except (DataError, torch.OutOfMemoryError):
         raise
     except Exception:
         raise DataError(f"{path} is damaged; start a new run") from None
