@@ -1,5 +1,13 @@
 """Code Llama in pure PyTorch, from Meta's raw files (Rozière et al. 2023, arXiv 2308.12950)."""
 
+import os
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"] and any(word.startswith("codellama.") for word in sys.orig_argv):
+    # A command is about to start (see `cli.run`): Ctrl-C ends it without a traceback.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 from codellama.errors import (
     CheckpointError,
     CodeLlamaError,

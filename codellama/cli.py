@@ -17,11 +17,12 @@ import torch
 from tqdm import tqdm
 
 from codellama.arguments import HELP, Command, help_text, parse
-from codellama.errors import CodeLlamaError, UsageError
+from codellama.errors import CodeLlamaError, RequestError, UsageError
 from codellama.inference.generation import CodeLlama
 from codellama.training.machine import is_launched
 from codellama.weights.downloads import Progress
-from codellama.weights.loading import LoadOptions, torch_device
+from codellama.weights.loading import LoadOptions, open_checkpoint, torch_device
+from codellama.weights.memory import check_memory
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -44,22 +45,34 @@ class Source:
         plain: run the plain model, with nothing of codellama/fast.
         json: print one JSON object for each result.
         quiet: print nothing to stderr but errors.
+        force: load a model for which there seems to be too little memory, too.
     """
 
     ckpt: str | None = None
     plain: bool = False
     json: bool = False
     quiet: bool = False
+    force: bool = False
 
     @property
     def directory(self) -> Path:
         """The directory of the checkpoint."""
         return checkpoint_directory(self.ckpt)
 
-    def load(self, options: LoadOptions, mesh: DeviceMesh | None = None) -> CodeLlama:
-        """The model, loaded behind a progress bar."""
+    def load(
+        self, options: LoadOptions, mesh: DeviceMesh | None = None, tokens: int = 0
+    ) -> CodeLlama:
+        """The model, loaded behind a progress bar, if there is memory for it and for so many
+        `tokens` in its KV cache."""
         if self.ckpt is None and options.dtype is None:
             options = replace(options, dtype="float32")
+        if not self.force:
+            try:
+                check_memory(
+                    open_checkpoint(self.directory), options, tokens, mesh.size() if mesh else 1
+                )
+            except RequestError as error:
+                raise UsageError(f"{error}; --force tries all the same") from None
         with progress_bar("loading", self.quiet) as progress:
             return CodeLlama.load(
                 self.directory, fast=not self.plain, progress=progress, mesh=mesh, **vars(options)
@@ -84,7 +97,9 @@ def run(command: Command | Mapping[str, Command]) -> NoReturn:
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         if not is_launched():  # torchrun's processes end at once
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code = _exit_code(command, sys.argv[1:])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's clean-up
     if is_launched():
         _leave(code)
     sys.exit(code)

@@ -4,9 +4,22 @@ Each text says what was found, what was expected, and what to do. Commands print
 and end with exit code 2. Whatever else is raised is a defect of this package.
 """
 
+LONGEST = 900
+"""Characters of a text."""
+
 
 class CodeLlamaError(ValueError):
-    """The base of all the others."""
+    """The base of all the others.
+
+    What is quoted from files and prompts may be of any kind and length: the text shows control
+    characters escaped, and leaves out the middle of what is longer than `LONGEST`.
+    """
+
+    def __init__(self, text: str) -> None:
+        text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} … {text[3 - LONGEST // 2 :]}"
+        super().__init__(text)
 
 
 class ConfigError(CodeLlamaError):

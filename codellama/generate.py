@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import dataclasses
 import itertools
 import json
+import select
 import sys
 import time
 import warnings
@@ -23,18 +25,26 @@ from codellama.cli import (
     say,
     user_path,
 )
-from codellama.errors import PromptError, RequestError, UsageError
+from codellama.errors import CodeLlamaError, PromptError, RequestError, UsageError
 from codellama.inference.cache_rows import bytes_per_token
 from codellama.inference.decoding import PlainSteps
 from codellama.inference.generation import CodeLlama
-from codellama.inference.requests import Completion, Options
+from codellama.inference.requests import Completion, Options, check_length
 from codellama.text import prompts as formats
 from codellama.text.prompts import FILL, split_fill
-from codellama.weights.loading import LoadOptions, weight_bytes
+from codellama.weights.loading import (
+    LoadOptions,
+    load_tokenizer,
+    open_checkpoint,
+    weight_bytes,
+)
 from codellama.weights.variants import matching
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+
+PASTE_SECONDS = 0.03
+"""In which the next line of a pasted text comes."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +96,11 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
     if source.quiet:
         warnings.simplefilter("ignore")
     mesh = launched_mesh(loading.device)
-    prompts = [] if request.chat else _prompts(request, mesh)
+    prompts = {} if request.chat else _prompts(request, mesh)
+    longest = _longest(prompts, request, source)
+    rows = min(options.batch_size, max(1, len(prompts)) * options.num_samples)
     started = time.perf_counter()
-    llm = source.load(loading, mesh)
+    llm = source.load(loading, mesh, rows * (longest + options.max_new_tokens))
     if request.draft_ckpt is not None:
         llm.load_draft(user_path(request.draft_ckpt), fast=not source.plain)
     if not source.quiet:
@@ -96,54 +108,65 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
     if request.chat:
         _Conversation(llm, request.system, options, quiet=source.quiet, mesh=mesh).hold()
     elif source.json or len(prompts) > 1 or options.num_samples > 1:
-        _print_batches(llm, prompts, request, options, as_json=source.json)
+        _print_batches(llm, [*prompts.values()], request, options, as_json=source.json)
     else:
-        _print_stream(llm, prompts[0], request, options)
+        [prompt] = prompts.values()
+        _print_stream(llm, prompt, request, options)
     if not source.quiet:
         say(_report(llm))
 
 
-def _prompts(request: Request, mesh: DeviceMesh | None) -> list[str]:
+def _prompts(request: Request, mesh: DeviceMesh | None) -> dict[str, str]:
+    """The prompts by where they stand; a single one needs no place."""
     text = request.prompt
     if request.file is not None:
         path = user_path(request.file)
-        text = _text(str(path), path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from None
+        text = _text(str(path), content.removeprefix(codecs.BOM_UTF8))
         if path.suffix.lower() == ".jsonl":
             return _json_strings(path, text)
     elif text is None:
         text = read_once(_standard_input, mesh)
-    _check_prompt(text)
-    return [text]
+    return {"": text}
 
 
-def _check_prompt(text: str) -> None:
-    """Raises PromptError for what no model takes, before any is loaded."""
-    if FILL in text:
-        split_fill(text)
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise PromptError("the text is not valid Unicode: it holds half of a surrogate pair")
-
-
-def _json_strings(path: Path, text: str) -> list[str]:
+def _json_strings(path: Path, text: str) -> dict[str, str]:
     """The prompts of a .jsonl file, one JSON string a line."""
-    prompts = []
+    prompts: dict[str, Any] = {}
     for number, line in enumerate(text.split("\n"), 1):  # others may stand inside a string
         if line.strip():
+            place = f"{path}, line {number}: "
             try:
-                prompts.append(json.loads(line))
+                prompts[place] = json.loads(line)
             except (ValueError, RecursionError):
-                prompts.append(None)
-            if not isinstance(prompts[-1], str):
-                raise UsageError(
-                    f"{path}, line {number}: expected a JSON string, got {line[:40]!r}"
-                )
-            try:
-                _check_prompt(prompts[-1])
-            except PromptError as error:
-                raise UsageError(f"{path}, line {number}: {error}") from None
+                prompts[place] = None
+            if not isinstance(prompts[place], str):
+                raise UsageError(f"{place}expected a JSON string, got {line[:40]!r}")
     if not prompts:
         raise UsageError(f"{path} holds no prompt")
     return prompts
+
+
+def _longest(prompts: dict[str, str], request: Request, source: Source) -> int:
+    """Tokens of the longest prompt. Raises UsageError for one that the model does not take, before
+    its weights are loaded."""
+    config = open_checkpoint(source.directory).config
+    tokenizer = load_tokenizer(source.directory, config.vocab_size)
+    longest = 0
+    for place, text in prompts.items():
+        try:
+            if FILL in text:
+                ids = formats.infilling(tokenizer, *split_fill(text), request.suffix_first)
+            else:
+                ids = tokenizer.encode(text, bos=True)
+        except CodeLlamaError as error:
+            raise UsageError(f"{place}{error}") from None
+        check_length(ids, config.max_seq_len, place)
+        longest = max(longest, len(ids))
+    return longest
 
 
 def _standard_input() -> str:
@@ -153,8 +176,14 @@ def _standard_input() -> str:
 
 
 def _line() -> str | None:
-    """The next line of a chat; empty at its end, None if it is not UTF-8."""
+    """The next line of a chat, or the lines that are pasted together into a terminal; empty at the
+    end, None if it is not UTF-8."""
     line = b"" if sys.stdin is None else sys.stdin.buffer.readline()
+    with contextlib.suppress(OSError, ValueError):  # a system whose terminals cannot be asked
+        while sys.stdin.isatty() and select.select([sys.stdin], [], [], PASTE_SECONDS)[0]:
+            if not (more := sys.stdin.buffer.readline()):
+                break
+            line += more
     try:
         return line.decode()
     except UnicodeDecodeError:

@@ -74,10 +74,8 @@ def speed_is_memory(size: Size, picture: Picture) -> None:
     rate = max(rate, 2 * weights * ROWS[-1] / measured[-1])
     print(f"memory:          {bandwidth / 1e9:8.1f} GB a second")
     print(f"multiplication:  {rate / 1e9:8.1f} billion operations a second, float32")
-    print("Each weight takes part in 2 operations a row. So from about", end=" ")
-    print(
-        f"{4 * rate / bandwidth / 2:.0f} rows on, multiplying\ntakes longer than reading 4 bytes."
-    )
+    print("Each weight takes part in 2 operations a row, and has 4 bytes. So multiplying takes")
+    print(f"longer than reading from about {4 * rate / bandwidth / 2:.0f} rows on.")
 
     title(f"{LAYERS} layers of {size.width} x {size.width}, float32: milliseconds a pass")
     print(f"{'rows':>5} {'to read':>9} {'to multiply':>12} {'measured':>9} {'a row':>9}")
@@ -108,32 +106,24 @@ def speed_is_memory(size: Size, picture: Picture) -> None:
     print("Unpacking takes time, too, so that 4 bits gain less than their bytes say.")
     if can_prepack(device):
         packed = [PrepackedLinear.from_weight(matrix) for matrix in halves]
-        one, eight = (
-            seconds(packed, torch.randn(rows, size.width).bfloat16(), 2 * size.repeats)
-            for rows in (1, 8)
-        )
-        print(
-            f"16 bits, prepacked: {1e3 * one:.2f} for 1 row, {1e3 * eight:.2f} for 8. If 7 drafts"
-        )
-        print(f"are accepted, a token takes 1/{8 * one / eight:.1f} of the time.")
+        inputs = [torch.randn(rows, size.width).bfloat16() for rows in (1, 8)]
+        one, eight = (seconds(packed, x, 2 * size.repeats) for x in inputs)
+        print(f"16 bits, prepacked: {1e3 * one:.2f} for 1 row, {1e3 * eight:.2f} for 8.")
+        print(f"If 7 drafts are accepted, a token takes 1/{8 * one / eight:.1f} of the time.")
 
     title("What follows for Code Llama on this machine, at best")
     count = CODE_LLAMA_7B.parameter_count
     for bits in (16, 8, 4):
-        decode = 8 * bandwidth / bits / count
-        print(
-            f"7B, {bits:2} bits: {count * bits / 8e9:5.1f} GB, decode {decode:5.1f} tokens a second"
-        )
+        decode, size_gb = 8 * bandwidth / bits / count, count * bits / 8e9
+        print(f"7B, {bits:2} bits: {size_gb:5.1f} GB, decode {decode:5.1f} tokens a second")
     print(f"7B prefill: {rate / 2 / count:.1f} tokens a second in float32, whatever the bits")
     for name, config in (("7B", CODE_LLAMA_7B), ("34B", CODE_LLAMA_34B)):
         cache = config.kv_cache_bytes(16_384)
         print(f"{name} with 16,384 tokens in the KV cache reads {cache / 1e9:.1f} GB more a token")
     print("The 34B has 8 key and value heads for 64 query heads: grouped queries pay here.")
-    print(
-        "\nExpect: one row nearly as fast as memory allows, and a token of prefill 10 times as fast"
-    )
-    print("or more. Between 8 and 32 rows both limits are missed on x86: `F.linear` reorders the")
-    print("weights at each pass. `codellama.fast.prepacked` reorders them once.")
+    print("\nExpect: one row nearly as fast as memory allows, and a token of prefill at least 10")
+    print("times as fast. With 8 to 32 rows both limits are missed on x86: `F.linear` reorders")
+    print("the weights at each pass. `codellama.fast.prepacked` reorders them once.")
     print("\nExercise 1: how many rows does it take on your machine until a row costs twice the")
     print("least? Compare with the first part's estimate.")
     print("Exercise 2: at which context does the 7B read as much KV cache as weights (16 bits)?")

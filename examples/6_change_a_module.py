@@ -15,18 +15,15 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from command_line import run_example
-from lesson import Picture, show, title
+from lesson import Picture, python_source, same, show, title
 from torch import Tensor, nn
 
 from codellama import ModelConfig, Tokenizer, Transformer, load_model
 from codellama.cli import checkpoint_directory
-from codellama.model.attention import grouped_query_attention
+from codellama.model.norm import RMSNorm
 from codellama.model.rotary import rotary_angles
-from codellama.training.documents import find_documents, read_document
 
-TEXT = (
-    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n"
-)
+TEXT = "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):"
 FACTOR = 4
 
 
@@ -46,20 +43,12 @@ class Budget:
 class RecordedAttention:
     """Attention that keeps its weights, (batch, heads, seq, keys), for whoever wants to look."""
 
-    def __init__(self) -> None:
-        self.weights = torch.empty(0)
-
-    def __call__(
-        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
-    ) -> Tensor:
-        keys, values = (
-            shared.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
-            for shared in (keys, values)
-        )
+    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, mask: None = None) -> Tensor:
+        sharing = queries.shape[1] // keys.shape[1]  # query heads for each key and value head
+        keys, values = keys.repeat_interleave(sharing, 1), values.repeat_interleave(sharing, 1)
         scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
-        if mask is None:
-            mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-        self.weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        self.weights = scores.masked_fill(later, -torch.inf).softmax(-1)
         return self.weights @ values
 
 
@@ -71,7 +60,7 @@ def divide_positions(block: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor
 
 
 def loss(model: Transformer, rows: Tensor) -> Tensor:
-    """Nats a token."""
+    """Nats a token, of texts (batch, seq + 1)."""
     return F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
 
 
@@ -80,8 +69,7 @@ def train(model: Transformer, tokens: Tensor, budget: Budget, rate: float) -> No
     torch.manual_seed(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     for step in range(budget.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 10) * (1 - step / budget.steps)
+        optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 10) * (1 - step / budget.steps)
         starts = torch.randint(len(tokens) - budget.sequence, (4,))
         rows = torch.stack([tokens[start : start + budget.sequence + 1] for start in starts])
         loss(model, rows).backward()
@@ -92,29 +80,20 @@ def train(model: Transformer, tokens: Tensor, budget: Budget, rate: float) -> No
 
 def change_a_module(budget: Budget, picture: Picture) -> None:
     """Look into a model, change it, and train what has become of it."""
-    torch.manual_seed(0)
-    directory = checkpoint_directory(None)
-    model = load_model(directory, "cpu", torch.float32)
-    tokenizer = Tokenizer(directory / "tokenizer.model")
-    files = find_documents()
-    text, held_out = (
-        torch.tensor(tokenizer.encode("".join(read_document(path) for path in paths)))
-        for paths in (files.train[:60], files.held_out[:20])
-    )
-    every = [held_out[at : at + budget.sequence + 1] for at in range(0, 20_000, 2_000)]
-    rows = torch.stack(every)  # (10, sequence + 1)
+    model = load_model(checkpoint_directory(None), "cpu", torch.float32)
+    tokenizer = Tokenizer(checkpoint_directory(None) / "tokenizer.model")
+    text, held_out = python_source(tokenizer)
+    rows = held_out[:20_000].unfold(0, budget.sequence + 1, 2_000)  # (10, sequence + 1)
 
     title("Hooks: every tensor has a name")
-    ids = tokenizer.encode(TEXT, bos=True)
-    tokens = torch.tensor([ids])
+    tokens = torch.tensor([tokenizer.encode(TEXT, bos=True)])
     seen: dict[str, Tensor] = {}
     hooks = [
         module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
         for name, module in model.named_modules()
         if name and not isinstance(module, nn.ModuleList)
     ]
-    with torch.no_grad():
-        plain = model(tokens)
+    plain = model(tokens)
     for hook in hooks:
         hook.remove()
     for name in [name for name in seen if not name.startswith("layers.") or ".0." in name]:
@@ -122,69 +101,56 @@ def change_a_module(budget: Budget, picture: Picture) -> None:
     print(f"and so for all {len(model.layers)} blocks: {len(seen)} tensors")
 
     title("Attention that records its weights")
-    recorders = [RecordedAttention() for _ in model.layers]
-    for block, recorder in zip(model.layers, recorders, strict=True):
-        block.attention.attend = recorder
-    with torch.no_grad():
-        difference = (model(tokens) - plain).abs().max().item()
     for block in model.layers:
-        block.attention.attend = grouped_query_attention
-    print(f"The logits differ by {difference:.1e}.")
-    assert difference < 1e-3
-    weights = torch.stack([recorder.weights[0] for recorder in recorders])
+        block.attention.attend = RecordedAttention()
+    same("Logits with the new attention and with the old", model(tokens), plain)
+    weights = torch.stack([block.attention.attend.weights[0] for block in model.layers]).detach()
     show("weights", weights, "(blocks, heads, seq, keys)")
-    far = (torch.arange(len(ids))[:, None] - torch.arange(len(ids))).clamp(min=0)
+    positions = torch.arange(tokens.shape[1])
+    far = (positions[:, None] - positions).clamp(min=0)
     reach = (weights * far).sum(-1).mean(-1)  # (blocks, heads)
-    print("How far back each head looks on average, in tokens:")
+    print("It stays in place below. How far back each head looks on average, in tokens:")
     for layer, heads in enumerate(reach.tolist()):
-        print(f"block {layer}: " + "  ".join(f"{tokens_back:5.1f}" for tokens_back in heads))
+        print(f"block {layer}: " + "  ".join(f"{back:5.1f}" for back in heads))
 
     title(f"LayerNorm instead of RMSNorm: two small models, {budget.steps} steps each")
-    shape = ModelConfig(128, 2, 4, tokenizer.vocab_size, n_kv_heads=2, multiple_of=64)
-    losses = {}
-    for kind in ("RMSNorm", "LayerNorm"):
+    losses = []
+    for norm in (RMSNorm, nn.LayerNorm):
         torch.manual_seed(0)
-        new = Transformer(shape)
-        if kind == "LayerNorm":
-            for block in new.layers:
-                block.attention_norm, block.ffn_norm = nn.LayerNorm(128), nn.LayerNorm(128)
-            new.norm = nn.LayerNorm(128)
+        new = Transformer(ModelConfig(128, 2, 4, tokenizer.vocab_size, 2, multiple_of=64))
+        for block in new.layers:
+            block.attention_norm, block.ffn_norm = norm(128), norm(128)
+        new.norm = norm(128)
         train(new, text, budget, 4e-3)
-        with torch.no_grad():
-            losses[kind] = loss(new, rows).item()
-        print(f"{kind:10} held-out loss {losses[kind]:.3f} nats a token", flush=True)
-    assert abs(losses["RMSNorm"] - losses["LayerNorm"]) < 0.2
+        losses.append(loss(new, rows).item())
+        print(f"{norm.__name__:10} held-out loss {losses[-1]:.3f} nats a token", flush=True)
+    assert abs(losses[0] - losses[1]) < 0.2
     print("RMSNorm leaves out LayerNorm's mean and bias, and learns as fast.")
 
     title(f"Positions divided by {FACTOR} (linear interpolation)")
-    before = loss(model, rows).item()
     print("A hook before each block replaces its angles; `rope_scaling_factor` does the same.")
+    before = loss(model, rows).item()
     hooks = [block.register_forward_pre_hook(divide_positions) for block in model.layers]
     divided = loss(model, rows).item()
-    with torch.no_grad():
-        for hook in hooks:
-            hook.remove()
-        model.config = replace(model.config, rope_scaling_factor=FACTOR)
-        assert abs(loss(model, rows).item() - divided) < 1e-3, "the library's option does the same"
     train(model, text, budget, 1e-3)
     tuned = loss(model, rows).item()
+    for hook in hooks:
+        hook.remove()
+    model.config = replace(model.config, rope_scaling_factor=FACTOR)
+    assert abs(loss(model, rows).item() - tuned) < 1e-3, "the library's option does the same"
     print(f"held-out loss {before:.3f}, divided {divided:.3f}, fine-tuned {tuned:.3f}")
     assert before < divided > tuned
     print("The model has never seen such angles, and gets used to them within a few steps.")
     print("\nExpect: block 6, head 0 looks at the token before; 6.08 nats with RMSNorm, 6.07")
     print("with LayerNorm; 3.26, divided 4.23, fine-tuned 3.48.")
-    print(
-        "\nExercise 1: cut off one head after the other in `RecordedAttention` (set its result to"
-    )
-    print("zero). Which one costs the most loss?")
+    print("\nExercise 1: in `RecordedAttention`, set one head's result after the other to zero.")
+    print("Which one costs the most loss?")
     print("Exercise 2: replace SwiGLU by a plain feed-forward with as many parameters, and train.")
     if picture.plot:
         with picture.axes(1, 4.5, 4) as [axes]:
             shown = axes.imshow(reach, cmap="viridis", aspect="auto")
-            for layer, heads in enumerate(reach.tolist()):
-                for head, back in enumerate(heads):
-                    axes.text(head, layer, f"{back:.1f}", ha="center", va="center", color="w")
-            axes.set(xlabel="head", ylabel="block", title="tokens back, on average")
+            axes.set(xlabel="head", ylabel="block", xticks=range(reach.shape[1]))
+            axes.set(title="tokens back, on average")
             axes.figure.colorbar(shown)
 
 

@@ -3,8 +3,8 @@
     python examples/annotate.py OUT.html
 
 The files come in the order of the README's reading guide, docstrings and comments on the left, the
-lines that they are about on the right. The page is one file, for any browser. Papers become links.
-With pygments installed the code has colours.
+lines that they are about on the right. The page is one file, for any browser. Papers and their
+sections become links. With pygments installed the code has colours.
 """
 
 from __future__ import annotations
@@ -23,16 +23,31 @@ from command_line import run_example
 import codellama
 from codellama.errors import UsageError
 
+try:
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+except ImportError:
+    highlight = None
+
 TITLE = "Code Llama, read side by side"
 ABOUT = """The chapters of the package codellama that make up Code Llama (arXiv 2308.12950), in the
 order in which they build on each other: what is computed beside how. The prose is that of the
 files themselves."""
-ARXIV = r"<a href='https://arxiv.org/abs/\2'>\1\2</a>"
+CODE_LLAMA = "2308.12950"
+EDITIONS = {
+    CODE_LLAMA: f"https://arxiv.org/html/{CODE_LLAMA}",
+    "2307.09288": "https://ar5iv.labs.arxiv.org/html/2307.09288",
+}
+"""Papers with an HTML edition, whose sections have addresses."""
+PAPER = re.compile(r"\barXiv (\d{4}\.\d{4,5})\b")
+NUMBER = r"\b(?:\d+|[A-Z])(?:\.\d+)*\b"
+SECTIONS = re.compile(rf"\b(?:[Ss]ections?|[Aa]ppendix) {NUMBER}(?:(?:,| and) {NUMBER})*")
 PACKAGE = Path(codellama.__file__).parent
 CHAPTERS = {
     "model": "config norm rotary feed_forward kv_cache attention transformer",
     "text": "tokenizer prompts",
-    "weights": "variants downloads checkpoint meta huggingface_config huggingface loading",
+    "weights": "variants downloads checkpoint meta huggingface loading",
     "inference": "sampling requests cache_rows prefill speculative decoding generation",
 }
 STYLE = """
@@ -55,8 +70,6 @@ h3 { border: solid var(--line); border-width: 1px 0; z-index: 1; }
 .prose .head { margin-bottom: 0; font: 600 .8rem system-ui, sans-serif; color: var(--faint); }
 pre { margin: 0; padding: .45rem 1rem; overflow-x: auto; background: var(--soft); }
 pre, pre code { font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; }
-table { border-collapse: collapse; font-size: .9em; } td, th { padding: .1rem .6rem; }
-td, th { border: 1px solid var(--line); text-align: left; }
 @media (max-width: 800px) {
   .row { display: block; } .row > div + div { border: 0; } .prose { padding: .5rem 1rem 0; }
   header, nav, h2, h3 { padding-left: 1rem; padding-right: 1rem; }
@@ -100,21 +113,13 @@ def prose_of(source: str) -> Iterator[tuple[int, int, int]]:
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 about = before or node
                 decorators = getattr(about, "decorator_list", ())
-                line = (
-                    min((one.lineno for one in (*decorators, about)), default=1)
-                    if hasattr(about, "lineno")
-                    else 1
-                )
+                line = min(getattr(one, "lineno", 1) for one in (*decorators, about))
                 yield line - 1, part.lineno - 1, part.end_lineno or part.lineno
-    comments = [number for number, line in enumerate(source.splitlines()) if is_comment(line)]
+    lines = [line.lstrip() for line in source.splitlines()]
+    comments = [number for number, line in enumerate(lines) if line.startswith("# ")]
     for first in (number for number in comments if number - 1 not in comments):
         last = next(n for n in range(first, first + len(comments) + 1) if n not in comments)
         yield first, first, last
-
-
-def is_comment(line: str) -> bool:
-    """Whether a line is nothing but a comment."""
-    return line.lstrip().startswith("# ")
 
 
 def prose_html(prose: str) -> str:
@@ -134,30 +139,37 @@ def prose_html(prose: str) -> str:
 
 
 def inline_html(text: str) -> str:
-    """Names in backticks, and links to papers."""
+    """Names in backticks, and links to papers and to their sections."""
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
-    return re.sub(r"(arXiv )?\b(\d{4}\.\d{5})\b", ARXIV, text)
+    text = SECTIONS.sub(section_links, text)
+    return PAPER.sub(r"<a href='https://arxiv.org/abs/\1'>arXiv \1</a>", text)
+
+
+def section_links(found: re.Match[str]) -> str:
+    """Sections belong to the last paper in the same parenthesis; without one, to Code Llama's."""
+    before = found.string[: found.start()].rpartition(")")[2]
+    papers = [CODE_LLAMA, *PAPER.findall(before)]
+    link = "<a href='{}'>{}</a>".format
+    return re.sub(NUMBER, lambda at: link(address(papers[-1], at[0]), at[0]), found[0])
+
+
+def address(paper: str, section: str) -> str:
+    """Where a section is: `2.3` has the anchor `S2.SS3` in an HTML edition, appendix `G.2` has
+    `A7.SS2`. A paper without one has its PDF."""
+    if paper not in EDITIONS:
+        return f"https://arxiv.org/pdf/{paper}"
+    first, *rest = section.split(".")
+    start = f"S{first}" if first.isdigit() else f"A{ord(first) - ord('A') + 1}"
+    deeper = (f".{'S' * depth}{number}" for depth, number in enumerate(rest, 2))
+    return f"{EDITIONS[paper]}#{start}{''.join(deeper)}"
 
 
 def code_html(code: str) -> str:
     """Code, in colours where pygments is installed."""
     code = code.strip("\n")
-    try:
-        from pygments import highlight
-        from pygments.formatters import HtmlFormatter
-        from pygments.lexers import PythonLexer
-    except ImportError:
+    if highlight is None:
         return html.escape(code, quote=False)
     return highlight(code, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))
-
-
-def colours() -> str:
-    """The style sheet of pygments, if it is installed."""
-    try:
-        from pygments.formatters import HtmlFormatter
-    except ImportError:
-        return ""
-    return HtmlFormatter(style="default").get_style_defs("pre")
 
 
 def files(chapter: str) -> list[Path]:
@@ -172,10 +184,11 @@ def annotate(page: Page) -> None:
     """Write a page with the package's code and prose side by side."""
     if Path(page.out).suffix not in (".html", ".htm"):
         raise UsageError(f"{page.out} is to be an HTML file; expected a name that ends in .html")
+    colours = HtmlFormatter(style="default").get_style_defs("pre") if highlight else ""
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{TITLE}</title>",
         "<meta name=viewport content='width=device-width, initial-scale=1'>",
-        f"<style>{colours()}{STYLE}</style><header><h1>{TITLE}</h1><p>{inline_html(ABOUT)}</p>",
+        f"<style>{colours}{STYLE}</style><header><h1>{TITLE}</h1><p>{inline_html(ABOUT)}</p>",
         "</header><nav>",
     ]
     for chapter in CHAPTERS:

@@ -1,4 +1,4 @@
-"""What the lessons share: tables of tensors, and pictures for those who have the extra `plots`."""
+"""What the lessons share: tables of tensors, comparisons, text to learn from, and pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from codellama import Tokenizer
 from codellama.evaluation import plotting
+from codellama.training.documents import find_documents, read_document
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,27 @@ def title(text: str) -> None:
 def show(name: str, tensor: torch.Tensor, meaning: str) -> None:
     """A line with a tensor's name, shape and meaning."""
     print(f"{name:<12} {tuple(tensor.shape)!s:<16} {meaning}")
+
+
+def same(claim: str, one: torch.Tensor, other: torch.Tensor, expect: bool = True) -> None:
+    """Prints by how much two results differ, and asserts that they are the same, or are not."""
+    difference = (one - other).abs().max().item()
+    print(f"{claim}: they differ by {difference:.1e}")
+    assert (difference < 1e-3) == expect
+
+
+def python_source(tokenizer: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of some of Python's standard library: files to learn from, and held-out files."""
+    files = find_documents()
+    learned, held_out = (
+        torch.tensor(tokenizer.encode("".join(read_document(path) for path in paths)))
+        for paths in (files.train[:60], files.held_out[:20])
+    )
+    return learned, held_out
+
+
+def heat_map(axes: Any, attention: torch.Tensor, words: list[str]) -> None:
+    """Draws one head's attention, (seq, seq): a row for each query, a column for each key."""
+    axes.imshow(attention, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(words)), words, rotation=90)
+    axes.set_yticks(range(len(words)), words)

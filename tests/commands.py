@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def run(name: str, *options: object, stdin: str | bytes = "") -> subprocess.Comp
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", arguments),
+        mock.patch.object(signal, "signal"),
         mock.patch.object(sys, "stdin", io.TextIOWrapper(content, "utf-8")),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -36,8 +38,8 @@ def run(name: str, *options: object, stdin: str | bytes = "") -> subprocess.Comp
 def start(name: str, *options: object, **pipes) -> subprocess.Popen[bytes]:
     """One command in a process of its own, for signals, pipes and terminals."""
     arguments = [sys.executable, "-m", f"codellama.{name}", *map(os.fspath, map(_text, options))]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
-    return subprocess.Popen(arguments, cwd=ROOT, **pipes)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT, **pipes}
+    return subprocess.Popen(arguments, **pipes)
 
 
 def _text(option: object) -> str | bytes:

@@ -10,6 +10,18 @@ from codellama import CodeLlama, Tokenizer
 
 torch.set_num_threads(1)  # models this small lose more to threads than they gain
 
+DEVICES = [
+    "cpu",
+    *["cuda"] * torch.cuda.is_available(),
+    *["mps"] * torch.backends.mps.is_available(),
+]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request) -> str:
+    """Each kind of device that this machine has."""
+    return request.param
+
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:

@@ -10,7 +10,7 @@ from commands import run
 
 from codellama.cli import Source
 from codellama.errors import RequestError
-from codellama.evaluation import humaneval
+from codellama.evaluation import problems
 from codellama.evaluation.execution import Execution
 from codellama.evaluation.perplexity import perplexity
 from codellama.evaluation.texts import Texts
@@ -97,22 +97,19 @@ def test_a_second_start_goes_on_and_another_models_file_is_refused(evaluate, tmp
     assert_one_sentence(evaluate(*given, "--dtype", "bfloat16"), "holds results of", "bfloat16")
 
 
-def test_positions_gives_the_loss_of_each_range(evaluate, tmp_path, checkpoint):
+def test_positions_gives_the_loss_of_each_range(evaluate, tmp_path):
     given = ("positions", "--pattern", "*.txt", "--length", 600, "--limit", 2)
-    picture, other = tmp_path / "loss.png", shutil.copytree(checkpoint, tmp_path / "other")
-    done = evaluate(*given, "--json", "--plot", picture, "--also", other)
+    picture = tmp_path / "loss.png"
+    found = figures(evaluate(*given, "--json", "--plot", picture))
     assert picture.read_bytes().startswith(b"\x89PNG")
-    found, again = map(json.loads, done.stdout.splitlines())
-    assert found == again
     assert list(found) == ["sequences", "loss"]
     assert found["sequences"] == 2
     assert list(found["loss"]) == ["0-128", "128-256", "256-512", "512-600"]
     assert all(loss > 0 for loss in found["loss"].values())
 
 
-@pytest.mark.parametrize("kind", ["single_line", "multi_line", "random_span"])
-def test_infilling_gives_the_share_of_pieces_in_both_orders(evaluate, kind):
-    given = ("--json", "--limit", 4, "--context", 32, "--max_new_tokens", 8, "--tasks", kind)
+def test_infilling_gives_the_share_of_lines_in_both_orders(evaluate):
+    given = ("--json", "--limit", 4, "--context", 32, "--max_new_tokens", 8)
     found = figures(evaluate("infilling", *given))
     assert list(found) == ["tasks", "psm_exact_match", "spm_exact_match"]
     assert found["tasks"] == 4
@@ -135,7 +132,7 @@ def test_a_context_that_the_model_has_no_place_for_is_cut(data, checkpoint, tmp_
 def test_tasks_are_listed_in_the_published_format_and_read_again(evaluate, tmp_path, kind):
     given = ("infilling", "--tasks", kind, "--list")
     lines = evaluate(*given, "--problems", PROBLEMS).stdout.splitlines()
-    programs = [task.prefix + task.solution for task in humaneval.read_tasks(PROBLEMS)]
+    programs = [task.prefix + task.solution for task in problems.humaneval(PROBLEMS)]
     for task in map(json.loads, lines):
         assert task["prompt"] + task["canonical_solution"] + task["suffix"] in programs
     published = tmp_path / "published.jsonl"
@@ -158,7 +155,7 @@ def test_compare_has_a_row_for_each_form(evaluate, checkpoint):
     assert list(found) == ["itself", "kv_int8", str(checkpoint)]
     assert found["itself"]["kl_divergence"] == found[str(checkpoint)]["kl_divergence"] == 0
     assert 0 < found["kv_int8"]["kl_divergence"] < 0.1
-    assert len(evaluate("compare", *given).stdout.splitlines()) == 4
+    assert len(evaluate("compare", *given).stdout.splitlines()) == 3 * 3
 
 
 class Stub:
@@ -179,15 +176,20 @@ class Stub:
 def test_a_model_that_solves_all_or_nothing_gets_100_or_0_percent(
     evaluate, llm, monkeypatch, tmp_path, solves, confined
 ):
-    stub = Stub(llm, humaneval.read_tasks(PROBLEMS), solves)
+    stub = Stub(llm, problems.humaneval(PROBLEMS), solves)
     monkeypatch.setattr(Source, "load", lambda *_: stub)
     given = ("humaneval", "--problems", PROBLEMS, "--json")
     expected = {"problems": 4, "samples": 4, "pass@1": float(solves)}
     assert figures(evaluate(*given, "--execute")) == expected
     written = tmp_path / "completions.jsonl"
-    assert figures(evaluate(*given, "--generate_only", "--results", written)) == {"completions": 4}
+    assert figures(evaluate(*given, "--results", written)) == {"completions": 4}
+    assert figures(evaluate(*given, "--results", written, "--execute")) == expected
     monkeypatch.setattr(Source, "load", None)  # scoring needs no model
-    assert figures(evaluate(*given, "--score", written, "--execute")) == expected
+    verdicts = tmp_path / "verdicts.jsonl"
+    for _ in range(2):
+        scored = evaluate(*given, "--score", written, "--execute", "--results", verdicts)
+        assert figures(scored) == expected
+    assert [bool(json.loads(line)["reason"]) for line in verdicts.open()] == [not solves] * 4
 
 
 @pytest.mark.parametrize("solves", [True, False])
@@ -215,7 +217,7 @@ def test_mbpp_is_written_and_scored(evaluate, confined):
     ("options", "says"),
     [
         ((), "--execute allows it"),
-        (("--generate_only",), "--generate_only needs --results"),
+        (("--score", PROBLEMS, "--results", "x"), "--execute allows it"),
         (("--execute", "--problems", "/absent"), "/absent: No such file"),
         (("--execute", "--timeout", -1), "timeout"),
         (("--execute", "--score", MBPP), "no completion of one of these tasks"),
@@ -284,7 +286,8 @@ def test_bad_options_get_one_sentence_and_exit_code_2(checkpoint, data, name, op
         (("positions",), "fewer than 16384 tokens"),
         (("infilling", "--tasks", "words"), "--tasks is 'words'"),
         (("compare", "--form", "int3"), "int3: no such directory"),
-        (("mbpp",), "--problems is missing"),
+        (("infilling", "--tasks", "multi_line"), "needs --problems"),
+        (("mbpp", "--execute"), "mbpp.jsonl: No such file"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(evaluate, arguments, says):

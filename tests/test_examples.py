@@ -32,10 +32,7 @@ def output_of(*call: object) -> str:
 LESSONS = {
     "1_one_token": [],
     "2_from_llama_2": [],
-    "3_base_of_a_million": [
-        *("--steps", 100, "--tuning_steps", 25, "--batch_tokens", 1024),
-        *("--short", 32, "--long", 128),
-    ],
+    "3_base_of_a_million": ["--shrink", 2],
     "4_fill_in_the_middle": ["--tasks", 8],
     "5_speed_is_memory": ["--width", 1024, "--repeats", 3],
     "6_change_a_module": ["--steps", 12, "--sequence", 96],
@@ -65,12 +62,12 @@ def test_a_picture_that_cannot_be_drawn_is_refused_at_once(monkeypatch, capsys, 
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_one_token_is_read_from_any_checkpoint_a_slice_at_a_time(
+def test_one_token_is_read_from_any_checkpoint_a_matrix_at_a_time(
     monkeypatch, capsys, tmp_path, shards
 ):
     output_of(monkeypatch, capsys, "random_checkpoint", tmp_path / "new", "--shards", shards)
     shown = output_of(monkeypatch, capsys, "1_one_token", "def f():", "--ckpt", tmp_path / "new")
-    assert "differ from those of codellama.model" in shown
+    assert "those of codellama.model: they differ" in shown
 
 
 def test_a_picture_is_drawn(monkeypatch, capsys, tmp_path):
@@ -102,6 +99,32 @@ def test_the_annotated_page_holds_every_line(monkeypatch, capsys, tmp_path, colo
             for line in path.read_text().splitlines():
                 assert re.sub(r"\W", "", line) in shown, f"{path}: {line}"
     assert "https://arxiv.org/abs/2308.12950" in page
+    linked = len(re.findall(r"(?i)\b(?:section|appendix) <a href=", page))
+    assert linked == len(re.findall(r"(?i)\b(?:section|appendix) [\dA-Z<]", page)) > 5
+
+
+@pytest.mark.parametrize(
+    ("prose", "links"),
+    [
+        ("As in section 2.3.", ["html/2308.12950#S2.SS3"]),
+        ("Section 4 of the paper", ["html/2308.12950#S4"]),
+        ("(appendix G.2)", ["html/2308.12950#A7.SS2"]),
+        (
+            "(arXiv 2308.12950, sections 2.3 and 3.2, appendix E)",
+            ["abs/2308.12950", *(f"html/2308.12950#{at}" for at in ("S2.SS3", "S3.SS2", "A5"))],
+        ),
+        (
+            "(arXiv 2307.09288, appendix A.3.3), as the paper says (section 3.3)",
+            ["abs/2307.09288", "html/2307.09288#A1.SS3.SSS3", "html/2308.12950#S3.SS3"],
+        ),
+        ("(arXiv 1412.6980, section 3)", ["abs/1412.6980", "pdf/1412.6980"]),
+        ("The intersection of 2 sets, in a section of a file.", []),
+    ],
+)
+def test_a_mention_of_a_section_links_to_that_section(prose, links):
+    shown = runpy.run_path(str(ROOT / "examples" / "annotate.py"))["inline_html"](prose)
+    assert re.sub(r"<[^>]*>", "", shown) == prose
+    assert re.findall(r"href='https://(?:ar5iv\.labs\.)?arxiv\.org/([^']*)'", shown) == links
 
 
 def test_training_in_miniature_shows_samples_and_leaves_a_checkpoint(monkeypatch, capsys, tmp_path):

@@ -243,6 +243,17 @@ def test_ctrl_c_in_a_chat_stops_the_answer_and_not_the_program(checkpoint):
     assert "Traceback" not in errors
 
 
+def test_lines_pasted_into_a_chat_are_one_message(checkpoint):
+    main, terminal = pty.openpty()
+    options = ("--ckpt", checkpoint, "--chat", "--max_new_tokens", 1)
+    with start("generate", *options, stdin=terminal) as process:
+        os.write(main, b"one\ntwo\n")
+        assert process.stdout.readline()  # the answer
+        os.write(main, b"/exit\n")
+        rest = process.communicate(timeout=60)[0]
+    assert (process.returncode, rest) == (0, b"")
+
+
 def test_a_closed_pipe_ends_the_command_quietly(checkpoint):
     options = ("--ckpt", checkpoint, *LONG, "--prompt", "def", "--quiet")
     with start("generate", *options) as process:

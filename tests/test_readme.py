@@ -41,6 +41,8 @@ def directory(checkpoint, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_readme_runs(directory, monkeypatch, line):
+    monkeypatch.setattr("codellama.training.run.VOCABULARY_BYTES", 200_000)
+    monkeypatch.setattr("codellama.training.run.HELD_OUT_TOKENS", 1_024)
     monkeypatch.chdir(directory)
     words = shlex.split(line, comments=True)
     if words[:2] == ["python", "-m"]:

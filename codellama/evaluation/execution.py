@@ -21,9 +21,8 @@ from pathlib import Path
 from codellama.errors import RequestError
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
-PROCESSES = 32
-MEMORY = {"AS": 2**30, "FSIZE": 2**24, "NOFILE": 64, "CORE": 0}
-"""Bytes of a process and of a file, open files, and bytes of a core dump."""
+LIMITS = {"AS": 2**30, "FSIZE": 2**24, "NOFILE": 64, "CORE": 0, "NPROC": 32}
+"""Bytes of a process and of a file, open files, bytes of a core dump, and processes."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +34,20 @@ class Execution:
             directory, no sight of other processes; limited time, memory and processes. That stops
             mistakes and tricks, but is no security boundary.
         timeout: seconds that a program may take, its start included.
-        workers: programs that run at the same time; 0: one for each processor.
 
     Raises:
-        RequestError: a value is out of range.
+        RequestError: the timeout is not above 0.
     """
 
     execute: bool = False
     timeout: float = 10.0
-    workers: int = 0
 
     def __post_init__(self) -> None:
-        if self.timeout <= 0 or self.workers < 0:
-            raise RequestError("timeout has to be above 0 and workers 0 or more")
+        if self.timeout <= 0:
+            raise RequestError(f"timeout is {self.timeout:g}; expected more than 0 seconds")
 
     def check(self) -> None:
-        """Raises RequestError if programs may not run, or this system cannot confine them."""
-        if not self.execute:
-            raise RequestError("scoring runs generated programs, which execute has to allow")
+        """Raises RequestError if this system cannot confine programs."""
         run_program(Job("def f():\n    return 1\n", ["f"], "", "assert f() == 1"), self)
 
 
@@ -87,38 +82,34 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
         **asdict(job),
         "sandbox": SANDBOX.read_text(),
         "nonce": nonce,
-        "processes": PROCESSES,
-        "limits": {"CPU": math.ceil(execution.timeout), **MEMORY},
+        "limits": {"CPU": math.ceil(execution.timeout), **LIMITS},
     }
     python = os.path.realpath(sys.executable)  # a virtual environment's packages stay outside
-    with subprocess.Popen(
-        [python, "-I", "-S", "-c", order["sandbox"]],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd="/",
-        env={},
-        start_new_session=True,
-    ) as process:
-        try:
-            out, err = process.communicate(json.dumps(order).encode(), execution.timeout)
-        except subprocess.TimeoutExpired:
-            return f"not done after {execution.timeout:g} seconds"
-        finally:
-            process.kill()  # the judge dies with it, and with the judge all that the program began
-    if err:
-        raise RequestError(
-            f"this system cannot confine programs ({err.decode().splitlines()[-1]}); that takes "
-            "Linux 5.12 with user namespaces for everybody: score completions on such a machine"
+    try:
+        done = subprocess.run(  # the judge dies with it, and with the judge all that it began
+            [python, "-I", "-S", "-Xint_max_str_digits=0", "-c", order["sandbox"]],
+            input=json.dumps(order).encode(),
+            capture_output=True,
+            cwd="/",
+            env={},
+            start_new_session=True,
+            timeout=execution.timeout,
         )
-    verdict = json.loads(out or "{}")
+    except subprocess.TimeoutExpired:
+        return f"not done after {execution.timeout:g} seconds"
+    if done.stderr:
+        raise RequestError(
+            f"this system cannot confine programs ({done.stderr.decode().splitlines()[-1]}); that "
+            "takes Linux 5.14 with user namespaces for everybody: score on such a machine"
+        )
+    verdict = json.loads(done.stdout or "{}")
     if verdict.get("nonce") != nonce:
         return "the test ended without a verdict"
     return str(verdict["reason"])
 
 
 def run_programs(jobs: Sequence[Job], execution: Execution | None = None) -> Iterator[str]:
-    """Runs several at a time; yields what `run_program` returns for each, in their order."""
-    execution = execution or Execution()
-    with ThreadPoolExecutor(execution.workers or os.cpu_count()) as pool:
+    """Runs one for each processor at a time; yields what `run_program` returns for each, in their
+    order."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(lambda job: run_program(job, execution), jobs)

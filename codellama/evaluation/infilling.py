@@ -6,17 +6,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, takewhile
+from statistics import fmean
 
-from codellama.evaluation.results import Key, Record, Results
-from codellama.evaluation.tasks import Sampling, Task
-from codellama.inference.generation import CodeLlama
+from codellama.evaluation.results import Record
+from codellama.evaluation.tasks import Task
 from codellama.text.tokenizer import Tokenizer
-from codellama.weights.downloads import Progress
 
 KINDS = ("single_line", "multi_line", "random_span")
 SPANS_PER_PROBLEM = 10
-LONGEST_BLOCK = 8
 
 
 def lines_of(text: str) -> list[tuple[int, int, int]]:
@@ -74,45 +72,30 @@ def listed(task: Task) -> Record:
 
 
 def from_files(
-    texts: Mapping[str, str],
-    tokenizer: Tokenizer,
-    kind: str,
-    *,
-    count: int,
-    context: int = 512,
-    seed: int = 0,
+    texts: Mapping[str, str], tokenizer: Tokenizer, *, count: int, context: int, seed: int = 0
 ) -> list[Task]:
-    """Takes pieces out of files, one of each file in turn, so that a large file of data does not
+    """Takes lines out of files, one of each file in turn, so that a large file of data does not
     outweigh all others. There are no tests.
 
     Args:
         texts: by name.
-        kind: a line; a block of up to eight lines; or a random piece of a line, which mostly cuts
-            words.
-        count: pieces, or all if there are fewer.
+        count: lines, or all if there are fewer.
         context: tokens of the lines around each at most, half of them on each side.
         seed: decides which.
     """
     numbers, found, most = random.Random(seed), list[Task](), context // 2
-    stop = () if kind == "multi_line" else ("\n",)
     left = {name: lines_of(text) for name, text in texts.items()}
     for lines in left.values():
         numbers.shuffle(lines)
     while left := {name: lines for name, lines in left.items() if lines}:
         for name in numbers.sample(list(left), len(left)):
-            number, first, last = left[name].pop()
-            text, start, end = texts[name], first, last
-            if kind == "random_span":
-                start, end = sorted(numbers.sample(range(first, last + 1), 2))
-            elif kind == "multi_line":
-                block = (line for line in lines_of(text) if 0 <= line[0] - number < LONGEST_BLOCK)
-                last = end = numbers.choice(list(block))[2]
-            prefix = _closest(text[:first], tokenizer, -most) + text[first:start]
-            suffix = text[end : last + 1] + _closest(text[last + 1 :], tokenizer, most)
-            # Writing nothing would match spaces; what spells a control token cannot be asked for.
-            spells = tokenizer.control_ids.intersection(tokenizer.encode(prefix + suffix))
-            if (piece := text[start:end]).strip() and not spells:
-                found.append(Task(f"{name}/L{number}", prefix, suffix, piece, stop=stop))
+            text, (number, start, end) = texts[name], left[name].pop()
+            prefix = _closest(text[:start], tokenizer, -most)
+            suffix = text[end : end + 1] + _closest(text[end + 1 :], tokenizer, most)
+            # What spells a control token cannot be asked for.
+            if not tokenizer.control_ids.intersection(tokenizer.encode(prefix + suffix)):
+                line = text[start:end]
+                found.append(Task(f"{name}/L{number}", prefix, suffix, line, stop=("\n",)))
             if len(found) == count:
                 return found
     return found
@@ -124,34 +107,18 @@ def _closest(text: str, tokenizer: Tokenizer, most: int) -> str:
     step = -1 if most < 0 else 1
     lines = text.splitlines(keepends=True)[::step]
     sizes = accumulate(len(tokenizer.encode(line)) for line in lines)
-    count = next((at for at, size in enumerate(sizes) if size > abs(most)), len(lines))
-    return "".join(lines[:count][::step])
+    fitting = list(takewhile(lambda size: size <= abs(most), sizes))
+    return "".join(lines[: len(fitting)][::step])
 
 
-def fill(
-    llm: CodeLlama,
-    tasks: Sequence[Task],
-    sampling: Sampling,
-    suffix_first: bool,
-    *,
-    results: Results | None = None,
-    progress: Progress | None = None,
-) -> list[Record]:
-    """What the model fills each gap with: records with `task_id`, `order` (psm or spm),
-    `completion` and `exact_match`: whether it is what was there, but for spaces around it.
+def exact_matches(tasks: Sequence[Task], completions: Sequence[Record]) -> float:
+    """The share of completions that are what was in the gap, but for spaces around it. For a gap of
+    one line, only the first line of what the model writes counts."""
+    wanted = {task.task_id: task.solution for task in tasks}
 
-    Of a piece of one line, only the first line of what the model writes counts.
-    """
-    order, sampling = "spm" if suffix_first else "psm", replace(sampling, num_samples=1)
+    def matches(record: Record) -> bool:
+        text, solution = record["completion"], wanted[record["task_id"]]
+        written = text if "\n" in solution else text.split("\n")[0]
+        return written.strip() == solution.strip()
 
-    def ask(group: Sequence[Task]) -> Iterator[Record]:
-        pairs = [(task.prefix, task.suffix) for task in group]
-        filled = llm.infill(pairs, suffix_first, **sampling.keywords(group[0].stop))
-        for task, completion in zip(group, filled, strict=True):
-            text = completion.text if "\n" in task.solution else completion.text.split("\n")[0]
-            named = {"task_id": task.task_id, "order": order, "sample": 0}
-            matches = text.strip() == task.solution.strip()
-            yield {**named, "completion": completion.text, "exact_match": matches}
-
-    units: dict[Key, Task] = {(task.task_id, order, 0): task for task in tasks}
-    return (results or Results()).collect(units, ask, progress, sampling.group)
+    return fmean(map(matches, completions))

@@ -8,19 +8,16 @@ import contextlib
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 
 from codellama.errors import DataError, RequestError
-from codellama.evaluation.results import Key, Record, Results
+from codellama.evaluation.results import Results
 from codellama.inference.generation import CodeLlama
-from codellama.inference.prefill import PrefixCache
-from codellama.inference.requests import Options, Prompt, RunningSequence
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import Tokenizer
-from codellama.weights.downloads import Progress
 
 KEY = """def my_function() -> int:
     return "Note that this function is used at the end"
@@ -100,33 +97,8 @@ def surroundings(
     raise DataError(f"the functions have {total:,} tokens of {length:,}; give more files")
 
 
-class Reader:
-    """Continues prompts greedily, one after the other. What a prompt has in common with the one
-    before it stays in the KV cache, which is exact: attention is causal."""
-
-    def __init__(self, llm: CodeLlama) -> None:
-        self.llm, self.prefix = llm, PrefixCache()
-
-    def answer(self, ids: list[int]) -> str:
-        """A few tokens that follow a prompt."""
-        sequence = RunningSequence(
-            Prompt(ids, frozenset(), continuation=True),
-            Options(),
-            self.llm.tokenizer,
-            budget=ANSWER_TOKENS,
-        )
-        for _ in self.llm.decoder.run([sequence], prefix=self.prefix):
-            pass
-        return sequence.completion().text
-
-
 def key_retrieval(
-    llm: CodeLlama,
-    texts: Iterable[str],
-    cells: Cells,
-    *,
-    results: Results | None = None,
-    progress: Progress | None = None,
+    llm: CodeLlama, texts: Iterable[str], cells: Cells, results: Results | None = None
 ) -> dict[tuple[int, float], float]:
     """For each length and position, the share of prompts after which the first number that the
     model writes is the key's value. The model keeps the rotary settings of `cells`.
@@ -134,25 +106,19 @@ def key_retrieval(
     Args:
         texts: Python files whose functions fill the context.
         results: keeps each prompt's value and answer.
-        progress: told prompts done and prompts in all.
     """
     cells.override_rope(llm.model)
+    results, tokenizer = results or Results(), llm.tokenizer
     filler = functions(texts, CHARACTERS_PER_TOKEN * max(cells.length), cells.seed)
-    around, reader = cache(partial(surroundings, llm.tokenizer, filler)), Reader(llm)
+    around = cache(partial(surroundings, tokenizer, filler))
     values = random.Random(cells.seed).sample(VALUES, len(VALUES))
-
-    def ask(group: Sequence[tuple[int, float, int]]) -> Iterator[Record]:
-        for length, place, sample in group:
-            value = values[sample % len(values)]
-            prompt = KEY.format(value).join(around(length, place)) + QUESTION
-            text = reader.answer(llm.tokenizer.encode(prompt, bos=True))
-            named = {"task_id": length, "order": place, "sample": sample}
-            correct = re.findall(r"\d+", text)[:1] == [str(value)]
-            yield {**named, "value": value, "answer": text, "correct": correct}
-
-    asked = list(product(cells.length, cells.position, range(cells.examples)))
-    units: dict[Key, tuple[int, float, int]] = {key: key for key in asked}
-    counts = Counter({key[:2]: 0 for key in asked})
-    for record in (results or Results()).collect(units, ask, progress):
-        counts[record["task_id"], record["order"]] += record["correct"]
-    return {cell: count / cells.examples for cell, count in counts.items()}
+    keys = list(product(cells.length, cells.position, range(cells.examples)))
+    for [(length, place, sample)] in results.missing(keys):
+        value = values[sample % len(values)]
+        prompt = KEY.format(value).join(around(length, place)) + QUESTION
+        ids = tokenizer.encode(prompt, bos=True)
+        [answer] = llm.generate([ids], stop_ids=[], max_new_tokens=ANSWER_TOKENS)
+        correct = re.findall(r"\d+", answer.text)[:1] == [str(value)]
+        results.add((length, place, sample), value=value, answer=answer.text, correct=correct)
+    counts = Counter(key[:2] for key in keys if results.records[key]["correct"])
+    return {cell: counts[cell] / cells.examples for cell in product(cells.length, cells.position)}

@@ -26,16 +26,14 @@ def check(path: Path) -> None:
         raise DataError(f"{path.parent} is no directory; expected one to draw {path.name} in")
 
 
-def curves(path: Path, edges: Sequence[int], losses: Mapping[str, Sequence[float]]) -> None:
-    """Perplexity by position, which is logarithmic, a line a model (figure 4a)."""
+def curve(path: Path, edges: Sequence[int], losses: Sequence[float]) -> None:
+    """Perplexity by position, which is logarithmic (figure 4a)."""
     from matplotlib.figure import Figure
 
     figure = Figure(layout="constrained")
     axes = figure.subplots()
-    for name, nats in losses.items():
-        axes.plot(edges[1:], [math.exp(loss) for loss in nats], "o-", label=name)
+    axes.plot(edges[1:], [math.exp(loss) for loss in losses], "o-")
     axes.set(xscale="log", xlabel="position, tokens", ylabel="perplexity")
-    axes.legend()
     save(figure, path)
 
 

@@ -6,7 +6,8 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,6 @@ from codellama.inference.generation import CodeLlama
 from codellama.weights.downloads import Progress
 
 Record = dict[str, Any]
-Key = tuple[Any, Any, Any]
 T = TypeVar("T")
 
 
@@ -38,18 +38,20 @@ def read_json_lines(path: Path) -> list[Record]:
 class Results:
     """What has been measured so far, in memory and in a file.
 
-    A record has a `task_id`, and an `order` and a `sample` where they tell it from others.
-
     Args:
         path: JSON lines to go on with; None: memory alone.
         run: says which model is measured and how; stands in each line.
+        progress: told how much of a measurement is done, and of how much.
 
     Raises:
         DataError: the file holds results of another run.
     """
 
-    def __init__(self, path: Path | None = None, run: str = "") -> None:
-        self.path, self.run, self.records = path, run, dict[Key, Record]()
+    def __init__(
+        self, path: Path | None = None, run: str = "", progress: Progress | None = None
+    ) -> None:
+        self.path, self.run, self.progress = path, run, progress
+        self.records: dict[Any, Record] = {}  # by a name or a number, or a tuple of such
         if path is None:
             return
         path.touch()
@@ -62,38 +64,23 @@ class Results:
                     f"{path} holds results of {record.get('run')!r}, but this run is {run!r}; name "
                     "another file"
                 )
-            self._keep(record)
+            key = record.get("key")
+            self.records[tuple(key) if isinstance(key, list) else key] = record
 
-    def _keep(self, record: Record) -> None:
-        self.records[record.get("task_id"), record.get("order"), record.get("sample")] = record
+    def missing(self, keys: Collection[T], size: int = 1) -> Iterator[list[T]]:
+        """The keys that have no record yet, `size` at a time, for the caller to measure and add."""
+        waiting = deque(key for key in keys if key not in self.records)
+        while waiting:
+            yield [waiting.popleft() for _ in range(min(size, len(waiting)))]
+            if self.progress:
+                self.progress(len(keys) - len(waiting), len(keys))
 
-    def collect(
-        self,
-        units: Mapping[Key, T],
-        work: Callable[[Sequence[T]], Iterable[Record]],
-        progress: Progress | None = None,
-        group: int = 1,
-    ) -> list[Record]:
-        """Measures each unit that has no result yet, and appends what is found to the file.
-
-        Args:
-            units: by task, order and sample of the unit's first result.
-            work: gives the results of several units.
-            progress: told units done and units in all.
-            group: units to be measured together.
-        """
-        waiting = [key for key in units if key not in self.records]
-        for start in range(0, len(waiting), group):
-            keys = waiting[start : start + group]
-            for record in work([units[key] for key in keys]):
-                self._keep(named := {**record, "run": self.run})
-                if self.path is not None:
-                    with self.path.open("a") as file:
-                        file.write(json.dumps(named) + "\n")
-            if progress:
-                progress(len(units) - len(waiting) + start + len(keys), len(units))
-        asked = {key[:2] for key in units}
-        return [record for key, record in self.records.items() if key[:2] in asked]
+    def add(self, key: Any, **measured: Any) -> None:
+        """Keeps what was measured, and appends it to the file."""
+        self.records[key] = {"key": key, **measured, "run": self.run}
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(self.records[key]) + "\n")
 
 
 def fingerprint(llm: CodeLlama) -> str:

@@ -8,7 +8,8 @@ the result as JSON, from which the judge makes plain values of Python's own type
 compares what only the judge has made, and a program passes by right answers alone. When the judge
 ends, the kernel kills every process of the namespace.
 
-Linux only: `unshare(2)`, `mount_setattr(2)` (Linux 5.12), `prctl(2)`.
+Linux only: `unshare(2)`, `mount_setattr(2)` (5.12), `prctl(2)`, and limits that count the processes
+of a namespace (5.14).
 """
 
 from __future__ import annotations
@@ -33,28 +34,23 @@ OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442  # numbers of system calls
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 RDONLY, NOSUID_NODEV = 1, 2 | 4  # MS_ and MOUNT_ATTR_ alike
+LONG_INTEGERS = "-Xint_max_str_digits=0"  # of any length
+REQUESTS, ANSWERS = 62, 63  # descriptors of the program's process
 LONGEST_ANSWER = 2**24
-SCALARS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
-    "int": (int, hex, lambda text: int(text, 16)),
-    "float": (float, float.hex, float.fromhex),
-    "complex": (complex, repr, complex),
-    "bytes": (bytes, bytes.hex, bytes.fromhex),
+GROUPS: dict[str, Any] = {
+    kind.__name__: kind for kind in (list, tuple, set, frozenset, dict, bytes, complex)
 }
-GROUPS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
 def encode(value: Any, key_of: Callable[[Any], Any]) -> Any:
     """A value as JSON can hold it; what is no plain value is named by `key_of`."""
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, bool | int | float | str):
         return value
-    for name, (kind, write, _) in SCALARS.items():
-        if isinstance(value, kind):
-            return [name, write(value)]
     for name, kind in GROUPS.items():
         if isinstance(value, kind):
-            return [name, [encode(item, key_of) for item in value]]
-    if isinstance(value, dict):
-        return ["dict", [[encode(part, key_of) for part in item] for item in value.items()]]
+            parts = value.items() if kind is dict else value
+            parts = (value.real, value.imag) if kind is complex else parts
+            return [name, [encode(part, key_of) for part in parts]]
     return ["object", key_of(value)]
 
 
@@ -63,13 +59,10 @@ def decode(data: Any, object_of: Callable[[Any], Any]) -> Any:
     if not isinstance(data, list):
         return data
     name, content = data
-    if name in SCALARS:
-        return SCALARS[name][2](content)
-    if name in GROUPS:
-        return GROUPS[name](decode(item, object_of) for item in content)
-    if name == "dict":
-        return {decode(key, object_of): decode(value, object_of) for key, value in content}
-    return object_of(content)
+    if name == "object":
+        return object_of(content)
+    parts = [decode(part, object_of) for part in content]
+    return complex(*parts) if name == "complex" else GROUPS[name](parts)
 
 
 class Remote:
@@ -91,15 +84,11 @@ class Judge:
     def __init__(self, job: dict[str, Any]) -> None:
         self.answered = False
         (theirs, requests), (answers, also_theirs) = os.pipe(), os.pipe()
-        channels = theirs, also_theirs
-        if os.fork() == 0:
-            for channel in channels:
-                os.set_inheritable(channel, True)
-            os.setsid()
-            resource.setrlimit(resource.RLIMIT_NPROC, (job["processes"],) * 2)
-            command = [sys.executable, "-I", "-c", job["sandbox"], *map(str, channels)]
-            os.execve(command[0], command, {})
-        for channel in channels:
+        channels = (theirs, REQUESTS), (also_theirs, ANSWERS)
+        command = [sys.executable, "-I", LONG_INTEGERS, "-c", job["sandbox"], "program"]
+        opened = [(os.POSIX_SPAWN_DUP2, *channel) for channel in channels]
+        os.posix_spawn(command[0], command, {}, file_actions=opened, setsid=True)
+        for channel, _ in channels:
             os.close(channel)
         self.requests, self.answers = os.fdopen(requests, "w"), os.fdopen(answers)
         self._send(job["program"])
@@ -122,7 +111,7 @@ class Judge:
         return decode(value, lambda key: Remote(self, key))
 
 
-def program(requests: int, answers: int) -> None:
+def program() -> None:
     """The program's process: executes it, then answers calls to its functions."""
     module, objects = types.ModuleType("program"), list[Any]()
     sys.modules["program"] = module
@@ -131,7 +120,7 @@ def program(requests: int, answers: int) -> None:
         objects.append(value)
         return len(objects) - 1
 
-    with os.fdopen(requests) as lines, os.fdopen(answers, "w") as out:
+    with os.fdopen(REQUESTS) as lines, os.fdopen(ANSWERS, "w") as out:
         exec(compile(json.loads(lines.readline()), "program", "exec"), vars(module))
         for line in lines:
             key, args, kwargs = (decode(part, objects.__getitem__) for part in json.loads(line))
@@ -145,10 +134,11 @@ def program(requests: int, answers: int) -> None:
             out.flush()
 
 
-def check(result: int, what: str) -> None:
-    """Raises OSError for a system call that has failed."""
+def check(result: int, what: str) -> int:
+    """The result of a system call. Raises OSError if that has failed."""
     if result < 0:
         raise OSError(ctypes.get_errno(), what)
+    return result
 
 
 def private_directory() -> Path | None:
@@ -161,9 +151,8 @@ def private_directory() -> Path | None:
 def clone_interpreter(libc: Any) -> int:
     """The descriptor of a copy of the interpreter's mount, which can be put elsewhere."""
     flags = OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC
-    tree: int = libc.syscall(OPEN_TREE, AT_FDCWD, sys.base_prefix.encode(), flags)
-    check(tree, "open_tree")
-    return tree
+    path = sys.base_prefix.encode()
+    return check(libc.syscall(OPEN_TREE, AT_FDCWD, path, flags), "open_tree")
 
 
 def hide_files(libc: Any, interpreter: int) -> None:
@@ -243,4 +232,4 @@ def launch() -> None:
 
 
 if __name__ == "__main__":
-    program(*map(int, sys.argv[1:])) if sys.argv[1:] else launch()
+    program() if sys.argv[1:] else launch()

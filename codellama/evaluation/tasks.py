@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from codellama.errors import DataError
 from codellama.evaluation.execution import Execution, Job, run_programs
-from codellama.evaluation.results import Key, Record, Results
+from codellama.evaluation.results import Record, Results
 from codellama.inference.generation import CodeLlama
-from codellama.inference.requests import Options
-from codellama.weights.downloads import Progress
+from codellama.inference.requests import Completion, Options
 
 
 @dataclass(frozen=True)
@@ -56,46 +56,48 @@ class Sampling(Options):  # noqa: D101
     batch_size: int = 16
     seed: int | None = 0
 
-    def keywords(self, stop: Sequence[str]) -> dict[str, Any]:
-        """What the methods of `CodeLlama` take, with more strings that end the text."""
-        return {**vars(self), "stop": (*self.stop, *stop), "echo": False}
-
-    @property
-    def group(self) -> int:
-        """Tasks whose completions fill the batch several times."""
-        return max(1, 4 * self.batch_size // self.num_samples)
-
 
 def complete(
     llm: CodeLlama,
     tasks: Sequence[Task],
     sampling: Sampling,
-    results: Results,
+    results: Results | None = None,
     *,
-    progress: Progress | None = None,
+    order: str = "",
 ) -> list[Record]:
-    """What the model writes for each task: records with `task_id`, `sample` and `completion`."""
+    """What the model writes for each task: records with `task_id`, `sample` and `completion`.
 
-    def ask(group: Sequence[Task]) -> Iterator[Record]:
-        prompts: Any = [task.prompt or task.prefix for task in group]
-        method = llm.complete if isinstance(prompts[0], str) else llm.chat
-        written = iter(method(prompts, **sampling.keywords(group[0].stop)))
-        for task in group:
-            for sample in range(sampling.num_samples):
-                named = {"task_id": task.task_id, "sample": sample}
-                yield {**named, "completion": next(written).text}
+    Args:
+        results: keeps them.
+        order: psm or spm: fill the gaps, shown the prefix or the suffix first; "": continue or
+            answer the prompts.
+    """
+    results, samples = results or Results(), range(sampling.num_samples)
+    together = max(1, 4 * sampling.batch_size // sampling.num_samples)  # fill several batches
+    by_name = {task.task_id: task for task in tasks}
+    for keys in results.missing([(name, order, samples[-1]) for name in by_name], together):
+        group = [by_name[name] for name, _, _ in keys]
+        written = iter(_ask(llm, group, sampling, order))
+        for task, sample in product(group, samples):
+            text, key = next(written).text, (task.task_id, order, sample)
+            results.add(key, task_id=task.task_id, sample=sample, completion=text)
+    return [results.records[name, order, sample] for name, sample in product(by_name, samples)]
 
-    units: dict[Key, Task] = {(task.task_id, None, 0): task for task in tasks}
-    return results.collect(units, ask, progress, sampling.group)
+
+def _ask(llm: CodeLlama, tasks: Sequence[Task], sampling: Sampling, order: str) -> list[Completion]:
+    options = {**vars(sampling), "stop": (*sampling.stop, *tasks[0].stop), "echo": False}
+    if order:
+        gaps = [(task.prefix, task.suffix) for task in tasks]
+        return llm.infill(gaps, suffix_first=order == "spm", **options)
+    prompts: Any = [task.prompt or task.prefix for task in tasks]
+    return (llm.complete if isinstance(prompts[0], str) else llm.chat)(prompts, **options)
 
 
 def score(
     tasks: Iterable[Task],
     completions: Iterable[Record],
-    results: Results,
     execution: Execution | None = None,
-    *,
-    progress: Progress | None = None,
+    results: Results | None = None,
 ) -> list[Record]:
     """Executes each completion's program: records with `task_id`, `sample`, `passed`, `reason`.
 
@@ -103,24 +105,20 @@ def score(
         DataError: a completion is of no task here, or is none.
         RequestError: this system cannot confine programs.
     """
-    known = {task.task_id: task for task in tasks}
-    counts, units = Counter[Any](), dict[Key, tuple[Key, Job]]()
+    results, known = results or Results(), {task.task_id: task for task in tasks}
+    samples, jobs = Counter[str](), dict[tuple[str, int], Job]()
     for record in completions:
         task, text = known.get(str(record.get("task_id"))), record.get("completion")
         if task is None or not isinstance(text, str):
             raise DataError(f"{record!s:.80} is no completion of one of these tasks")
-        named = task.task_id, record.get("order")
-        key = *named, counts[named]
-        counts[named] += 1
-        units[key] = key, task.job(text)
-
-    def run(group: Sequence[tuple[Key, Job]]) -> Iterator[Record]:
-        reasons = run_programs([job for _, job in group], execution)
-        for ((task, order, sample), _), reason in zip(group, reasons, strict=True):
-            named = {"task_id": task, "order": order, "sample": sample}
-            yield {**named, "passed": not reason, "reason": reason}
-
-    return results.collect(units, run, progress, 32)
+        jobs[task.task_id, samples[task.task_id]] = task.job(text)
+        samples[task.task_id] += 1
+    for keys in results.missing(jobs, 32):
+        reasons = run_programs([jobs[key] for key in keys], execution)
+        for (name, sample), reason in zip(keys, reasons, strict=True):
+            passed = {"passed": not reason, "reason": reason}
+            results.add((name, sample), task_id=name, sample=sample, **passed)
+    return [results.records[key] for key in jobs]
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -95,6 +96,7 @@ class CompiledSteps:
         self._compiled = torch.compile(step, backend=backend, fullgraph=True, options=options)
         self._is_graph = device.type != "cpu"
         self.steps_per_sync = STEPS_PER_SYNC if self._is_graph else 1
+        self._lock = threading.Lock()
         self._model = model
         self._buffers = model.new_cache(0)
         self._starts = torch.zeros(0, 1, dtype=torch.long, device=device)
@@ -103,15 +105,16 @@ class CompiledSteps:
 
     @contextmanager
     def cache_for(self, cache: KVCache, count: int) -> Iterator[KVCache]:
-        """The static cache that stands for `cache` in `count` steps."""
-        is_static = cache.keys[0] is self._static.keys[0]
-        if not is_static or cache.longest + count > cache.capacity:
-            self._move_in(cache, cache.longest + count)
-        self._static.starts.copy_(torch.tensor(cache.lengths)[:, None])
-        try:
-            yield self._static
-        finally:
-            cache.lengths = [length + count for length in cache.lengths]
+        """The static cache that stands for `cache` in `count` steps; other threads wait."""
+        with self._lock:
+            is_static = cache.keys[0] is self._static.keys[0]
+            if not is_static or cache.longest + count > cache.capacity:
+                self._move_in(cache, cache.longest + count)
+            self._static.starts.copy_(torch.tensor(cache.lengths)[:, None])
+            try:
+                yield self._static
+            finally:
+                cache.lengths = [length + count for length in cache.lengths]
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """As the model's `forward`, for tokens (batch, 1) and the cache of `cache_for`; the logits

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codellama.fast.int8 import least_scale
+from codellama.fast.operators import has_operators, without_gradient
 from codellama.fast.single_row_linear import SLICE, product_dtype
 
+HAS_KERNEL = has_operators("ops.aten._weight_int4pack_mm_for_cpu")
 GROUP = 32
 BLOCK = 64
 """Rows of a weight that are packed together for a device without a kernel; also the most."""
@@ -27,7 +29,8 @@ MOST_ROWS = 48
 
 def kernel_rows(device: torch.device) -> int:
     """Rows of a weight that PyTorch's kernel takes together; 0 for a device without a kernel."""
-    capability = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
+    on_cpu = device.type == "cpu" and HAS_KERNEL
+    capability = torch.backends.cpu.get_cpu_capability() if on_cpu else ""
     return {"AVX512": 64, "AVX2": 32}.get(capability, 0)
 
 
@@ -109,6 +112,8 @@ class Int4Linear(nn.Module):
         return self._in_blocks().flatten(1, 2).transpose(1, 2).flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            return without_gradient(x, self)
         rows = x.reshape(-1, x.shape[-1])
         if self.has_kernel and len(rows) <= MOST_ROWS:
             product = torch.ops.aten._weight_int4pack_mm_for_cpu(

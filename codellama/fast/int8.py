@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codellama.fast.operators import has_operators, without_gradient
+
+HAS_KERNEL = has_operators("_weight_int8pack_mm")
 MOST_ROWS = 16
 """Rows of activations up to which PyTorch's kernel beats converting the weight."""
 
@@ -67,9 +70,12 @@ class Int8Linear(nn.Module):
         return self.values * self.scales.float()[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            return without_gradient(x, self)
         rows = x.reshape(-1, x.shape[-1])
         # The kernel reads past the end of rows that do not fill its vectors of 16 numbers.
-        if x.device.type == "cpu" and len(rows) <= MOST_ROWS and x.shape[-1] % 16 == 0:
+        suits = x.device.type == "cpu" and HAS_KERNEL and x.shape[-1] % 16 == 0
+        if suits and len(rows) <= MOST_ROWS:
             product = torch._weight_int8pack_mm(rows, self.values, self.scales)
             return product.unflatten(0, x.shape[:-1])
         return F.linear(x, self.values.to(x.dtype)) * self.scales

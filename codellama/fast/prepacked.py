@@ -30,20 +30,27 @@ import torch
 from torch import Tensor, nn
 
 from codellama.errors import CheckpointError
+from codellama.fast.operators import has_operators, multiplies_bfloat16, without_gradient
 
 LARGEST = 63
 """The largest part of a split activation: FBGEMM adds two products in 16 bits without VNNI."""
 
 
+HAS_FBGEMM = "fbgemm" in torch.backends.quantized.supported_engines and has_operators(
+    "_make_per_channel_quantized_tensor",
+    "ops.quantized.linear_prepack",
+    "ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32",
+    "ops.quantized.linear_prepack_fp16",
+    "ops.quantized.linear_dynamic_fp16",
+)
+HAS_ONEDNN = multiplies_bfloat16() and has_operators(
+    "ops.mkldnn._reorder_linear_weight", "ops.mkldnn._linear_pointwise"
+)
+
+
 def can_prepack(device: torch.device) -> bool:
     """Whether PyTorch has such a library for a device."""
-    return device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether the processor has products of bfloat16, and PyTorch the library that uses them."""
-    has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.backends.mkldnn.is_available() and has_products
+    return device.type == "cpu" and HAS_FBGEMM
 
 
 class PrepackedLinear(nn.Module):
@@ -74,10 +81,12 @@ class PrepackedLinear(nn.Module):
         """
         if weight.itemsize != 2:
             raise CheckpointError(f"a matrix is {weight.dtype}; load it as bfloat16 or float16")
-        suits_onednn = weight.dtype == torch.bfloat16 and multiplies_bfloat16()
+        suits_onednn = weight.dtype == torch.bfloat16 and HAS_ONEDNN
         return OneDnnLinear(weight) if suits_onednn else FbgemmLinear(weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            return without_gradient(x, self)
         return torch.ops.codellama.prepacked_product(x, self.number, self.out_features)
 
 
@@ -125,6 +134,8 @@ class FbgemmInt8Linear(PrepackedLinear):
         super().__init__(packed, len(values), values.nbytes)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            return without_gradient(x, self)
         parts, scales = split_activations(x.flatten(0, -2).float())
         product = join_products(super().forward(parts), scales).to(x.dtype)
         return product.unflatten(0, x.shape[:-1])

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codellama.fast.operators import has_tiles
 from codellama.model.attention import grouped_query_attention
 
 
@@ -33,7 +34,7 @@ def single_query_attention(
     if torch.compiler.is_compiling():
         return _written_out(grouped, keys, values, mask).reshape(queries.shape)
     # On a CPU without AMX a single row of bfloat16 falls out of the kernel's fast products.
-    on_cpu = queries.device.type == "cpu" and not torch.cpu._is_amx_tile_supported()
+    on_cpu = queries.device.type == "cpu" and not has_tiles()
     if group == 1 and queries.dtype == torch.bfloat16 and on_cpu:
         grouped = grouped.expand(-1, -1, 2, -1)
     attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codellama.fast.operators import has_tiles
+
 MOST_ROWS = 16
 """Rows of activations up to which reading the weight as it is beats converting it."""
 SLICE = 1024
@@ -49,7 +51,7 @@ class SingleRowLinear(nn.Linear):
             return super().forward(x)
         rows = x.numel() // self.in_features
         if rows == 1 and x.dtype == torch.bfloat16:
-            if torch.cpu._is_amx_tile_supported():
+            if has_tiles():
                 return torch.mv(self.weight, x.view(-1)).view(*x.shape[:-1], -1)
             with without_onednn():
                 return super().forward(x)
@@ -76,7 +78,7 @@ def without_onednn() -> Iterator[None]:
     """
     onednn: Any = torch.backends.mkldnn
     has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    if not onednn.enabled or not has_avx512 or torch.cpu._is_amx_tile_supported():
+    if not onednn.enabled or not has_avx512 or has_tiles():
         yield
         return
     try:

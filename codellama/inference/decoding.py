@@ -6,6 +6,7 @@ prompt takes its place.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -225,7 +226,7 @@ class _Batch:
         if self.prefix is not None and not running:
             [row] = self.rows
             ids = row.prompt.ids + row.tokens
-            self.prefix.ids, self.prefix.cache = ids[: self.cache.longest], self.cache
+            self.prefix.last[:] = [(ids[: self.cache.longest], self.cache)]
         if running and len(running) < len(self.rows):
             keep_rows(self.cache, running)
         self.rows = [self.rows[number] for number in running]
@@ -255,6 +256,7 @@ class _Chosen:
             )
             for row, scores in zip(rows, logits, strict=True)
         ]
+        self.rows = rows
         self.tokens = torch.stack(drawn)
         wanted = any(row.options.logprobs for row in rows)
         self._logprobs = logprobs_of(logits, self.tokens) if wanted else torch.zeros(len(rows))
@@ -266,9 +268,11 @@ class _Chosen:
         Raises:
             CheckpointError: the model's logits are not finite.
         """
-        if not self._largest.isfinite().all():
-            raise CheckpointError(
-                "the model's scores are not finite; its weights are damaged, or overflow in this "
-                "dtype: check the files, or choose bfloat16 or float32"
-            )
+        for row, largest in zip(self.rows, self._largest.tolist(), strict=True):
+            if not math.isfinite(largest):
+                raise CheckpointError(
+                    f"the model's scores are not finite behind {len(row.prompt.ids)} tokens of the "
+                    f"prompt and {len(row.tokens)} new ones; its weights are damaged, or overflow "
+                    "in this dtype: check the files, or choose bfloat16 or float32"
+                )
         return list(zip(self.tokens.tolist(), self._logprobs.tolist(), strict=True))

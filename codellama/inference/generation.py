@@ -21,6 +21,7 @@ from codellama.inference.requests import (
     Options,
     Prompt,
     RunningSequence,
+    check_length,
 )
 from codellama.inference.speculative import Drafter, DraftModel, PromptLookup
 from codellama.model.transformer import Transformer
@@ -275,11 +276,7 @@ class CodeLlama:
             raise RequestError(
                 f"token id {outside[0]} is outside the model's vocabulary of {config.vocab_size}"
             )
-        if len(ids) > config.max_seq_len:
-            raise RequestError(
-                f"the prompt has {len(ids):,} tokens, but the model's context holds "
-                f"{config.max_seq_len:,}; shorten the prompt"
-            )
+        check_length(ids, config.max_seq_len)
         budget = min(options.max_new_tokens, config.max_seq_len - len(ids))
         device = self.model.tok_embeddings.weight.device
         return RunningSequence(prompt, options, self.tokenizer, budget, device=device)

@@ -66,19 +66,21 @@ class PrefixCache:
     """The KV cache of the last sequence, for a next prompt with the same prefix, as in a dialog.
 
     Attributes:
-        ids: the tokens in its one row.
-        cache: their keys and values; None before the first sequence has ended.
+        last: the tokens of one row, and their keys and values; empty while a sequence uses them, so
+            that another thread's sequence begins anew.
     """
 
-    ids: list[int] = field(default_factory=list)
-    cache: KVCache | None = None
+    last: list[tuple[list[int], KVCache]] = field(default_factory=list)
 
     def prefill(self, model: Transformer, sequence: RunningSequence) -> Prefilled:
         """As `prefill` for one sequence; only the tokens that the cache lacks are run."""
-        if self.cache is None or self.cache.keys[0].is_inference():  # which cannot be written to
+        try:
+            known, cache = self.last.pop()
+        except IndexError:
             return prefill(model, [sequence])
-        cache, known, prompt = self.cache, self.ids, sequence.prompt.ids
-        self.ids, self.cache = [], None  # until the sequence has ended
+        if cache.keys[0].is_inference():  # which cannot be written to
+            return prefill(model, [sequence])
+        prompt = sequence.prompt.ids
         cache.lengths = [0 if sequence.wants_prompt_logprobs else common_prefix(known, prompt)]
         new_tokens = len(prompt) - cache.longest
         cache.reserve(_capacity(sequence))

@@ -83,6 +83,15 @@ _RANGES: dict[str, tuple[Any, float, float, str]] = {
 }
 
 
+def check_length(ids: Sequence[int], context: int, place: str = "") -> None:
+    """Raises RequestError for a prompt of more tokens than the model's context."""
+    if len(ids) > context:
+        raise RequestError(
+            f"{place}the prompt has {len(ids):,} tokens, but the model's context holds "
+            f"{context:,}; shorten the prompt"
+        )
+
+
 @dataclass
 class Completion:
     """What the model made of one prompt.

@@ -65,7 +65,7 @@ class ModelConfig:
             whole = field.type == "int"
             if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
                 kind = "a whole number" if whole else "a number"
-                raise ConfigError(f"{field.name} is {value!r:.60}; expected {kind}")
+                raise ConfigError(f"{field.name} is {value!r}; expected {kind}")
         derived = {
             "n_kv_heads": self.n_kv_heads or self.n_heads,
             "max_seq_len": self.max_seq_len

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
@@ -49,13 +48,17 @@ class Tokenizer:
     def __init__(self, path: str | Path) -> None:
         self._processor = SentencePieceProcessor()
         try:
-            self._processor.LoadFromSerializedProto(Path(path).read_bytes())
+            self._read(Path(path).read_bytes())
         except OSError as error:
             raise TokenizerError(f"cannot read the tokenizer {path}: {error.strerror}") from None
-        except RuntimeError:
+        except (RuntimeError, ValueError, IndexError):
             raise TokenizerError(
-                f"{path} is not a SentencePiece model; get tokenizer.model from the download again"
+                f"{path} is not a SentencePiece model, or is damaged; get tokenizer.model from the "
+                "download again"
             ) from None
+
+    def _read(self, content: bytes) -> None:
+        self._processor.LoadFromSerializedProto(content)
         self.vocab_size: int = self._processor.vocab_size()
         self.bos_id: int = self._processor.bos_id()
         self.eos_id: int = self._processor.eos_id()
@@ -69,12 +72,10 @@ class Tokenizer:
         repeated = (self._id_of(SPACE + "<EOT>" * count) for count in range(2, 7))
         marks = (self.bos_id, self.eos_id, *infilling, *repeated, self.step_id)
         self.control_ids = frozenset(mark for mark in marks if mark is not None)
-        try:
-            self._bytes_of = [self._piece_bytes(id) for id in range(self.vocab_size)]
-        except UnicodeDecodeError:
-            raise TokenizerError(
-                f"{path} is damaged (a piece is not UTF-8); get it from the download again"
-            ) from None
+        if min(self.control_ids) < 0:
+            raise ValueError("it has no token for the beginning or the end of a text")
+        self._bytes_of = [self._piece_bytes(id) for id in range(self.vocab_size)]
+        self._implicit_space = self._processor.encode("a", out_type=str)[0].startswith(SPACE)
 
     def piece(self, id: int) -> str:
         """The vocabulary's entry for an id, with `▁` for a space."""
@@ -130,10 +131,6 @@ class Tokenizer:
         """
         decoder = IncrementalDecoder(self, continuation)
         return "".join(map(decoder.push, ids)) + decoder.flush()
-
-    @cached_property
-    def _implicit_space(self) -> bool:
-        return self._processor.encode("a", out_type=str)[0].startswith(SPACE)
 
     def _piece_bytes(self, id: int) -> bytes:
         """The bytes that an id stands for."""

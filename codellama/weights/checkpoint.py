@@ -149,9 +149,9 @@ def differences(
 
 
 def first_few(names: Collection[str]) -> str:
-    """The first three names, shortened and without control characters, and how many others."""
+    """The first three names, and how many others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(repr(name)[1:-1][:80] for name in list(names)[:3]) + more
+    return ", ".join(list(names)[:3]) + more
 
 
 def check_tensors(

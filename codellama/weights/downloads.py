@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,15 @@ Progress = Callable[[int, int], None]
 """Told how many bytes are done, and of how many."""
 
 CHECKLIST = "checklist.chk"
+LARGEST_HEADER = 64_000_000
+"""Bytes; the names and shapes of the largest model take a thousandth of it."""
 
 
 def check_download(path: Path) -> None:
     """Looks at the first bytes of a file for what hosting sites send instead of it.
 
     Raises:
-        CheckpointError: the file is missing, empty, a web page, a Git LFS or Xet pointer, or a zip
-            archive whose end is missing.
+        CheckpointError: the file is missing, empty, a web page, or a Git LFS or Xet pointer.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -43,13 +43,17 @@ def check_download(path: Path) -> None:
         found = "is a Xet pointer, not the file that it points to;"
     elif head[:1] == b"<" and (b"html" in head.lower() or b"<?xml" in head.lower()):
         found = "is a web page, probably of an expired or refused download link;"
-    elif head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
-        found = (
-            f"is cut short after {path.stat().st_size:,} bytes: the end of the archive is missing;"
-        )
     else:
         return
     raise CheckpointError(f"{path} {found} download the file itself again")
+
+
+def check_size(path: Path, size: int) -> None:
+    """Raises CheckpointError for a description of a model that is larger than any has to be."""
+    if size > LARGEST_HEADER:
+        raise CheckpointError(
+            f"{path} has headers of {size:,} bytes; expected {LARGEST_HEADER:,} at most"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -59,6 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, or holds something else.
     """
     check_download(path)
+    check_size(path, path.stat().st_size)
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -126,7 +131,8 @@ def verify_checklist(directory: Path, progress: Progress | None = None) -> dict[
         For each file name a verdict: "ok", "differs" or "missing".
     """
     expected = read_checklist(directory)
-    paths = [directory / name for name in expected if (directory / name).is_file()]
+    present = {path.name for path in directory.iterdir() if path.is_file()}
+    paths = [directory / name for name in expected if name in present]
     found = _md5_sums(paths, progress)
     return {
         name: "missing" if name not in found else "ok" if found[name] == md5 else "differs"

@@ -22,9 +22,8 @@ from codellama.errors import CheckpointError, RequestError, TokenizerError
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
 from codellama.weights.checkpoint import Checkpoint
-from codellama.weights.downloads import Progress, check_download
-from codellama.weights.huggingface import HuggingFaceCheckpoint
-from codellama.weights.huggingface_config import CONFIG
+from codellama.weights.downloads import Progress, check_download, check_size
+from codellama.weights.huggingface import CONFIG, HuggingFaceCheckpoint
 from codellama.weights.meta import PARAMS, MetaCheckpoint
 
 ROUNDED = "quantized.safetensors"
@@ -170,6 +169,7 @@ def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
             "it: copy it there"
         )
     check_download(path)
+    check_size(path, path.stat().st_size)
     try:
         tokenizer = Tokenizer(path)
     except TokenizerError as error:

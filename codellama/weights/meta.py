@@ -30,11 +30,11 @@ from codellama.weights.checkpoint import (
     new_directory,
     parameter_shapes,
 )
-from codellama.weights.downloads import Progress, check_download, read_json, unreadable
+from codellama.weights.downloads import Progress, check_download, check_size, read_json, unreadable
 
 PARAMS = "params.json"
-LARGEST_HEADER = 64_000_000
-"""Bytes; the names and shapes of the largest model take a thousandth of it."""
+MOST_DEFLATED = 20
+"""Times the size of a file that deflated weights may take; they hardly ever take two."""
 MOST_SHARDS = 64
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
 _ROTARY_TABLE = "rope.freqs"  # of Llama 2's files; follows from params.json
@@ -218,9 +218,9 @@ def _shard_paths(directory: Path) -> list[Path]:
 def _read_shard(path: Path) -> dict[str, Tensor]:
     """Maps a shard into memory; only the tensors' headers are read."""
     check_download(path)
-    stored_bytes = _stored_bytes(path)
+    stored_bytes, is_mappable = _stored(path)
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=bool(stored_bytes))
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
     except pickle.UnpicklingError as error:
         if call := re.search(r"GLOBAL (\S+)|class|reduce", str(error)):
             raise CheckpointError(
@@ -239,36 +239,45 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
         )
     tensors.pop(_ROTARY_TABLE, None)
     for name, tensor in tensors.items():
-        if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
-            raise CheckpointError(f"{path}: {name!r:.80} is no dense tensor, as Meta's files have")
+        is_dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
+        if not is_dense or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{path}: {name} is no dense tensor, as Meta's files have")
     storages = (tensor.untyped_storage() for tensor in tensors.values())
     claimed = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-    if stored_bytes and claimed > stored_bytes:
-        raise CheckpointError(
-            f"{path} is damaged (its tensors claim {claimed:,} bytes, it holds {stored_bytes:,}); "
-            "download it again"
-        )
+    _check_claim(path, claimed, stored_bytes)
     return tensors
 
 
-def _stored_bytes(path: Path) -> int:
-    """Bytes of the tensors in a shard that can be mapped; 0 for a shard that must be read whole.
-    Files from before PyTorch 1.6 are no archives, and the entries of an archive may be deflated.
+def _stored(path: Path) -> tuple[int, bool]:
+    """Bytes of the tensors in a shard, and whether they can be mapped. Files from before PyTorch
+    1.6 are no archives, and the entries of an archive may be deflated: both are read whole.
 
     Raises:
-        CheckpointError: the part that is unpickled is larger than names and shapes ever are.
+        CheckpointError: the part that is unpickled is larger than names and shapes ever are, or the
+            archive's directory claims more than the file can hold.
     """
-    if not zipfile.is_zipfile(path):
-        return 0
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return size, False
     try:
         entries = zipfile.ZipFile(path).infolist()
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise unreadable(path, error) from None
+    except Exception:  # zipfile, too, fails in any way on what is no archive
+        raise CheckpointError(
+            f"{path} is cut short after {size:,} bytes or is damaged: the archive's end cannot be "
+            "read; download it again"
+        ) from None
     tensors = sum(entry.file_size for entry in entries if "/data/" in entry.filename)
     headers = sum(entry.file_size for entry in entries) - tensors
-    if headers > LARGEST_HEADER:
-        raise CheckpointError(
-            f"{path} has headers of {headers:,} bytes; expected {LARGEST_HEADER:,} at most"
-        )
+    check_size(path, headers)
     is_mappable = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-    return tensors if is_mappable else 0
+    _check_claim(path, tensors, size if is_mappable else MOST_DEFLATED * size)
+    return tensors, is_mappable
+
+
+def _check_claim(path: Path, claimed: int, stored: int) -> None:
+    if claimed > stored:
+        raise CheckpointError(
+            f"{path} is damaged (its tensors claim {claimed:,} bytes, it holds {stored:,}); "
+            "download it again"
+        )

@@ -9,7 +9,7 @@ from random_models import random_model
 from codellama import CodeLlama
 from codellama.errors import RequestError
 from codellama.evaluation import perplexity as prediction
-from codellama.evaluation.compare import compare
+from codellama.evaluation.perplexity import compare
 
 TEXTS = {"a": "def f(x):\n    return x + 1\n" * 4, "b": "x = [1, 2, 3]\n"}
 

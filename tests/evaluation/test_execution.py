@@ -3,6 +3,7 @@
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -95,8 +96,8 @@ def reasons():
     """Why each hostile program has failed."""
     named = HOSTILE | ENDLESS
     jobs = [job(program) for program in named.values()]
-    found = run_programs(jobs, Execution(timeout=2, workers=6))
-    return dict(zip(named, found, strict=True))
+    with mock.patch("os.cpu_count", return_value=6):  # most of them only wait
+        return dict(zip(named, run_programs(jobs, Execution(timeout=1)), strict=True))
 
 
 @pytest.mark.parametrize("name", HOSTILE | ENDLESS)
@@ -106,7 +107,7 @@ def test_hostile_programs_do_not_pass(reasons, name):
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_endless_programs_are_ended(reasons, name):
-    assert reasons[name] == "not done after 2 seconds"
+    assert reasons[name] == "not done after 1 seconds"
 
 
 def test_right_answers_pass_and_wrong_ones_say_why():
@@ -167,9 +168,7 @@ def test_results_come_in_order_and_programs_share_nothing():
     assert [not reason for reason in run_programs(jobs)] == [False, True, False]
 
 
-def test_it_is_off_unless_asked_for_and_refused_where_it_cannot_be_confined(monkeypatch):
-    with pytest.raises(RequestError, match="generated programs, which execute has to allow"):
-        Execution().check()
+def test_it_is_refused_where_it_cannot_be_confined(monkeypatch):
     with pytest.raises(RequestError, match="timeout"):
         Execution(timeout=0)
     monkeypatch.setattr(sys, "platform", "darwin")

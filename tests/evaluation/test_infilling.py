@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from codellama.errors import DataError
-from codellama.evaluation import humaneval
+from codellama.evaluation import problems
 from codellama.evaluation.execution import run_programs
-from codellama.evaluation.infilling import derived, fill, from_files
+from codellama.evaluation.infilling import derived, exact_matches, from_files
 from codellama.evaluation.results import Results
-from codellama.evaluation.tasks import Sampling, Task
+from codellama.evaluation.tasks import Sampling, Task, complete
 
 TEXTS = [
     "".join(f"    x_{number} = f({number})\n" + "\n" * (number % 2) for number in range(12)),
@@ -22,7 +22,7 @@ TEXTS = [
 ]
 
 
-PROBLEMS = humaneval.read_tasks(Path(__file__).parent / "problems.jsonl")
+PROBLEMS = problems.humaneval(Path(__file__).parent / "problems.jsonl")
 
 
 class Filler:
@@ -37,14 +37,15 @@ class Filler:
         return [SimpleNamespace(text=self.table[prefix]) for prefix, _ in pairs]
 
 
-def line_gaps(texts, tokenizer, count, context=512, seed=0, kind="single_line"):
+def line_gaps(texts, tokenizer, count, context=512, seed=0):
     named = {str(number): text for number, text in enumerate(texts)}
-    return from_files(named, tokenizer, kind, count=count, context=context, seed=seed)
+    return from_files(named, tokenizer, count=count, context=context, seed=seed)
 
 
-def matches(llm, tasks, suffix_first=False, **options):
-    filled = fill(llm, tasks, Sampling(**options), suffix_first)
-    return [record["exact_match"] for record in filled]
+def matches(llm, tasks, order="psm", **options):
+    """Whether each gap is filled exactly."""
+    filled = complete(llm, tasks, Sampling(**options), order=order)
+    return [exact_matches(tasks, [record]) == 1 for record in filled]
 
 
 def all_lines(texts):
@@ -147,27 +148,28 @@ def test_of_a_block_all_that_the_model_writes_counts():
     assert matches(Filler(fills), tasks) == [True, False, False]
 
 
-@pytest.mark.parametrize("suffix_first", [False, True])
-def test_the_model_is_asked_in_groups_and_single_lines_end_at_a_line_break(suffix_first):
+@pytest.mark.parametrize("order", ["psm", "spm"])
+def test_the_model_is_asked_in_groups_and_single_lines_end_at_a_line_break(order):
     tasks = derived(PROBLEMS, "single_line")
     llm = Filler({task.prefix: task.solution for task in tasks})
-    assert all(matches(llm, tasks, suffix_first, batch_size=1, heal=True))
+    assert all(matches(llm, tasks, order, batch_size=1, heal=True))
     assert [len(pairs) for pairs, _, _ in llm.calls] == [4, 4, 2]
     assert [pair for pairs, _, _ in llm.calls for pair in pairs] == [
         (task.prefix, task.suffix) for task in tasks
     ]
     for _, first, options in llm.calls:
-        assert first == suffix_first
+        assert first == (order == "spm")
         assert (options["stop"], options["heal"]) == (("\n",), True)
 
 
 def test_both_orders_are_kept_apart(tmp_path):
-    tasks, results = derived(PROBLEMS, "multi_line"), Results(tmp_path / "filled.jsonl")
+    tasks, results = derived(PROBLEMS, "single_line"), Results(tmp_path / "filled.jsonl")
     llm = Filler({task.prefix: "" for task in tasks})
-    fill(llm, tasks, Sampling(), False, results=results)
-    llm.table = {task.prefix: task.solution for task in derived(PROBLEMS, "single_line")}
-    filled = fill(llm, derived(PROBLEMS, "single_line"), Sampling(), True, results=results)
-    assert all(record["exact_match"] and record["order"] == "spm" for record in filled)
+    complete(llm, tasks, Sampling(), results, order="psm")
+    llm.table = {task.prefix: task.solution for task in tasks}
+    filled = complete(llm, tasks, Sampling(), results, order="spm")
+    assert exact_matches(tasks, filled) == 1
+    assert exact_matches(tasks, complete(llm, tasks, Sampling(), results, order="psm")) == 0
 
 
 @pytest.mark.parametrize("suffix_first", [False, True])
@@ -179,22 +181,8 @@ def test_a_model_fills_the_gaps_as_infilling_does(llm, tokenizer, suffix_first):
         Task(task.task_id, task.prefix, task.suffix, completion.text, stop=("\n",))
         for task, completion in zip(tasks, filled, strict=True)
     ]
-    assert all(matches(llm, copied, suffix_first, max_new_tokens=4))
-
-
-def test_no_piece_of_a_line_holds_spaces_alone(tokenizer):
-    text = "".join(f"{' ' * 40}x{number}\n" for number in range(200))
-    found = line_gaps([text], tokenizer, 200, kind="random_span")
-    assert 0 < len(found) < 200
-    assert all(gap.solution.strip() and "\n" not in gap.solution for gap in found)
-
-
-def test_blocks_of_files_are_whole_lines(tokenizer):
-    for gap in line_gaps(TEXTS, tokenizer, 30, 10_000, kind="multi_line"):
-        assert gap.prefix + gap.solution + gap.suffix in TEXTS
-        assert 1 <= gap.solution.count("\n") + 1 <= 8
-        assert gap.prefix == "" or gap.prefix.endswith("\n")
-        assert gap.suffix == "" or gap.suffix.startswith("\n")
+    order = "spm" if suffix_first else "psm"
+    assert all(matches(llm, copied, order, max_new_tokens=4))
 
 
 @pytest.mark.parametrize("kind", ["single_line", "multi_line", "random_span"])
@@ -219,8 +207,8 @@ def test_derived_lines_and_blocks_are_those_whose_ends_are_not_blank():
 
 def test_the_published_problems_give_the_published_numbers_of_tasks():
     try:
-        problems = humaneval.read_tasks()
+        published = problems.humaneval()
     except DataError as error:
         pytest.skip(str(error))
-    assert len(derived(problems, "single_line")) == 1033
-    assert len(derived(problems, "multi_line")) == 5815
+    assert len(derived(published, "single_line")) == 1033
+    assert len(derived(published, "multi_line")) == 5815

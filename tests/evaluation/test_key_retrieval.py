@@ -1,23 +1,22 @@
 """Prompts with a value to be found again, and whether the model's number is that value."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from random_models import random_model
 
 from codellama import CodeLlama
 from codellama.errors import DataError, RequestError
-from codellama.evaluation import key_retrieval as module
 from codellama.evaluation.key_retrieval import (
     KEY,
     QUESTION,
     Cells,
-    Reader,
     functions,
     key_retrieval,
     surroundings,
 )
 from codellama.evaluation.results import Results
-from codellama.inference import prefill
 
 FILES = ["".join(f"def f{n}_{m}(x):\n    return {m} * x\n\n" for m in range(12)) for n in range(9)]
 FILES += [
@@ -66,27 +65,18 @@ def test_cells_that_cannot_be_are_refused(values):
         Cells(**values)
 
 
-@pytest.mark.parametrize("chunk", [7, 512])
-def test_reusing_the_cache_changes_no_answer(llm, filler, monkeypatch, chunk):
-    monkeypatch.setattr(prefill, "PREFILL_CHUNK", chunk)
-    before, behind = surroundings(llm.tokenizer, filler, 300, 0.6)
-    texts = [before + KEY.format(value) + behind + QUESTION for value in (10, 42, 43, 99)]
-    asked = [llm.tokenizer.encode(text, bos=True) for text in [*texts, before, *texts]]
-    expected = llm.generate(asked, max_new_tokens=module.ANSWER_TOKENS, stop_ids=[])
-    reader = Reader(llm)
-    assert [reader.answer(ids) for ids in asked] == [one.text for one in expected]
-
-
 @pytest.mark.parametrize("right", [True, False])
 def test_the_first_number_decides(llm, monkeypatch, right):
     asked = []
 
-    def answer(_, ids):
+    def generate(prompts, **options):
+        [ids] = prompts
         asked.append(ids)
+        assert options == {"stop_ids": [], "max_new_tokens": 4}
         value = llm.tokenizer.decode(ids).split('at the end"\n    return ')[1][:2]
-        return f"{value}\n\n" if right else f"{int(value) + 1}, {value}"
+        return [SimpleNamespace(text=f"{value}\n" if right else f"{int(value) + 1}, {value}")]
 
-    monkeypatch.setattr(Reader, "answer", answer)
+    monkeypatch.setattr(llm, "generate", generate)
     cells = Cells(length=(200, 300), position=(0.0, 0.5), examples=3)
     found = key_retrieval(llm, FILES, cells)
     assert found == {(n, p): float(right) for n in (200, 300) for p in (0.0, 0.5)}
@@ -95,10 +85,10 @@ def test_the_first_number_decides(llm, monkeypatch, right):
 
 def test_a_second_start_asks_for_what_is_missing_alone(llm, tmp_path):
     cells, path = Cells(length=(200,), position=(0.0, 0.5), examples=3), tmp_path / "results.jsonl"
-    first = key_retrieval(llm, FILES, cells, results=Results(path, "run"))
+    first = key_retrieval(llm, FILES, cells, Results(path, "run"))
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:4]))
-    assert key_retrieval(llm, FILES, cells, results=Results(path, "run")) == first
+    assert key_retrieval(llm, FILES, cells, Results(path, "run")) == first
     assert path.read_text() == "".join(lines)
 
 

@@ -128,12 +128,6 @@ def test_a_context_beyond_the_models_is_the_models(tokenizer):
     assert results[0].nats != perplexity(model, tokenizer, TEXTS, 8).nats
 
 
-def test_progress_counts_the_texts(model, tokenizer):
-    seen = []
-    perplexity(model, tokenizer, iter(TEXTS), progress=lambda *state: seen.append(state))
-    assert seen == [(number, len(TEXTS)) for number in range(1, len(TEXTS) + 1)]
-
-
 def test_loss_perplexity_and_bits_per_byte_are_the_same_in_other_units(model, tokenizer):
     result = perplexity(model, tokenizer, TEXTS)
     assert result.perplexity == pytest.approx(math.exp(result.loss))
@@ -195,11 +189,3 @@ def test_a_text_shorter_than_the_last_edge_has_no_sequence(model, tokenizer):
     length = len(tokenizer.encode(text))
     assert loss_by_position(model, tokenizer, text, [0, length], 4)[1] == 1
     assert loss_by_position(model, tokenizer, text, [0, 1, length + 1], 4)[1] == 0
-
-
-def test_progress_counts_the_sequences(model, tokenizer):
-    seen = []
-    loss_by_position(
-        model, tokenizer, "x = 1\n" * 16, [0, 8], 3, progress=lambda *state: seen.append(state)
-    )
-    assert seen == [(1, 3), (2, 3), (3, 3)]

@@ -9,8 +9,8 @@ from codellama.evaluation.plotting import check
 pytest.importorskip("matplotlib")
 
 
-def test_curves_and_heat_maps_are_drawn(tmp_path):
-    plotting.curves(tmp_path / "a.png", [0, 128, 1024], {"one": [2.0, 1.5], "other": [2.1, 1.4]})
+def test_a_curve_and_a_heat_map_are_drawn(tmp_path):
+    plotting.curve(tmp_path / "a.png", [0, 128, 1024], [2.0, 1.5])
     shares = {(1000, 0.0): 0.0, (1000, 0.4): 1.0, (2000, 0.0): 0.5, (2000, 0.4): 0.25}
     plotting.heat_map(tmp_path / "b.svg", shares)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

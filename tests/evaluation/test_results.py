@@ -10,52 +10,52 @@ from codellama.errors import DataError
 from codellama.evaluation.results import Results, fingerprint
 
 
-def square(group):
-    return [{"task_id": number, "square": number * number} for number in group]
-
-
-def units(*numbers):
-    return {(number, None, None): number for number in numbers}
+def squares(results, numbers, size=1):
+    """Measures the squares of numbers; returns those it had to compute, and all."""
+    asked = []
+    for group in results.missing(numbers, size):
+        for number in group:
+            asked.append(number)
+            results.add(number, square=number * number)
+    return asked, [results.records[number]["square"] for number in numbers]
 
 
 def test_results_are_in_the_file_at_once_and_not_measured_again(tmp_path):
     path = tmp_path / "results.jsonl"
-    Results(path, "run").collect(units(1, 2, 3), square, group=2)
-    asked = []
-    again = Results(path, "run").collect(
-        units(2, 3, 4), lambda group: asked.extend(group) or square(group)
-    )
-    assert asked == [4]
-    assert [record["square"] for record in again] == [4, 9, 16]
-    assert [json.loads(line)["task_id"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+    squares(Results(path, "run"), [1, 2, 3], size=2)
+    assert squares(Results(path, "run"), [2, 3, 4]) == ([4], [4, 9, 16])
+    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_keys_of_several_parts_are_known_again(tmp_path):
+    path, key = tmp_path / "results.jsonl", ("HumanEval/1", "psm", 0)
+    Results(path, "run").add(key, completion="x")
+    assert list(Results(path, "run").missing([key])) == []
 
 
 def test_a_line_that_was_not_finished_is_measured_again(tmp_path):
     path = tmp_path / "results.jsonl"
-    Results(path, "run").collect(units(1, 2), square)
+    squares(Results(path, "run"), [1, 2])
     for torn in (path.read_bytes()[:-5], path.read_bytes()[:3]):
         path.write_bytes(torn)
-        Results(path, "run").collect(units(1, 2), square)
-        assert sorted(json.loads(line)["task_id"] for line in path.read_text().splitlines()) == [
-            1,
-            2,
-        ]
+        squares(Results(path, "run"), [1, 2])
+        assert sorted(json.loads(line)["key"] for line in path.read_text().splitlines()) == [1, 2]
 
 
 def test_results_of_another_run_are_refused(tmp_path):
     path = tmp_path / "results.jsonl"
-    Results(path, "one model").collect(units(1), square)
+    squares(Results(path, "one model"), [1])
     before = path.read_bytes()
     with pytest.raises(DataError, match="'one model', but this run is 'another'"):
         Results(path, "another")
     assert path.read_bytes() == before
 
 
-def test_without_a_file_results_are_kept_in_memory():
+def test_without_a_file_results_are_kept_in_memory_and_progress_is_told():
     seen = []
-    found = Results().collect(units(3, 4), square, lambda *state: seen.append(state))
-    assert [record["square"] for record in found] == [9, 16]
-    assert seen == [(1, 2), (2, 2)]
+    results = Results(progress=lambda *state: seen.append(state))
+    assert squares(results, [3, 4, 5], size=2) == ([3, 4, 5], [9, 16, 25])
+    assert seen == [(2, 3), (3, 3)]
 
 
 def test_a_model_is_told_by_its_norms_and_shape(checkpoint, llm):

@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 from codellama.errors import DataError, RequestError
-from codellama.evaluation import humaneval, mbpp
+from codellama.evaluation import problems
 from codellama.evaluation.execution import Execution, run_programs
 from codellama.evaluation.results import Results
 from codellama.evaluation.tasks import Sampling, complete, pass_at_k, pass_rates, score
 
 HERE = Path(__file__).parent
-HUMAN_EVAL = humaneval.read_tasks(HERE / "problems.jsonl")
-MBPP = mbpp.read_tasks(HERE / "mbpp.jsonl")
+HUMAN_EVAL = problems.humaneval(HERE / "problems.jsonl")
+MBPP = problems.mbpp(HERE / "mbpp.jsonl")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,11 +47,11 @@ class Writer:
         return [SimpleNamespace(text=f"Sure: [PYTHON]\n{one.text}\n") for one in answers]
 
 
-@pytest.mark.parametrize("tasks", [HUMAN_EVAL, MBPP, mbpp.read_tasks(HERE / "mbpp.jsonl", True)])
+@pytest.mark.parametrize("tasks", [HUMAN_EVAL, MBPP, problems.mbpp(HERE / "mbpp.jsonl", True)])
 @pytest.mark.parametrize("solves", [True, False])
 def test_a_model_that_solves_all_or_nothing_gets_100_or_0_percent(tasks, solves):
-    written = complete(Writer(tasks, solves), tasks, Sampling(), Results())
-    scored = score(tasks, written, Results())
+    written = complete(Writer(tasks, solves), tasks, Sampling())
+    scored = score(tasks, written)
     assert pass_rates(scored) == {"pass@1": float(solves)}
     assert [record["task_id"] for record in scored] == [task.task_id for task in tasks]
 
@@ -59,12 +59,12 @@ def test_a_model_that_solves_all_or_nothing_gets_100_or_0_percent(tasks, solves)
 def test_samples_and_stop_strings_are_asked_for():
     llm = Writer(HUMAN_EVAL, True)
     sampling = Sampling(num_samples=2, temperature=0.8, batch_size=1, stop=("x",))
-    written = complete(llm, HUMAN_EVAL, sampling, Results())
+    written = complete(llm, HUMAN_EVAL, sampling)
     assert [record["sample"] for record in written] == [0, 1] * len(HUMAN_EVAL)
     assert len(llm.options) == len(HUMAN_EVAL) / 2  # four batches of one row, two samples a task
     for options in llm.options:
         assert (options["temperature"], options["seed"]) == (0.8, 0)
-        assert options["stop"] == ("x", *humaneval.STOP)
+        assert options["stop"] == ("x", *problems.STOP)
 
 
 def test_what_is_there_is_not_written_again(tmp_path):
@@ -72,10 +72,8 @@ def test_what_is_there_is_not_written_again(tmp_path):
     complete(Writer(HUMAN_EVAL, True), HUMAN_EVAL[:2], Sampling(), Results(path, "a"))
     llm = Writer(HUMAN_EVAL[2:], True)
     seen = []
-    results = Results(path, "a")
-    written = complete(
-        llm, HUMAN_EVAL, Sampling(), results, progress=lambda *state: seen.append(state)
-    )
+    results = Results(path, "a", lambda *state: seen.append(state))
+    written = complete(llm, HUMAN_EVAL, Sampling(), results)
     assert [record["task_id"] for record in written] == [task.task_id for task in HUMAN_EVAL]
     assert seen == [(4, 4)]
     lines = path.read_text().splitlines()
@@ -104,19 +102,19 @@ def test_pass_rates_by_hand():
 
 def test_completions_of_other_programs_can_be_scored():
     lines = [{"task_id": "11", "completion": "def sum(a, b): return a + b"}] * 2
-    assert [r["sample"] for r in score(MBPP, lines, Results())] == [0, 1]
+    assert [r["sample"] for r in score(MBPP, lines)] == [0, 1]
     for line in ({"task_id": "99", "completion": ""}, {"task_id": "11"}, {"completion": "x"}):
         with pytest.raises(DataError, match="no completion of one of these tasks"):
-            score(MBPP, [line], Results())
+            score(MBPP, [line])
 
 
 def test_problems_are_read_plain_or_compressed(tmp_path):
     path = tmp_path / "problems.jsonl.gz"
     path.write_bytes(gzip.compress((HERE / "problems.jsonl").read_bytes()))
-    assert humaneval.read_tasks(path) == HUMAN_EVAL
+    assert problems.humaneval(path) == HUMAN_EVAL
 
 
-@pytest.mark.parametrize("read", [humaneval.read_tasks, mbpp.read_tasks])
+@pytest.mark.parametrize("read", [problems.humaneval, problems.mbpp])
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -140,7 +138,7 @@ def test_mbpp_has_three_solved_problems_before_the_one_asked_for():
     assert prompt.count("[DONE]") == 3
     assert prompt.count("[BEGIN]") == 4
     assert prompt.endswith("assert math.isclose(sum(0.1, 0.2), 0.3)\n[BEGIN]\n")
-    [message] = mbpp.read_tasks(HERE / "mbpp.jsonl", zero_shot=True)[0].prompt
+    [message] = problems.mbpp(HERE / "mbpp.jsonl", zero_shot=True)[0].prompt
     assert message["content"].startswith(
         "You are an expert Python programmer, and here is your task: Write a sum.\n"
         "Your code should pass these tests:\n\nassert sum(1, 2) == 3\n"
@@ -153,26 +151,27 @@ def test_mbpp_without_problems_to_show_is_refused(tmp_path):
     path = tmp_path / "mbpp.jsonl"
     path.write_text("".join(lines[1:]))
     with pytest.raises(DataError, match="2 below"):
-        mbpp.read_tasks(path)
-    assert len(mbpp.read_tasks(path, zero_shot=True)) == 2
+        problems.mbpp(path)
+    assert len(problems.mbpp(path, zero_shot=True)) == 2
 
 
 @pytest.mark.parametrize(
     "text", ["x = 1\n", "So:\n[PYTHON]\nx = 1\n", "A\n```python\nx = 1\n```\nB"]
 )
 def test_the_program_is_taken_out_of_an_answer(text):
-    assert mbpp.extract(text).strip() == "x = 1"
+    assert problems.extract(text).strip() == "x = 1"
 
 
 @pytest.fixture(scope="module")
 def published():
     try:
-        return humaneval.read_tasks()
+        return problems.humaneval()
     except DataError as error:
         pytest.skip(str(error))
 
 
-def test_all_published_solutions_pass_and_no_empty_body_does(published):
+def test_every_eighth_published_solution_passes_and_its_empty_body_does_not(published):
     assert len(published) == 164
-    assert not any(run_programs([task.job(task.solution) for task in published]))
-    assert all(run_programs([task.job("    pass\n") for task in published]))
+    some = published[::8]
+    assert not any(run_programs([task.job(task.solution) for task in some]))
+    assert all(run_programs([task.job("    pass\n") for task in some]))

@@ -15,7 +15,7 @@ def layer_of(dtype):
 @pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1, 48), (48,), (1, 3, 48), (2, 1, 48)])
 def test_one_row_gives_the_product_of_many_on_any_processor(tiles, shape, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr("codellama.fast.single_row_linear.has_tiles", lambda: tiles)
     linear = layer_of(torch.float32)
     x = torch.randn(shape)
     with torch.no_grad():
@@ -24,7 +24,7 @@ def test_one_row_gives_the_product_of_many_on_any_processor(tiles, shape, monkey
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_one_row_leaves_onednn_as_it_was(enabled, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr("codellama.fast.single_row_linear.has_tiles", lambda: False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     seen = []
     linear = layer_of(torch.bfloat16)

@@ -31,15 +31,65 @@ def change_tensors(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return damage
 
 
-def rewrite_entries(change: Callable[[zipfile.ZipInfo, bytes], bytes]) -> Callable[[Path], None]:
+def rewrite_entries(
+    change: Callable[[zipfile.ZipInfo, bytes], bytes], method: int = zipfile.ZIP_STORED
+) -> Callable[[Path], None]:
+    """Changes the contents of an archive; a change may rename an entry in its `info`."""
+
     def damage(directory: Path) -> None:
         with zipfile.ZipFile(directory / SHARD) as old:
             entries = [(info, old.read(info)) for info in old.infolist()]
-        with zipfile.ZipFile(directory / SHARD, "w") as new:
+        with zipfile.ZipFile(directory / SHARD, "w", method) as new:
             for info, content in entries:
-                new.writestr(info.filename, change(info, content))
+                content = change(info, content)
+                new.writestr(info.filename, content)
 
     return damage
+
+
+def rewrite_bytes(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def damage(directory: Path) -> None:
+        content = change((directory / name).read_bytes())
+        (directory / name).unlink()
+        (directory / name).write_bytes(content)
+
+    return damage
+
+
+def rewrite_pickle(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    return rewrite_entries(
+        lambda info, content: change(content) if info.filename.endswith("data.pkl") else content
+    )
+
+
+def call(name: str, argument: bytes) -> Callable[[Path], None]:
+    """A pickle that calls a function which PyTorch allows, and keeps the result as a weight."""
+    module, _, function = name.rpartition(".")
+    pickled = b"\x80\x02}X\x04\0\0\0normc" + f"{module}\n{function}\n".encode() + argument
+    return rewrite_pickle(lambda _: pickled + b"\x85Rs.")
+
+
+def rename(info: zipfile.ZipInfo, content: bytes) -> bytes:
+    info.filename = f"../../{info.filename}"
+    return content
+
+
+def many_disks(content: bytes) -> bytes:
+    locator = content.rindex(b"PK\x06\x07")
+    return content[: locator + 16] + b"\x09" + content[locator + 17 :]
+
+
+def from_before_archives(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def damage(directory: Path) -> None:
+        tensors = torch.load(directory / SHARD, weights_only=True)
+        torch.save(tensors, directory / SHARD, _use_new_zipfile_serialization=False)
+        rewrite_bytes(SHARD, change)(directory)
+
+    return damage
+
+
+TERABYTES = b"\x8a\x06\0\0\0\0\0\x20"  # as a pickled number
+ELEMENTS = b"M\0\x80"  # of the embedding: 512 x 64
 
 
 def fifo(directory: Path) -> None:
@@ -74,6 +124,12 @@ class Payload:
 
 def payload(directory: Path) -> None:
     torch.save({"norm.weight": Payload(directory / "run")}, directory / SHARD)
+
+
+def hidden_payload(directory: Path) -> None:
+    tensors = torch.load(directory / SHARD, weights_only=True)
+    tensors["norm.weight"] = {"deep": [(1, Payload(directory / "run"))]}
+    torch.save(tensors, directory / SHARD, _use_new_zipfile_serialization=False)
 
 
 def huge_pickle(info: zipfile.ZipInfo, content: bytes) -> bytes:
@@ -112,7 +168,52 @@ FAULTS = {
     "text in a tar archive": (tar_of_text, "is not a set of tensors"),
     "a flipped byte in a piece": (flip_a_piece, "is damaged"),
     "a pickle that runs code": (payload, "could run code"),
+    "a pickle from before archives that runs code": (hidden_payload, "could run code"),
     "a value of 100 KB": (long_params, "dim is"),
+    "params of 70 MB": (
+        rewrite_bytes("params.json", lambda content: content + b" " * 70_000_000),
+        "params.json has headers of",
+    ),
+    "a vocabulary of 70 MB": (
+        rewrite_bytes("tokenizer.model", lambda content: content + b"\0" * 70_000_000),
+        "tokenizer.model has headers of",
+    ),
+    "two equal pieces that are not UTF-8": (
+        rewrite_bytes("tokenizer.model", lambda content: content + 2 * b"\n\x03\n\x01\xff"),
+        "is not a SentencePiece model",
+    ),
+    "a vocabulary without an end of text": (
+        rewrite_bytes("tokenizer.model", lambda content: content + b"\x12\x06\xfa\x02\x03abc"),
+        "is damaged",
+    ),
+    "entries that lead out of the archive": (rewrite_entries(rename), "is damaged"),
+    "an archive on many disks": (rewrite_bytes(SHARD, many_disks), "is damaged"),
+    "an entry whose name is not UTF-8": (
+        rewrite_bytes(SHARD, lambda c: c.replace(b"consolidated.00/data/1", b"\xff" * 22)),
+        "is damaged",
+    ),
+    "500 MB of zeros, deflated": (
+        rewrite_entries(
+            lambda info, content: bytes(500_000_000) if info.filename.endswith("/0") else content,
+            zipfile.ZIP_DEFLATED,
+        ),
+        "is damaged (its tensors claim 500,",
+    ),
+    "a storage of terabytes": (
+        rewrite_pickle(lambda content: content.replace(ELEMENTS, TERABYTES)),
+        "is damaged",
+    ),
+    "a storage of terabytes from before archives": (
+        from_before_archives(lambda content: content.replace(ELEMENTS, TERABYTES, 1)),
+        "does not fit into memory",
+    ),
+    "a weight that repeats one number": (
+        change_tensors(lambda t: t.update({"norm.weight": torch.ones(1).expand(64)})),
+        "no dense tensor",
+    ),
+    "an array of terabytes": (call("__builtin__.bytearray", TERABYTES), "does not fit into memory"),
+    "a tensor of terabytes": (call("torch.FloatTensor", TERABYTES), "does not fit into memory"),
+    "an unknown encoding": (call("_codecs.encode", b"U\x03abcU\x03abc\x86"), "is damaged"),
 }
 
 

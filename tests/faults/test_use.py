@@ -1,5 +1,6 @@
 """Faults in how the commands and the library are used."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -10,7 +11,8 @@ import commands
 import pytest
 import torch
 
-from codellama import CodeLlama, RequestError
+from codellama import CodeLlama, RequestError, cli
+from codellama.weights import memory
 
 OPTIONS = {
     "~ before nobody": (["--ckpt", "~nobody-there/x", "--prompt", "a"], "there is no such user"),
@@ -31,12 +33,35 @@ def test_a_mistake_is_told_in_a_sentence(checkpoint, fault):
     assert done.stderr.startswith("error: ") and says in done.stderr
 
 
-def test_a_bad_line_of_a_file_is_named_before_anything_is_loaded(tmp_path):
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("<FILL_ME> <FILL_ME>", "the text has 2 <FILL_ME> marks"),
+        ("\ud800", "surrogate"),
+        ("x " * 60_000, "but the model's context holds"),
+        (1, "expected a JSON string"),
+    ],
+)
+def test_a_bad_line_of_a_file_is_named_before_the_weights_are_read(
+    checkpoint, tmp_path, monkeypatch, line, says
+):
+    monkeypatch.setattr(cli.CodeLlama, "load", lambda *_, **__: pytest.fail("was loaded"))
     file = tmp_path / "prompts.JSONL"
-    file.write_text('"good"\n"<FILL_ME> <FILL_ME>"\n')
-    done = commands.run("generate", "--ckpt", "/absent", "--file", file)
+    file.write_text(f'"good"\n{json.dumps(line)}\n')
+    done = commands.run("generate", "--ckpt", checkpoint, "--file", file)
     assert done.returncode == 2
-    assert f"{file}, line 2: the text has 2 <FILL_ME> marks" in done.stderr
+    assert f"{file}, line 2: " in done.stderr and says in done.stderr
+
+
+@pytest.mark.parametrize("options", [("--prompt", "a"), ("--chat",)])
+def test_a_model_that_does_not_fit_is_refused_unless_forced(checkpoint, monkeypatch, options):
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 400_000)
+    options = ("generate", "--ckpt", checkpoint, "--device", "cpu", *options)
+    done = commands.run(*options, "--max_new_tokens", 600)
+    assert done.returncode == 2
+    assert "0.00 GB for its weights" in done.stderr and "--force" in done.stderr
+    assert "what would fit: int4 weights" in done.stderr
+    assert commands.run(*options, "--max_new_tokens", 600, "--force").returncode == 0
 
 
 def test_a_line_of_a_chat_that_is_not_utf8_does_not_end_it(checkpoint):

@@ -1,0 +1,345 @@
+"""Files and prompts with random faults: each gives a result or one short sentence.
+
+Every test starts from something valid and changes it at random. What a longer search has found is a
+row in the tables of `test_checkpoints.py` and `test_use.py`.
+"""
+
+import contextlib
+import io
+import json
+import shutil
+import signal
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from codellama import CodeLlama, CodeLlamaError, Tokenizer, prompts
+from codellama.describe import describe_checkpoint
+from codellama.errors import LONGEST
+from codellama.weights import huggingface
+from codellama.weights.loading import open_checkpoint
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="needs Linux's /proc"
+)
+resource = pytest.importorskip("resource")
+SHARD = "consolidated.00.pth"
+MEMORY = 2**30
+SECONDS = 10
+
+FUZZ = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=150,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """Ends in an exception that is not the package's where more memory or time is asked for."""
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError("it hangs")
+
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [status] = [line for line in lines if line.startswith("VmSize")]
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (int(status.split()[1]) * 1024 + MEMORY, limits[1]))
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def check_sentence(text: str) -> None:
+    assert text.isprintable(), text[:2000]
+    assert 0 < len(text) <= LONGEST, text[:2000]
+    if SHARD not in text:  # PyTorch reserves what a pickle asks for, without using it
+        assert "does not fit into memory" not in text, text
+
+
+def attempt(act: Callable[[], object]) -> None:
+    """Calls `act`, which has to return, or to raise an error of the package in one sentence."""
+    with bounded(), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            act()
+        except CodeLlamaError as error:
+            check_sentence(str(error))
+    for warning in told:
+        check_sentence(str(warning.message))
+
+
+def use(directory: Path) -> None:
+    """All that reads a checkpoint directory; a failure of one part does not hide the next."""
+    attempt(lambda: describe_checkpoint(open_checkpoint(directory)))
+    attempt(
+        lambda: CodeLlama.load(directory, "cpu", "float32", fast=False).complete(
+            ["def"], max_new_tokens=1
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def formats(checkpoint, tmp_path_factory) -> dict[str, Path]:
+    """The same model in both formats; Hugging Face's in several files."""
+    directory = tmp_path_factory.mktemp("formats") / "hf"
+    source = open_checkpoint(checkpoint)
+    huggingface.save_checkpoint(directory, source.config, source.read, file_bytes=200_000)
+    shutil.copy(checkpoint / "tokenizer.model", directory)
+    return {"meta": checkpoint, "hf": directory}
+
+
+@pytest.fixture(scope="module")
+def legacy(checkpoint) -> bytes:
+    """The shard as PyTorch wrote it before 1.6."""
+    content = io.BytesIO()
+    tensors = torch.load(checkpoint / SHARD, weights_only=True)
+    torch.save(tensors, content, _use_new_zipfile_serialization=False)
+    return content.getvalue()
+
+
+@contextlib.contextmanager
+def replaced(path: Path, content: bytes) -> Iterator[None]:
+    """Other contents of a file for a while."""
+    before = path.read_bytes()
+    path.unlink()  # models of earlier examples may have it mapped
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.unlink()
+        path.write_bytes(before)
+
+
+NUMBERS = st.one_of(
+    st.integers(),
+    st.floats(),
+    st.sampled_from([0, -1, 2**24, 2**31, 2**63, 2**64, 10**400, 1e308, 1e-320, -0.0, 1.0, 64.0]),
+)
+TEXTS = st.one_of(
+    st.text(st.characters(), max_size=20),  # with surrogates and control characters
+    st.sampled_from(["", "\0", "\x1b[31m\n", "\ud800", "../x", "/etc/passwd", "x" * 100_000, ".."]),
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def edited_json(draw: st.DrawFn, content: object) -> str:
+    """JSON with some values, at any depth, replaced, removed, renamed or doubled."""
+    content = json.loads(json.dumps(content))
+    extra = ""
+    for _ in range(draw(st.integers(1, 3))):
+        target = content
+        while True:
+            key = draw(st.sampled_from(sorted(target)) if target else TEXTS)
+            inner = target.get(key)
+            if not isinstance(inner, dict) or draw(st.booleans()):
+                break
+            target = inner
+        change = draw(st.sampled_from(["replace", "replace", "replace", "add", "remove", "double"]))
+        if change == "replace":
+            target[key] = draw(VALUES)
+        elif change == "add":
+            target[draw(TEXTS)] = draw(VALUES)
+        elif change == "remove":
+            target.pop(key, None)
+        else:
+            extra = f"{json.dumps(key)}: {json.dumps(draw(VALUES))}, "
+    text = json.dumps(content)
+    return "{" + extra + text[1:] if extra and len(text) > 2 else text
+
+
+@st.composite
+def edited_bytes(draw: st.DrawFn, content: bytes, most: int = 4) -> bytes:
+    """Bytes that are flipped, cut out, inserted, doubled, or replaced by extreme numbers."""
+    changed = bytearray(content)
+    for _ in range(draw(st.integers(1, most))):
+        at = draw(st.integers(0, len(changed)))
+        length = draw(st.sampled_from([1, 1, 2, 4, 8, 100]))
+        change = draw(st.sampled_from(["set", "set", "set", "number", "cut", "insert", "end"]))
+        if change == "set":
+            changed[at : at + 1] = draw(st.binary(min_size=1, max_size=1))
+        elif change == "number":
+            number = draw(st.sampled_from([0, 1, 2**31 - 1, 2**32 - 1, 2**62, 2**64 - 1]))
+            packed = struct.pack("<Q", number)[: max(length % 9, 1)]
+            changed[at : at + len(packed)] = packed
+        elif change == "cut":
+            del changed[at : at + length]
+        elif change == "insert":
+            changed[at:at] = draw(st.binary(max_size=8)) or changed[at : at + length]
+        else:
+            del changed[max(at, 1) :]
+    return bytes(changed)
+
+
+@FUZZ
+@given(st.data())
+def test_params_may_hold_any_json(checkpoint, data):
+    params = json.loads((checkpoint / "params.json").read_text())
+    with replaced(
+        checkpoint / "params.json", data.draw(edited_json(params)).encode(errors="replace")
+    ):
+        use(checkpoint)
+
+
+@FUZZ
+@given(st.data())
+def test_a_config_may_hold_any_json(formats, data):
+    path = formats["hf"] / "config.json"
+    with replaced(path, data.draw(edited_json(json.loads(path.read_text()))).encode()):
+        use(formats["hf"])
+
+
+@FUZZ
+@given(st.data())
+def test_an_index_may_hold_any_json(formats, data):
+    path = formats["hf"] / "model.safetensors.index.json"
+    with replaced(path, data.draw(edited_json(json.loads(path.read_text()))).encode()):
+        use(formats["hf"])
+
+
+@FUZZ
+@given(st.sampled_from(["params.json", "config.json", huggingface.INDEX]), st.data())
+def test_json_may_hold_any_bytes(formats, name, data):
+    directory = formats["meta" if name == "params.json" else "hf"]
+    content = (directory / name).read_bytes()
+    with replaced(directory / name, data.draw(edited_bytes(content))):
+        use(directory)
+
+
+@FUZZ
+@given(st.data())
+def test_a_shard_may_hold_any_pickle(checkpoint, data):
+    with zipfile.ZipFile(checkpoint / SHARD) as archive:
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    [name] = [name for name in entries if name.endswith("data.pkl")]
+    entries[name] = data.draw(edited_bytes(entries[name]))
+    content = io.BytesIO()
+    method = data.draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
+    with zipfile.ZipFile(content, "w", method, compresslevel=1) as archive:
+        for name, entry in entries.items():
+            archive.writestr(name, entry)
+    with replaced(checkpoint / SHARD, content.getvalue()):
+        use(checkpoint)
+
+
+@FUZZ
+@given(st.data())
+def test_a_shard_may_have_any_directory(checkpoint, data):
+    content = (checkpoint / SHARD).read_bytes()
+    directory = content.index(b"PK\x01\x02")
+    beginning, end = content[:directory], content[directory:]
+    with replaced(checkpoint / SHARD, beginning + data.draw(edited_bytes(end))):
+        use(checkpoint)
+
+
+@FUZZ
+@given(st.data())
+def test_a_shard_from_before_archives_may_hold_anything(checkpoint, legacy, data):
+    with replaced(checkpoint / SHARD, data.draw(edited_bytes(legacy[:8000])) + legacy[8000:]):
+        use(checkpoint)
+
+
+@FUZZ
+@given(st.data())
+def test_a_safetensors_header_may_hold_any_json(formats, data):
+    path = sorted(formats["hf"].glob("*.safetensors"))[0]
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = data.draw(edited_json(json.loads(content[8:start]))).encode()
+    with replaced(path, struct.pack("<Q", len(header)) + header + content[start:]):
+        use(formats["hf"])
+
+
+@FUZZ
+@given(st.data())
+def test_a_safetensors_header_may_hold_any_bytes(formats, data):
+    path = sorted(formats["hf"].glob("*.safetensors"))[0]
+    content = path.read_bytes()
+    with replaced(path, data.draw(edited_bytes(content[:1500])) + content[1500:]):
+        use(formats["hf"])
+
+
+ODD_TEXTS = st.text(
+    st.one_of(
+        st.characters(),
+        st.sampled_from("\0\ud800\udfff\u200b\u202e\ufeff▁☺\x1b\r\u2028é́🏳\u200d🌈\U0010ffff"),
+    ),
+    max_size=30,
+)
+TAGGED = st.lists(
+    ODD_TEXTS
+    | st.sampled_from(["<FILL_ME>", " <PRE>", "▁<MID>", " <SUF>", " <EOT>", *prompts.CONTROL_TAGS]),
+    max_size=5,
+).map("".join)
+
+
+def use_tokenizer(path: Path, text: str) -> None:
+    tokenizer = Tokenizer(path)
+    ids = tokenizer.encode(text, bos=True, eos=True)
+    tokenizer.decode(ids)
+    tokenizer.decode([*range(tokenizer.vocab_size)])
+    attempt(lambda: prompts.infilling(tokenizer, text, text))
+    attempt(lambda: prompts.chat(tokenizer, [{"role": "user", "content": text}]))
+
+
+@FUZZ
+@given(st.data(), st.text(max_size=10))
+def test_a_vocabulary_may_hold_any_bytes(tokenizer_path, data, text):
+    content = tokenizer_path.read_bytes()
+    half = len(content) // 2
+    if data.draw(st.booleans()):
+        changed = data.draw(edited_bytes(content))
+    else:  # the settings stand at the end, after the pieces
+        changed = content[:half] + data.draw(edited_bytes(content[half:]))
+    with replaced(tokenizer_path, changed):
+        attempt(lambda: use_tokenizer(tokenizer_path, text))
+
+
+@FUZZ
+@given(st.data())
+def test_a_prompt_may_be_any_text(llm, data):
+    prefix, suffix = data.draw(TAGGED), data.draw(TAGGED)
+    attempt(lambda: list(llm.each([prefix], max_new_tokens=1)))
+    attempt(lambda: llm.infill([(prefix, suffix)], max_new_tokens=1))
+    ids = llm.tokenizer
+    attempt(lambda: ids.decode(ids.encode(prefix)))
+
+
+MESSAGES = st.lists(
+    st.one_of(
+        st.fixed_dictionaries(
+            {
+                "role": st.sampled_from(["user", "assistant", "system"]) | TAGGED,
+                "content": TAGGED | VALUES,
+            },
+            optional={"destination": TAGGED | VALUES},
+        ),
+        VALUES,
+    ),
+    max_size=4,
+)
+
+
+@FUZZ
+@given(MESSAGES | TAGGED.map(lambda text: [{"role": "user", "content": text}]) | st.lists(VALUES))
+def test_a_dialog_may_be_anything(llm, messages):
+    attempt(lambda: llm.chat([messages], max_new_tokens=1))

@@ -1,0 +1,127 @@
+"""Every way of running and training on every device of this machine, against the plain CPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from commands import ROOT, run
+from random_checkpoint import Shape, random_checkpoint
+from random_models import random_model
+
+from codellama import CodeLlama, load_model
+from codellama.fast.compiled import can_compile
+from codellama.training.machine import Machine
+from codellama.training.recipe import Stage
+from codellama.training.trainer import Trainer, initialise
+
+PROMPTS = ["def f(x):", "", "import os\n\nclass Path", "x"]
+GREEDY = {"max_new_tokens": 16, "logprobs": True}
+FORMS = {
+    "plain": {"fast": False},
+    "fast": {},
+    "int8": {"quantize": "int8"},
+    "int4": {"quantize": "int4"},
+    "8-bit cache": {"kv_dtype": "int8"},
+    "compiled": {"compile": True},
+    "int8, compiled": {"quantize": "int8", "compile": True},
+    "int4, 8-bit cache, compiled": {"quantize": "int4", "kv_dtype": "int8", "compile": True},
+}
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""Differences of log-probabilities, in nats; rounding to integers is compared with itself."""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A model large enough for every kernel, with grouped heads."""
+    directory = tmp_path_factory.mktemp("model")
+    random_checkpoint(Shape(str(directory), dim=256, n_heads=4, n_kv_heads=2))
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _forget_compiled():
+    yield
+    torch._dynamo.reset()
+
+
+def skip_what_cannot_compile(form: str, device: str) -> None:
+    if FORMS[form].get("compile") and device == "cpu":
+        pytest.skip("tests/fast/test_compiled.py has the CPU's")
+    if FORMS[form].get("compile") and not can_compile(torch.device(device)):
+        pytest.skip("torch.compile needs a compiler for the device")
+
+
+@pytest.mark.parametrize("dtype", CLOSE, ids=str)
+def test_logits_are_those_of_the_cpu(directory, device, dtype):
+    tokens = torch.arange(1, 101).view(2, 50)
+    expected = load_model(directory, "cpu", torch.float32)(tokens)
+    model = load_model(directory, device, dtype)
+    found = model(tokens.to(device)).cpu()
+    assert (found - expected).abs().max() < CLOSE[dtype] * expected.abs().max()
+    cache = model.new_cache(2)
+    with torch.no_grad():
+        parts = [model(part.to(device), cache).cpu() for part in tokens.split([30, 1, 19], 1)]
+    assert (torch.cat(parts, 1) - found).abs().max() < CLOSE[dtype] * expected.abs().max()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_equals_its_prompts_alone_and_their_streams(directory, device, form):
+    skip_what_cannot_compile(form, device)
+    llm = CodeLlama.load(directory, device, torch.float32, **FORMS[form])
+    together = llm.complete(PROMPTS, batch_size=3, **GREEDY)
+    for prompt, one in zip(PROMPTS, together, strict=True):
+        [alone] = llm.complete([prompt], **GREEDY)
+        assert alone.tokens == one.tokens
+        assert alone.logprobs == pytest.approx(one.logprobs, abs=1e-3)
+        assert "".join(llm.stream(prompt, max_new_tokens=16)) == one.text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_gives_on_a_device_what_it_gives_on_the_cpu(directory, device, form):
+    if device == "cpu":
+        pytest.skip("the device is the CPU")
+    skip_what_cannot_compile(form, device)
+    found, expected = (
+        CodeLlama.load(directory, one, torch.float32, **options).complete(PROMPTS, **GREEDY)
+        for one, options in ((device, FORMS[form]), ("cpu", FORMS[form] | {"compile": False}))
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert one.tokens == other.tokens
+        assert one.logprobs == pytest.approx(other.logprobs, abs=0.01)
+
+
+def test_seeded_sampling_repeats_itself(directory, device):
+    llm = CodeLlama.load(directory, device)
+    options = {"temperature": 1.0, "top_p": 0.9, "top_k": 50, "seed": 5, "max_new_tokens": 16}
+    assert llm.complete(PROMPTS, **options) == llm.complete(PROMPTS, **options)
+    [drafted] = llm.complete(["x = x = x ="], speculate=4, max_new_tokens=16)
+    assert drafted == llm.complete(["x = x = x ="], max_new_tokens=16)[0]
+
+
+def test_a_few_steps_of_training_lower_the_loss(device):
+    model = random_model(n_layers=1)
+    initialise(model, torch.Generator().manual_seed(0))
+    stage = Stage("s", 4_096, 32, 256, 3e-3, recompute=True)
+    machine = Machine.best(torch.device(device))
+    rows = torch.arange(8 * 33).view(8, 33) % 40
+    stream = type("Rows", (), {"take": lambda _, count: rows[:count]})()
+    trainer = Trainer(machine.place(model), stream, stage, machine)
+    losses = [trainer.train_step() for _ in range(12)]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_a_model_is_laid_over_all_devices(directory, device):
+    count = torch.cuda.device_count() if device == "cuda" else 2
+    if device == "mps" or count < 2:
+        pytest.skip("needs two devices")
+    options = ["--prompt", PROMPTS[0], "--max_new_tokens", "16", "--device", device, "--json"]
+    options += ["--ckpt", str(directory), "--dtype", "float32"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launcher, "--nproc_per_node", "2", "-m", "codellama.generate", *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(run("generate", *options).stdout)

@@ -1,0 +1,45 @@
+"""Whether a model fits."""
+
+import pytest
+import torch
+
+from codellama import CodeLlama, RequestError
+from codellama.inference.cache_rows import bytes_per_token
+from codellama.weights import memory
+from codellama.weights.loading import LoadOptions, open_checkpoint, weight_bytes
+
+FORMS = [
+    {},
+    {"dtype": "float32"},
+    {"dtype": "bfloat16"},
+    {"dtype": "bfloat16", "quantize": "int8"},
+    {"dtype": "bfloat16", "quantize": "int4"},
+    {"dtype": "float32", "kv_dtype": "int8"},
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_estimate_is_what_a_model_takes(checkpoint, form):
+    options = LoadOptions("cpu", **form)
+    weights, cache = memory.needed_bytes(open_checkpoint(checkpoint), options, 1_000)
+    model = CodeLlama.load(checkpoint, "cpu", **form).model
+    assert weights == pytest.approx(
+        weight_bytes(model), rel=0.1
+    )  # matrices this small have more scales
+    assert cache == pytest.approx(1_000 * bytes_per_token(model.new_cache()), rel=0.3)
+
+
+def test_what_would_fit_is_named_with_its_size(checkpoint, monkeypatch):
+    source = open_checkpoint(checkpoint)
+    weights, cache = memory.needed_bytes(source, LoadOptions("cpu"), 1_000)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: weights + cache // 2)
+    with pytest.raises(RequestError, match=r"int8 weights .*, or (499|500) tokens"):
+        memory.check_memory(source, LoadOptions("cpu"), 1_000)
+    memory.check_memory(source, LoadOptions("cpu"), 400)
+
+
+def test_what_is_free_is_less_than_all_memory():
+    free = memory.free_bytes(torch.device("cpu"))
+    if free is None:
+        pytest.skip("the system does not say")
+    assert 0 < free < 2**50
