@@ -67,7 +67,8 @@ class Trainer:
         tokens = (rows[:, 1:] != PADDING).sum() / self.machine.processes  # gradients are averaged
         total = torch.zeros((), device=self.machine.device)
         at_once = max(1, GROUP_TOKENS[total.device.type] // (rows.size(1) - 1))
-        for group in self.machine.share(rows).split(at_once):  # gradients add up, memory does not
+        # Gradients add up over groups; memory holds the activations of one.
+        for group in self.machine.share(rows).split(at_once):
             inputs, targets = group[:, :-1].clamp(min=0), group[:, 1:].flatten()
             with torch.set_grad_enabled(learn), self.machine.autocast():
                 logits = self.model(inputs).flatten(0, 1)  # (batch * sequence, vocab)
