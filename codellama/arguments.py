@@ -2,9 +2,6 @@
 
 A command is a function whose parameters are dataclasses. Their fields are the options; names,
 types, defaults and help come from the dataclass, where Python callers find them too.
-
-fire, which this replaces, guesses types by how a value looks (`--prompt 123` is a number to it),
-keeps the last of repeated options, and answers a mistake with a page of usage.
 """
 
 from __future__ import annotations
@@ -14,11 +11,10 @@ import inspect
 import math
 import re
 import textwrap
-import types
 import typing
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from codellama.errors import UsageError
@@ -33,20 +29,12 @@ Command = Callable[..., None]
 
 @dataclass(frozen=True)
 class _Option:
-    """One field of a command's dataclasses."""
+    """A field of a command's dataclasses."""
 
-    field: Field[Any]
+    name: str
     kind: Any  # the type of a value: `int` of `int | None`, `str` of `tuple[str, ...]`
-    repeats: bool
+    default: Any
     help: str
-
-    @property
-    def name(self) -> str:
-        return self.field.name
-
-    @property
-    def is_required(self) -> bool:
-        return self.field.default is MISSING
 
     def convert(self, text: str) -> Any:
         """The value that `text` stands for."""
@@ -64,8 +52,8 @@ def parse(arguments: Sequence[str], command: Command) -> dict[str, Any] | None:
     `-h` in an option's place.
 
     `--name value` and `--name=value` take the value as it is, even if it looks like an option; a
-    flag needs none; a field that holds several strings collects repetitions; `-n` stands for the
-    one option that begins so.
+    flag needs none; a field whose default is a tuple collects repetitions; `-n` stands for the one
+    option that begins so.
 
     Raises:
         UsageError: an option is unknown, given twice, without a value, of another type, or missing.
@@ -81,18 +69,18 @@ def parse(arguments: Sequence[str], command: Command) -> dict[str, Any] | None:
         option = _find(argument, options)
         if option.kind is bool and not equals:
             text = rest.popleft() if rest and rest[0].lower() in _TRUTH else "true"
+        elif not equals and not rest:
+            raise UsageError(f"--{option.name} needs a value")
         elif not equals:
-            if not rest:
-                raise UsageError(f"--{option.name} needs a value")
             text = rest.popleft()
-        if option.repeats:
-            values[option.name] = (*values.get(option.name, ()), option.convert(text))
+        value = option.convert(text)
+        if isinstance(option.default, tuple):
+            value = (*values.get(option.name, ()), value)
         elif option.name in values:
             raise UsageError(f"--{option.name} is given twice; expected it once")
-        else:
-            values[option.name] = option.convert(text)
+        values[option.name] = value
     for option in options.values():
-        if option.is_required and option.name not in values:
+        if option.default is MISSING and option.name not in values:
             raise UsageError(f"--{option.name} is missing; --help lists the options")
     return {
         parameter: group(**{f.name: values[f.name] for f in fields(group) if f.name in values})
@@ -104,8 +92,7 @@ def help_text(command: Command) -> str:
     """What a command does, and a paragraph for each of its options."""
     paragraphs = [inspect.getdoc(command) or "", "Options:"]
     for option in _options(command).values():
-        default = option.field.default
-        shown = "" if option.is_required or default in (None, False, ()) else f" ({default})"
+        shown = "" if option.default in (MISSING, None, False, ()) else f" ({option.default})"
         text = textwrap.fill(option.help + shown, 96, break_on_hyphens=False)
         head = f"  --{option.name}{_METAVAR[option.kind]}"
         paragraphs.append(f"{head}\n{textwrap.indent(text, ' ' * 6)}")
@@ -122,12 +109,9 @@ def _options(command: Command) -> dict[str, _Option]:
     for group in _groups(command).values():
         hints, helps = typing.get_type_hints(group), _helps(group)
         for field in fields(group):
-            kind, repeats = hints[field.name], False
-            if typing.get_origin(kind) in (types.UnionType, typing.Union):
-                kind = next(part for part in typing.get_args(kind) if part is not type(None))
-            if typing.get_origin(kind) is not None:
-                kind, repeats = typing.get_args(kind)[0], True
-            options[field.name] = _Option(field, kind, repeats, helps.get(field.name, ""))
+            hint, help = hints[field.name], helps.get(field.name, "")
+            kind, *_ = typing.get_args(hint) or (hint,)
+            options[field.name] = _Option(field.name, kind, field.default, help)
     return options
 
 

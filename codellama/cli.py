@@ -19,6 +19,7 @@ from tqdm import tqdm
 from codellama.arguments import HELP, Command, help_text, parse
 from codellama.errors import CodeLlamaError, RequestError, UsageError
 from codellama.inference.generation import CodeLlama
+from codellama.training.machine import is_launched
 from codellama.weights.downloads import Progress
 from codellama.weights.loading import LoadOptions, open_checkpoint, torch_device
 from codellama.weights.memory import check_memory
@@ -79,15 +80,13 @@ class Source:
 
 
 def run(command: Command | Mapping[str, Command]) -> NoReturn:
-    """Calls `command` with the options on the command line, and ends the process.
-
-    The parameters of `command` are dataclasses, whose fields are the options (see
-    `arguments.parse`). Of several commands the first word on the command line picks one.
+    """Calls `command` with the options on the command line, as `arguments.parse` finds them, and
+    ends the process. Of several commands the first word on the command line picks one.
 
     Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
     whoever reads the output has closed it; 143 after SIGTERM.
     """
-    if _is_launched() and os.environ["RANK"] != "0":  # the first process speaks for all
+    if is_launched() and os.environ["RANK"] != "0":  # the first process speaks for all
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this
@@ -96,19 +95,14 @@ def run(command: Command | Mapping[str, Command]) -> NoReturn:
         sys.stdout.reconfigure(encoding="utf-8")  # what models write fits no smaller alphabet
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
-        if not _is_launched():  # torchrun's processes end at once
+        if not is_launched():  # torchrun's processes end at once
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         code = _exit_code(command, sys.argv[1:])
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's clean-up
-    if _is_launched():
+    if is_launched():
         _leave(code)
     sys.exit(code)
-
-
-def _is_launched() -> bool:
-    """Whether torchrun, or a launcher that sets the same variables, started this process."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
 
 
 def _leave(code: int) -> NoReturn:
@@ -130,61 +124,44 @@ def _leave(code: int) -> NoReturn:
 def _exit_code(command: Command | Mapping[str, Command], arguments: list[str]) -> int:
     try:
         if isinstance(command, Mapping):
-            if arguments[:1] in ([flag] for flag in HELP):
-                print(_overview(command))
+            name, *arguments = arguments or ["nothing"]
+            if name in HELP:
+                print("First comes one of these; each has a --help of its own.")
+                for name, one in command.items():
+                    print(f"  {name:<14} {(one.__doc__ or '').splitlines()[0]}")
                 return 0
-            command, arguments = _pick(command, arguments)
+            if name not in command:
+                raise UsageError(f"expected one of {', '.join(command)} first, found {name}")
+            command = command[name]
         if (options := parse(arguments, command)) is not None:
             command(**options)
         else:
             print(help_text(command))
         sys.stdout.flush()
-    except CodeLlamaError as error:
-        return _fail(str(error))
-    except (OSError, torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        return _system_failure(error)
+    except BrokenPipeError:
+        _forget_output()
+        return 141
     except KeyboardInterrupt:
         say("")
         return 130
+    except (CodeLlamaError, OSError, RuntimeError, MemoryError) as error:
+        say(f"error: {_sentence(error)}")
+        return 2
     return 0
 
 
-def _overview(commands: Mapping[str, Command]) -> str:
-    """A line for each of several commands."""
-    lines = [
-        f"  {name:<14} {(command.__doc__ or '').splitlines()[0]}"
-        for name, command in commands.items()
-    ]
-    return "\n".join(["First comes one of these; each has a --help of its own.", *lines])
-
-
-def _pick(commands: Mapping[str, Command], arguments: list[str]) -> tuple[Command, list[str]]:
-    name = arguments[0] if arguments else "nothing"
-    if name not in commands:
-        raise UsageError(f"expected one of {', '.join(commands)} first, found {name}")
-    return commands[name], arguments[1:]
-
-
-def _fail(sentence: str) -> int:
-    say(f"error: {sentence}")
-    return 2
-
-
-def _system_failure(error: BaseException) -> int:
-    """Turns what the system refuses into a sentence; anything else is a defect of ours."""
-    if isinstance(error, BrokenPipeError):
-        _forget_output()
-        return 141
-    if isinstance(error, OSError) and error.filename:
-        return _fail(f"{error.filename}: {error.strerror}")
+def _sentence(error: Exception) -> str:
+    """What a user did, or the system refuses; anything else is a defect of ours."""
+    if isinstance(error, CodeLlamaError):
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
-        _forget_output()
-        return _fail(f"output: {error.strerror}")
+        if error.filename is None:
+            _forget_output()
+        return f"{error.filename or 'output'}: {error.strerror}"
     if "by peer" in str(error):  # Gloo has no type of its own for it
-        say("error: another process of this run has ended, so this one ends")
-        return 1
+        return "another process of this run has ended, so this one ends"
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
-        return _fail(
+        return (
             "not enough memory; take a smaller model or dtype, shorter prompts or sequences, or a "
             "smaller batch"
         )
@@ -223,7 +200,7 @@ def user_path(text: str) -> Path:
 
 def launched_mesh(device: str | torch.device | None) -> DeviceMesh | None:
     """The processes that torchrun started, joined; None for a process that stands alone."""
-    if not _is_launched():
+    if not is_launched():
         return None
     from codellama.fast import tensor_parallel
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from codellama.cli import progress_bar, run, say, user_path
 from codellama.errors import CheckpointError, UsageError
 from codellama.text.tokenizer import TOKENIZER
 from codellama.weights import huggingface, meta
-from codellama.weights.checkpoint import Checkpoint, Read, Region, new_directory
+from codellama.weights.checkpoint import Checkpoint, new_directory
 from codellama.weights.downloads import write_checklist
 from codellama.weights.loading import load_model, load_tokenizer, open_checkpoint, torch_dtype
 
@@ -83,23 +83,16 @@ def _write(source: Checkpoint, target: Path, dtype: torch.dtype, conversion: Con
             model = load_model(source.directory, "cpu", dtype, progress, place=place)
         rounded_checkpoint.save_checkpoint(target, model, conversion.to)
         return
-    read = _in_dtype(source, dtype)
+    read = partial(source.read, dtype=dtype)
     if conversion.to == "hf":
         with progress_bar("writing", conversion.quiet, "tensor") as progress:
             huggingface.save_checkpoint(target, source.config, read, progress=progress)
         return
-    shards = conversion.shards
-    if shards is None:
-        shards = source.file_count if source.format == "Meta" else 1
+    shards = source.file_count if source.format == "Meta" else 1
+    if conversion.shards is not None:
+        shards = conversion.shards
     with progress_bar("writing", conversion.quiet, "file") as progress:
         meta.save_checkpoint(target, source.config, read, shards, progress=progress)
-
-
-def _in_dtype(source: Checkpoint, dtype: torch.dtype) -> Read:
-    def read(name: str, region: Region | None = None) -> Tensor:
-        return source.read(name, region, dtype=dtype)
-
-    return read
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from codellama.errors import CheckpointError
 from codellama.weights.checkpoint import Checkpoint, dtype_names, parameter_shapes
 from codellama.weights.downloads import verify_checklist
 from codellama.weights.loading import load_tokenizer, open_checkpoint
-from codellama.weights.variants import Variant, matching
+from codellama.weights.variants import matching
 
 CONTEXTS = (4096, 16384, 100_000)
 
@@ -76,7 +76,12 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """What is known of a checkpoint without reading its tensors; sizes in bytes and tokens."""
     config = checkpoint.config
     variants = matching(config)
-    tokenizer = load_tokenizer(checkpoint.directory, config.vocab_size)
+    infilling = "yes"
+    if not load_tokenizer(checkpoint.directory, config.vocab_size).can_infill:
+        infilling = "no: the vocabulary has no infilling tokens"
+    elif any(variant.infilling == "unstated" for variant in variants):
+        infilling = "the vocabulary has the tokens, but the model may not be trained with them"
+    chats = [f"as {variant.name}: {variant.chat} format" for variant in variants if variant.chat]
     return {
         "model": " or ".join(variant.name for variant in variants) or "not a published one",
         "parameters": config.parameter_count,
@@ -91,27 +96,14 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "vocabulary": config.vocab_size,
         "rope_theta": config.rope_theta,
         "context": config.max_seq_len,
-        "infilling": _infilling(variants, tokenizer.can_infill),
-        "chat": _chat(variants),
+        "infilling": infilling,
+        "chat": " or ".join(chats) or "no",
         "weights_bytes": checkpoint.weight_bytes,
         **{
             f"kv_cache_bytes_at_{tokens}_tokens": config.kv_cache_bytes(tokens, checkpoint.itemsize)
             for tokens in CONTEXTS
         },
     }
-
-
-def _infilling(variants: list[Variant], has_tokens: bool) -> str:
-    if not has_tokens:
-        return "no: the vocabulary has no infilling tokens"
-    if any(variant.infilling == "unstated" for variant in variants):
-        return "the vocabulary has the tokens, but the model may not have been trained with them"
-    return "yes"
-
-
-def _chat(variants: list[Variant]) -> str:
-    chats = {variant.name: variant.chat for variant in variants if variant.chat}
-    return " or ".join(f"as {name}: {chat} format" for name, chat in chats.items()) or "no"
 
 
 def _readable(name: str, value: Any) -> str:

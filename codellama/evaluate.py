@@ -18,12 +18,12 @@ from codellama.evaluation import key_retrieval as keys
 from codellama.evaluation import paper, plotting
 from codellama.evaluation import perplexity as prediction
 from codellama.evaluation.execution import Execution
+from codellama.evaluation.plotting import check
 from codellama.evaluation.problems import humaneval, mbpp
 from codellama.evaluation.results import Results, fingerprint, read_json_lines
 from codellama.evaluation.tasks import Sampling, Task, complete, pass_rates, score
 from codellama.evaluation.texts import Texts
 from codellama.inference.generation import CodeLlama
-from codellama.training.plotting import check
 from codellama.weights.loading import LoadOptions, load_tokenizer, open_checkpoint
 
 FORMS: dict[str, dict[str, Any]] = {

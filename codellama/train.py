@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,11 @@ from tqdm import tqdm
 
 from codellama.cli import run, user_path
 from codellama.errors import UsageError
-from codellama.training import plotting, run_directory
+from codellama.evaluation import plotting
+from codellama.training import run_directory
 from codellama.training.machine import Machine
 from codellama.training.recipe import Recipe, read_recipe
-from codellama.training.run import Report, Run
+from codellama.training.run import Run
 from codellama.training.trainer import Trainer
 from codellama.weights.loading import default_device, torch_device, torch_dtype
 
@@ -75,10 +74,18 @@ def train(options: TrainOptions) -> None:
             raise UsageError("--dtype is float16, too narrow for gradients; expected bfloat16")
         machine = replace(machine, dtype=None if dtype == torch.float32 else dtype)
     training = Run(directory, _recipe(options, directory), machine, options.resume)
-    with _progress(training.recipe, options.quiet) as report:
+    total = sum(stage.steps * stage.step_tokens for stage in training.recipe.stages)
+    with tqdm(total=total, unit="tok", unit_scale=True, delay=1e-3, disable=options.quiet) as bar:
+
+        def report(trainer: Trainer, record: dict[str, Any]) -> None:
+            bar.initial = bar.n = bar.n or record["tokens"] - trainer.stage.step_tokens
+            bar.set_description(record["stage"], refresh=False)
+            bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
+            bar.update(record["tokens"] - bar.n)
+
         training.train(report, options.shards)
-    if plot and machine.is_first:
-        plotting.draw(run_directory.read_log(directory), plot)
+    if plot and machine.rank == 0:
+        plotting.loss_curves(run_directory.read_log(directory), plot)
     if not options.quiet:
         print(f"the checkpoint is {training.model_directory}", file=sys.stderr)
 
@@ -87,7 +94,6 @@ def _recipe(options: TrainOptions, directory: Path) -> Recipe:
     """The recipe that the options name and change."""
     saved = directory / run_directory.RECIPE
     name = options.recipe or (str(saved) if options.resume and saved.is_file() else "paper")
-    name = str(user_path(name))
     changes: dict[str, Any] = {}
     if options.ckpt is not None:
         changes = {"model": None, "ckpt": str(user_path(options.ckpt))}
@@ -95,23 +101,8 @@ def _recipe(options: TrainOptions, directory: Path) -> Recipe:
         changes["data"] = [str(user_path(source)) for source in options.data]
     if options.seed is not None:
         changes["seed"] = options.seed
-    recipe = read_recipe(name, **changes)
+    recipe = read_recipe(str(user_path(name)), **changes)
     return recipe.scaled(options.tokens, options.sequence, options.learning_rate)
-
-
-@contextlib.contextmanager
-def _progress(recipe: Recipe, quiet: bool) -> Iterator[Report]:
-    """A bar with loss, tokens a second and time left."""
-    total = sum(stage.steps * stage.step_tokens for stage in recipe.stages)
-    with tqdm(total=total, unit="tok", unit_scale=True, delay=1e-3, disable=quiet) as bar:
-
-        def report(trainer: Trainer, record: dict[str, Any]) -> None:
-            bar.initial = bar.n = bar.n or record["tokens"] - trainer.stage.step_tokens
-            bar.set_description(record["stage"], refresh=False)
-            bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
-            bar.update(record["tokens"] - bar.n)
-
-        yield report
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from codellama import Tokenizer
-from codellama.training import plotting
+from codellama.evaluation import plotting
 from codellama.training.documents import find_documents, read_document
 
 

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from codellama.training.plotting import save
+from codellama.errors import DataError
+
+SMOOTHING = 0.98
+
+
+def check(path: Path) -> None:
+    """Raises DataError if what draws is not installed, or cannot write such a file."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise DataError("plots need matplotlib; pip install 'codellama[plots]'")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise DataError(f"{path}: expected a name that ends in one of .{', .'.join(formats)}")
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent} is no directory; expected one to draw {path.name} in")
 
 
 def curve(path: Path, edges: Sequence[int], losses: Sequence[float]) -> None:
@@ -36,3 +53,37 @@ def heat_map(path: Path, shares: Mapping[tuple[int, float], float]) -> None:
         for column, value in enumerate(shown):
             axes.text(column, row, f"{value:.1f}", ha="center", va="center")
     save(figure, path)
+
+
+def loss_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Training and held-out loss over tokens, a curve for each stage of a run's log."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for stage in dict.fromkeys(record["stage"] for record in log):
+        steps = [record for record in log if record["stage"] == stage]
+        losses = smoothed([step["loss"] for step in steps])
+        axes.plot([step["tokens"] for step in steps], losses, label=f"{stage}, train")
+        saved = [step for step in steps if "held_out_loss" in step]
+        losses = [step["held_out_loss"] for step in saved]
+        axes.plot([step["tokens"] for step in saved], losses, "o-", label=f"{stage}, held out")
+    axes.set(xlabel="tokens", ylabel="nats a token")
+    axes.legend()
+    save(figure, path)
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """A running mean whose memory fades, without a bias to 0 (arXiv 1412.6980, section 3)."""
+    result, mean = [], 0.0
+    for count, value in enumerate(values, 1):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
+        result.append(mean / (1 - SMOOTHING**count))
+    return result
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure of matplotlib beside its place, then renames it."""
+    beside = path.with_name(f"{path.stem}.part{path.suffix}")
+    figure.savefig(beside)
+    beside.replace(path)

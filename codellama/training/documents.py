@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import math
@@ -35,57 +34,49 @@ def standard_library() -> Path:
 def find_all(sources: Iterable[str], pattern: str = "*.py") -> Documents:
     """As `find_documents`, for several directories; `stdlib` stands for the standard library, and
     `package:NAME` for the directory of an installed package."""
-    found = Documents([], [])
-    for source in sources:
-        documents = find_documents(_directory(source), pattern)
-        found.train.extend(documents.train)
-        found.held_out.extend(documents.held_out)
-    return found
+    found = [find_documents(_directory(source), pattern) for source in sources]
+    return Documents(
+        [path for documents in found for path in documents.train],
+        [path for documents in found for path in documents.held_out],
+    )
 
 
 def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Documents:
-    """Finds and splits the files below a directory, but for packages installed there.
-
-    Args:
-        directory: None for the running interpreter's standard library.
+    """Finds and splits the files below a directory (None: the standard library), but for packages
+    installed there.
 
     Raises:
-        DataError: there is no such directory, or too few files for both sides; or the pattern is
-            none, or leads out of the directory.
+        DataError: there is no such directory, too few files for both sides, or no such pattern.
     """
     directory = directory or standard_library()
     if not directory.is_dir():
         raise DataError(f"{directory} is no directory; expected one with documents to train on")
-    hashes: dict[Path, float] = {}
-    for path in _find(directory, pattern):
-        relative = path.relative_to(directory)
-        if path.is_file() and not FOREIGN.intersection(relative.parts):
-            digest = hashlib.sha256(os.fsencode(relative.as_posix())).digest()
-            hashes[path] = int.from_bytes(digest[:8], "big") / 2**64
-    limit = max(HELD_OUT_SHARE, math.nextafter(min(hashes.values(), default=0.0), 1))
-    found = Documents(
-        [path for path, share in hashes.items() if share >= limit],
-        [path for path, share in hashes.items() if share < limit],
-    )
-    if not found.train or not found.held_out:
+    try:
+        if ".." in Path(pattern).parts:
+            raise ValueError
+        paths = sorted(directory.rglob(pattern))
+    except (IndexError, NotImplementedError, ValueError):
         raise DataError(
-            f"{directory} has {len(hashes)} files {pattern}; too few to train on some and hold out "
+            f"the pattern is {pattern!r}; expected one of files below the directory, such as *.py"
+        ) from None
+    shares = {}  # evenly spread between 0 and 1
+    for path in paths:
+        name = path.relative_to(directory)
+        if path.is_file() and not FOREIGN.intersection(name.parts):
+            digest = hashlib.sha256(os.fsencode(name.as_posix())).digest()
+            shares[path] = int.from_bytes(digest[:8], "big") / 2**64
+    limit = max(HELD_OUT_SHARE, math.nextafter(min(shares.values(), default=0.0), 1))
+    train = [path for path, share in shares.items() if share >= limit]
+    held_out = [path for path, share in shares.items() if share < limit]
+    if not train or not held_out:
+        raise DataError(
+            f"{directory} has {len(shares)} files {pattern}; too few to train on some and hold out "
             "others"
         )
-    return found
-
-
-def _find(directory: Path, pattern: str) -> list[Path]:
-    if ".." not in Path(pattern).parts:
-        with contextlib.suppress(IndexError, NotImplementedError, ValueError):
-            return sorted(directory.rglob(pattern))
-    raise DataError(
-        f"the pattern is {pattern!r}; expected one of files below the directory, such as *.py"
-    )
+    return Documents(train, held_out)
 
 
 def _directory(source: str) -> Path:
-    """The directory that a source of documents stands for."""
     kind, _, name = source.partition(":")
     if source == "stdlib":
         return standard_library()

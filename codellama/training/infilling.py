@@ -1,8 +1,6 @@
 """How documents teach a model to infill: the fill-in-the-middle transform (Bavarian et al. 2022,
-arXiv 2207.14255), as Code Llama was trained with it (arXiv 2308.12950, section 2.3).
-
-A document is cut in three at random, and its middle moved to the end, behind what surrounds it.
-Read from left to right, it then shows how a gap is filled.
+arXiv 2207.14255), as Code Llama was trained with it (arXiv 2308.12950, section 2.3). The middle of
+a document moves to its end, behind what surrounds it: read in order, it shows how a gap is filled.
 """
 
 from __future__ import annotations
@@ -27,10 +25,8 @@ def example(
     tokenizer: Tokenizer, parts: tuple[str, str, str], suffix_first: bool = False
 ) -> list[int]:
     """Token ids of a filled gap, of which `parts` are prefix, middle and suffix: the prompt of
-    `prompts.infilling`, the middle, and EOT.
-
-    With the suffix first, prefix and middle are encoded as one text, so that the model learns to go
-    on from a prefix that ends inside a token.
+    `prompts.infilling`, the middle, and EOT. With the suffix first, prefix and middle are one text
+    to the tokenizer, so that the model learns to go on from a prefix that ends inside a token.
 
     Raises:
         PromptError: the vocabulary has no infilling tokens, or the text spells a control token.
@@ -49,7 +45,6 @@ def example(
 
 
 def transform(tokenizer: Tokenizer, document: str, random_numbers: random.Random) -> list[int]:
-    """Token ids of a document that is cut at random, as `example` gives them; half of the documents
-    have the suffix first."""
+    """The `example` of a document that is cut at random; half of them have the suffix first."""
     parts = cut(document, random_numbers)
     return example(tokenizer, parts, random_numbers.random() < SUFFIX_FIRST_SHARE)

@@ -1,20 +1,34 @@
-"""How to train on the devices at hand; changes results by rounding alone."""
+"""How to train on one device, or on one for each process of torchrun; changes results by rounding.
+
+Several share a model by fully sharded data parallelism (Rajbhandari et al. 2020, arXiv 1910.02054;
+Zhao et al. 2023, arXiv 2304.11277), PyTorch's `fully_shard`. Each process keeps a slice of the
+weights, gradients and optimiser's state. Before a block computes, they gather its weights, and let
+go of them afterwards; its gradients are averaged. Each computes other sequences of the batch.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from codellama.model.transformer import Transformer
+from codellama.training.packing import PADDING
 
 GROUP_TOKENS = {"cpu": 2_048, "cuda": 16_384, "mps": 8_192}
 """Tokens that run through the model together. On a CPU 2,048 were no slower than 8,192, and take a
 quarter of the memory; the others are estimates."""
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or a launcher that sets the same variables, started this process."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
 
 
 def fast_dtype(device: torch.device) -> torch.dtype | None:
@@ -30,50 +44,82 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
 
 @dataclass(frozen=True)
 class Machine:
-    """One device, driven by one process; `distributed.Cluster` is several.
-
-    Args:
-        device: where the model is.
-        dtype: of matrix products; None: float32. The weights are float32 in any case.
-
-    Attributes:
-        is_shared: whether several processes hold the model.
-        is_first: whether this process is the one that writes and reports.
-    """
+    """Where this process computes, and with which others."""
 
     device: torch.device
-    dtype: torch.dtype | None = None
-    is_shared: ClassVar[bool] = False
+    dtype: torch.dtype | None = None  # of matrix products; None: float32, as the weights are
+    mesh: DeviceMesh | None = None  # the processes that share the model; None: this one is alone
 
     @classmethod
     def best(cls, device: torch.device) -> Machine:
-        """What is fastest on a device, or on all those that torchrun started processes for."""
-        if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
-            from codellama.training.distributed import Cluster
-
-            return Cluster.joined(device)
-        return cls(device, fast_dtype(device))
+        """What is fastest on a device; joins the other processes if torchrun started this one."""
+        if not is_launched():
+            return cls(device, fast_dtype(device))
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        return cls(device, fast_dtype(device), mesh)
 
     @property
-    def is_first(self) -> bool:
-        return True
+    def processes(self) -> int:
+        """The number of processes that train together."""
+        return self.mesh.size() if self.mesh else 1
+
+    @property
+    def rank(self) -> int:
+        """This one's number among them, from 0; that one writes and reports."""
+        return self.mesh.get_rank() if self.mesh else 0
 
     def place(self, model: Transformer) -> Transformer:
-        """The model in float32, ready to be trained here."""
-        return model.to(self.device, torch.float32)
+        """The model in float32, ready to be trained here; of several processes, each gets a slice
+        of what may be in any dtype, and mapped from disk."""
+        if self.mesh is None:
+            return model.to(self.device, torch.float32)
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+        from torch.distributed.tensor import DTensor
+
+        with torch.device("meta"):
+            shared = Transformer(model.config)
+        # Block inputs stay as they are: cosines in bfloat16 would ruin the rotary embedding.
+        policy = MixedPrecisionPolicy(
+            param_dtype=self.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        for part in (*shared.layers, shared):
+            fully_shard(part, mesh=self.mesh, mp_policy=policy)
+        shared.to_empty(device=self.device)
+        whole = dict(model.named_parameters())
+        for name, weight in shared.named_parameters():
+            slices = whole[name].detach().chunk(self.processes)
+            if isinstance(weight, DTensor) and self.rank < len(slices):
+                weight.to_local().detach().copy_(slices[self.rank])
+        return shared
 
     def autocast(self) -> torch.autocast:
         """Lets matrix products have `dtype`."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
 
-    def share(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What this process computes of a batch, and what to divide its summed loss by."""
-        return rows, tokens
+    def share(self, rows: Tensor) -> Tensor:
+        """The rows of a batch that this process computes, as many as any other, on its device."""
+        rows = F.pad(rows, (0, 0, 0, -len(rows) % self.processes), value=PADDING)
+        return rows[self.rank :: self.processes].to(self.device, torch.long)
 
     def mean(self, loss: Tensor) -> float:
         """The mean of the processes' losses."""
-        return loss.item()
+        if self.mesh:
+            dist.all_reduce(loss)
+        return loss.item() / self.processes
 
     def once(self, write: Callable[[], object]) -> None:
-        """Calls `write`; of several processes, in the first alone."""
-        write()
+        """Calls `write` in the first process; the others wait, and raise what it raises."""
+        outcome: list[BaseException | None] = [None]
+        if self.rank == 0:
+            try:
+                write()
+            except (ValueError, OSError) as error:
+                outcome = [error]
+        if self.mesh:
+            dist.broadcast_object_list(outcome)
+        if outcome[0] is not None:
+            raise outcome[0]

@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,8 +46,7 @@ class Packing:
     seed: int | str = 0
 
 
-@dataclass
-class Position:
+class Position(NamedTuple):
     """Where a stream is: in which round over all files, which part of it, which row of that."""
 
     epoch: int = 0
@@ -58,37 +58,35 @@ class PackedSequences:
     """Rows of token ids without end, the same for the same seed; can be set to any position.
 
     Files are shuffled anew in every epoch and packed part by part: memory holds one part.
-
-    Raises:
-        PromptError: documents are to be cut, but the vocabulary has no infilling tokens.
     """
 
     def __init__(self, files: Sequence[Path], tokenizer: Tokenizer, packing: Packing) -> None:
         if packing.infilling and not tokenizer.can_infill:
             raise PromptError("the vocabulary has no infilling tokens; train with infilling 0")
-        self.files = list(files)
+        self.files = files
         self.tokenizer = tokenizer
         self.packing = packing
         self.position = Position()
         self._seen_text = False
-        self._built: tuple[int, int, list[Tensor]] | None = None
+        self._built: tuple[tuple[int, int], list[Tensor]] | None = None
 
     def take(self, count: int) -> Tensor:
         """The next rows: (count, length) token ids, `PADDING` where a row is not full."""
-        rows: list[Tensor] = []
-        while len(rows) < count:
-            part, at = self._part(), self.position
-            self._seen_text |= len(part) > 0
-            if at.row < len(part):
-                rows.append(part[at.row])
-                at.row += 1
-            elif at.part + 1 < len(self._parts(at.epoch)):
-                self.position = Position(at.epoch, at.part + 1)
+        taken: list[Tensor] = []
+        while len(taken) < count:
+            epoch, part, row = self.position
+            rows = self._part(epoch, part)
+            self._seen_text |= len(rows) > 0
+            if row < len(rows):
+                taken.append(rows[row])
+                self.position = Position(epoch, part, row + 1)
+            elif part + 1 < len(self._parts(epoch)):
+                self.position = Position(epoch, part + 1)
             elif self._seen_text:
-                self.position = Position(at.epoch + 1)
+                self.position = Position(epoch + 1)
             else:
                 raise DataError("the files hold no text to train on")
-        return torch.stack(rows)
+        return torch.stack(taken)
 
     def _parts(self, epoch: int) -> list[list[Path]]:
         files = list(self.files)
@@ -97,27 +95,23 @@ class PackedSequences:
         parts = itertools.groupby(zip(ends, files, strict=True), lambda pair: pair[0] // PART_BYTES)
         return [[file for _, file in part] for _, part in parts]
 
-    def _part(self) -> list[Tensor]:
-        """All rows of the part that the stream is in."""
-        epoch, number = self.position.epoch, self.position.part
-        if self._built is None or self._built[:2] != (epoch, number):
+    def _part(self, epoch: int, number: int) -> list[Tensor]:
+        """All rows of a part, in random order."""
+        if self._built is None or self._built[0] != (epoch, number):
             random_numbers = random.Random(f"{self.packing.seed} {epoch} {number}")
             files = itertools.chain(*self._parts(epoch)[number : number + 1])
-            rows = list(self._rows(map(read_document, files), random_numbers))
+            rows = [
+                torch.tensor(row + [PADDING] * (self.packing.length - len(row)), dtype=torch.int32)
+                for row in self._rows(map(read_document, files), random_numbers)
+            ]
             random_numbers.shuffle(rows)
-            self._built = epoch, number, rows
-        return self._built[2]
+            self._built = (epoch, number), rows
+        return self._built[1]
 
-    def _rows(self, texts: Iterable[str], random_numbers: random.Random) -> Iterator[Tensor]:
+    def _rows(self, texts: Iterable[str], random_numbers: random.Random) -> Iterator[list[int]]:
         """Fills rows with runs of the texts' lines, each of them whole."""
         length = self.packing.length
         row: list[int] = []
-
-        def full_row() -> Tensor:
-            filled = torch.tensor(row + [PADDING] * (length - len(row)), dtype=torch.int32)
-            row.clear()
-            return filled
-
         for text in texts:
             most = _PIECE_CHARACTERS * length  # what lies behind fits in no row
             lines = [line[:most] for line in text.splitlines(keepends=True)]
@@ -126,41 +120,36 @@ class PackedSequences:
             while start < len(lines):
                 free = length - len(row)
                 end = start + self._run(sizes[start : start + free], free, random_numbers)
-                ids = self._encode(lines[start:end], end == len(lines), random_numbers)
+                ids = self._encode("".join(lines[start:end]), end == len(lines), random_numbers)
                 while len(ids) > free and end - start > 1:  # joined, they may have more tokens
                     end = start + (end - start) // 2
-                    ids = self._encode(lines[start:end], False, random_numbers)
+                    ids = self._encode("".join(lines[start:end]), False, random_numbers)
                 if len(ids) > free and row:
-                    yield full_row()
+                    yield row
+                    row = []
                     continue
                 if len(ids) > free:  # one line is longer than a row; it is cut, so not transformed
                     ids = self._plain(lines[start])[:free]
                 row += ids
                 start = end
                 if length - len(row) < self.packing.shortest_run:
-                    yield full_row()
+                    yield row
+                    row = []
         if row:
-            yield full_row()
+            yield row
 
     def _run(self, sizes: Sequence[int], free: int, random_numbers: random.Random) -> int:
-        """How many lines to take, of so many tokens each: up to a size drawn evenly on a
-        logarithmic scale; at least one line."""
+        """How many lines of such sizes to take: up to a total drawn evenly on a logarithmic scale;
+        at least one."""
         shortest = self.packing.shortest_run
         longest = max(free - _MARKS, shortest)
         wanted = shortest * (longest / shortest) ** random_numbers.random()
         if longest - wanted < shortest:  # too little would be left for another
             wanted = longest
-        count, taken = 1, sizes[0]
-        while count < len(sizes) and taken + sizes[count] <= wanted:
-            taken += sizes[count]
-            count += 1
-        return count
+        return max(1, sum(size <= wanted for size in itertools.accumulate(sizes)))
 
-    def _encode(
-        self, lines: Sequence[str], is_end: bool, random_numbers: random.Random
-    ) -> list[int]:
+    def _encode(self, run: str, is_end: bool, random_numbers: random.Random) -> list[int]:
         """Token ids of a run; none if it spells a control token, as few texts do."""
-        run = "".join(lines)
         if random_numbers.random() < self.packing.infilling:
             try:
                 return infilling.transform(self.tokenizer, run, random_numbers)

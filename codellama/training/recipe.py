@@ -6,6 +6,7 @@ import difflib
 import inspect
 import json
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,13 @@ from codellama.model.config import ModelConfig
 
 PACKAGED = Path(__file__).parent / "recipes"
 T = TypeVar("T")
+_KINDS: dict[Any, tuple[Any, str]] = {
+    "str": (str, "a text"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "true or false"),
+    "tuple[str, ...]": (tuple, "a list of texts"),
+}
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("tokens", "warmup_steps"), (0, 10**15)),
     **dict.fromkeys(("sequence", "batch_tokens", "shortest_run", "save_steps"), (1, 10**9)),
@@ -22,13 +30,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "beta2": (0, 0.99999),
     "rope_theta": (1e-6, 1e12),
     "seed": (-(2**63), 2**63 - 1),
-}
-_KINDS: dict[str, tuple[Any, str]] = {
-    "str": (str, "a text"),
-    "int": (int, "a whole number"),
-    "float": ((int, float), "a number"),
-    "bool": (bool, "true or false"),
-    "tuple[str, ...]": (tuple, "a list of texts"),
 }
 
 
@@ -72,11 +73,10 @@ class Stage:
     save_steps: int = 250
 
     def __post_init__(self) -> None:
-        _check(self, f"stage {_short(self.name)}")
+        where = f"stage {self.name!r:.60}"
+        _check(self, where)
         if self.optimizer not in ("adamw", "muon"):
-            raise DataError(
-                f"stage {self.name!r}: optimizer is {self.optimizer!r}; expected adamw or muon"
-            )
+            raise DataError(f"{where}: optimizer is {self.optimizer!r}; expected adamw or muon")
 
     @property
     def batch_size(self) -> int:
@@ -106,9 +106,6 @@ class Recipe:
         data: where the documents are, each as for `documents.find_all`.
         pattern: what the documents are called.
         seed: decides on everything random.
-
-    Raises:
-        DataError, ConfigError: a field is one that no training can follow.
     """
 
     stages: tuple[Stage, ...]
@@ -121,6 +118,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _check(self, "the recipe")
+        if not self.data or not all(isinstance(source, str) for source in self.data):
+            raise DataError(f"the recipe: data is {self.data!r:.60}; expected a list of texts")
         if (self.model is None) == (self.ckpt is None):
             found = "neither model nor ckpt" if self.model is None else "both model and ckpt"
             raise DataError(f"the recipe has {found}; expected one of them to start from")
@@ -138,28 +137,23 @@ class Recipe:
     def scaled(
         self, tokens: int | None, sequence: int | None, learning_rate: float | None
     ) -> Recipe:
-        """The same stages for another budget.
-
-        Args:
-            tokens: of all stages together; each keeps its share.
-            sequence: tokens in a sequence at most.
-            learning_rate: the highest of the stages; each keeps its ratio to it.
-        """
+        """Stages of so many tokens in all, so long sequences at most, and so high a learning rate
+        at most, in the same proportions; None changes nothing."""
+        total = self.tokens if tokens is None else tokens
+        ends = accumulate((stage.tokens for stage in self.stages), initial=0)
+        spans = pairwise(total * end // self.tokens for end in ends)
         peak = max(stage.learning_rate for stage in self.stages)
         ratio = 1 if learning_rate is None else learning_rate / peak
-        tokens = self.tokens if tokens is None else tokens
-        stages: list[Stage] = []
-        for number, stage in enumerate(self.stages, 1):
-            until = tokens * sum(s.tokens for s in self.stages[:number]) // self.tokens
-            stages.append(
-                replace(
-                    stage,
-                    tokens=until - sum(s.tokens for s in stages),
-                    sequence=min(stage.sequence, stage.sequence if sequence is None else sequence),
-                    learning_rate=stage.learning_rate * ratio,
-                )
+        stages = tuple(
+            replace(
+                stage,
+                tokens=end - start,
+                sequence=stage.sequence if sequence is None else min(stage.sequence, sequence),
+                learning_rate=stage.learning_rate * ratio,
             )
-        return replace(self, stages=tuple(stages))
+            for stage, (start, end) in zip(self.stages, spans, strict=True)
+        )
+        return replace(self, stages=stages)
 
     def to_json(self) -> bytes:
         """The contents of a recipe file."""
@@ -167,14 +161,11 @@ class Recipe:
 
 
 def read_recipe(name: str, **changes: Any) -> Recipe:
-    """Reads a recipe: one that comes with the package (paper, tiny, finetune), or a file.
-
-    Args:
-        changes: fields that replace those of the file.
+    """Reads a recipe that comes with the package (paper, tiny, finetune), or a file; `changes` are
+    fields that replace those read.
 
     Raises:
-        DataError: there is no such file, or it is no recipe.
-        ConfigError: the model has no possible shape.
+        DataError, ConfigError: there is no such file, or it is no recipe that can be followed.
     """
     packaged = {path.stem: path for path in sorted(PACKAGED.glob("*.json"))}
     path = packaged.get(name, Path(name))
@@ -182,37 +173,38 @@ def read_recipe(name: str, **changes: Any) -> Recipe:
         raise DataError(f"there is no recipe {name}; expected {', '.join(packaged)} or a file")
     try:
         values = {**json.loads(path.read_bytes()), **changes}
-        stages, data = list(values.get("stages", ())), values.get("data", Recipe.data)
+        stages = list(values.get("stages", ()))
     except (TypeError, ValueError, RecursionError):
         raise DataError(f"{path} is damaged, or no recipe; expected one in JSON") from None
     values["stages"] = tuple(_build(Stage, stage, "a stage") for stage in stages)
-    values["data"] = tuple(data) if isinstance(data, list) else data
+    if isinstance(values.get("data"), list):
+        values["data"] = tuple(values["data"])
     if values.get("model") is not None:
         values["model"] = _build(ModelConfig, values["model"], "model")
     return _build(Recipe, values, "the recipe")
 
 
 def difference(saved: Any, asked: Any, name: str = "") -> str:
-    """What two recipes, or values in them, disagree in, in words; empty if in nothing."""
+    """What two recipes in JSON, or values in them, disagree in; empty if in nothing."""
     if isinstance(saved, dict) and isinstance(asked, dict):
         inner = [difference(saved.get(key), asked.get(key), key) for key in saved | asked]
     elif isinstance(saved, list) and isinstance(asked, list) and len(saved) == len(asked):
         inner = [difference(*pair, name) for pair in zip(saved, asked, strict=True)]
     else:
-        return f"{name} was {_short(saved)}, is {_short(asked)}" if saved != asked else ""
+        inner = [f"{name} was {saved!r:.60}, is {asked!r:.60}"] if saved != asked else []
     return ", ".join(filter(None, inner))
 
 
 def _build(kind: type[T], values: Any, where: str) -> T:
     """A dataclass from the values of a file."""
     if not isinstance(values, dict):
-        raise DataError(f"{where} is {_short(values)}; expected an object of named fields")
-    where = f"stage {_short(values['name'])}" if "name" in values else where
+        raise DataError(f"{where} is {values!r:.60}; expected an object of named fields")
+    where = f"stage {values['name']!r:.60}" if "name" in values else where
     fields = inspect.signature(kind).parameters
     for name in values.keys() - fields:
         close = difflib.get_close_matches(name, fields, n=1)
         advice = f"did you mean {close[0]}?" if close else f"expected {', '.join(fields)}"
-        raise DataError(f"{where} has an unknown field {_short(name)}; {advice}")
+        raise DataError(f"{where} has an unknown field {name!r:.60}; {advice}")
     for name, field in fields.items():
         if field.default is field.empty and name not in values:
             raise DataError(f"{where} has no {name}; add it")
@@ -228,16 +220,8 @@ def _check(values: Stage | Recipe, where: str) -> None:
             continue
         kind, expected = _KINDS[name]
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        if isinstance(value, tuple):
-            fits = bool(value) and all(isinstance(item, str) for item in value)
-        elif fits and field.name in _RANGES:
+        if fits and field.name in _RANGES:
             least, most = _RANGES[field.name]
             fits, expected = least <= value <= most, f"{least:g} to {most:g}"
         if not fits:
-            raise DataError(f"{where}: {field.name} is {_short(value)}; expected {expected}")
-
-
-def _short(value: object) -> str:
-    """How a value of any size is shown in a sentence."""
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:57]}..."
+            raise DataError(f"{where}: {field.name} is {value!r:.60}; expected {expected}")

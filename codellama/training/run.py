@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +43,7 @@ class Run:
         resume: go on with what an earlier process has left there.
 
     Raises:
-        DataError: the directory is taken; or there is nothing to resume, or it was started with
-            another recipe; or the checkpoint to start from is rounded.
+        DataError: the directory is taken; or holds no run, or one of another recipe, to resume.
         CheckpointError: the checkpoint to start from is none.
     """
 
@@ -55,31 +53,29 @@ class Run:
         self.directory = directory
         self.recipe = recipe
         self.machine = machine
+        self.model_directory = directory / run_directory.MODEL
         self.documents = find_all(recipe.data, recipe.pattern)
         if resume:
             run_directory.check_resumable(directory, recipe)
         else:
             run_directory.check_free(directory)
         if recipe.ckpt is not None:
-            check_trainable(Path(recipe.ckpt))
+            start = open_checkpoint(recipe.ckpt)
+            load_tokenizer(recipe.ckpt, start.config.vocab_size)  # raises if it does not fit
+            if (start.directory / ROUNDED).exists():
+                raise DataError(
+                    f"{recipe.ckpt} is rounded to integers, which cannot be trained; start from "
+                    "the checkpoint that it was made from"
+                )
         if not resume:
             machine.once(self._start)
         self.tokenizer = Tokenizer(directory / TOKENIZER)
 
-    @property
-    def model_directory(self) -> Path:
-        """Where the checkpoint is once the run is done."""
-        return self.directory / run_directory.MODEL
-
     def train(self, report: Report | None = None, shards: int = 1) -> None:
-        """Goes through what is not done yet.
-
-        Args:
-            report: told of each step.
-            shards: files to cut the checkpoint into.
+        """Does what is not done yet, and writes the checkpoint in so many shards.
 
         Raises:
-            CheckpointError: the model cannot be cut into so many shards.
+            CheckpointError: the model cannot be cut into so many.
             DataError: the loss is no longer a number; what an earlier process has left is damaged.
         """
         if self.model_directory.exists():
@@ -87,16 +83,18 @@ class Run:
         model = self._start_model()
         meta.check_shards(model.config, shards)
         model = self.machine.place(model)
-        saved = run_directory.newest_state(self.directory)
-        self.machine.once(lambda: run_directory.cut_log(self.directory, saved.steps))
-        for number, stage in enumerate(self.recipe.stages):
-            before = sum(earlier.steps for earlier in self.recipe.stages[:number])
-            if stage.steps and before + stage.steps >= saved.steps:
-                stream = self._stream(self.documents.train, stage, stage.infilling)
+        saved, state = run_directory.newest_state(self.directory)
+        self.machine.once(lambda: run_directory.cut_log(self.directory, saved))
+        steps = tokens = 0  # of the stages before
+        for stage in self.recipe.stages:
+            if stage.steps and saved <= steps + stage.steps:
+                stream = self._stream(self.documents.train, stage)
                 trainer = Trainer(model, stream, stage, self.machine)
-                if before < saved.steps:
-                    saved.restore(trainer)
-                self._train_stage(trainer, number, report)
+                if saved > steps:
+                    run_directory.restore_state(state, trainer)
+                self._train_stage(trainer, steps, tokens, report)
+            steps += stage.steps
+            tokens += stage.steps * stage.step_tokens
         weights = {name: _whole(weight) for name, weight in model.named_parameters()}
 
         def write() -> None:
@@ -106,19 +104,8 @@ class Run:
 
         self.machine.once(write)
 
-    def _start_model(self) -> Transformer:
-        """A new model, or the checkpoint's in the dtype of its files, on the CPU."""
-        if self.recipe.model is not None:
-            vocab_size = self.tokenizer.vocab_size  # less than asked for, if documents are few
-            config = replace(self.recipe.model, vocab_size=vocab_size, max_seq_len=1)
-            model = Transformer(config)  # whose context grows with the stages
-            initialise(model, torch.Generator().manual_seed(self.recipe.seed))
-            return model
-        return load_model(str(self.recipe.ckpt), "cpu")
-
     def _start(self) -> None:
-        """Writes the recipe and the vocabulary: the checkpoint's, or one learned from some of the
-        documents."""
+        """Writes the recipe and the vocabulary, the checkpoint's or one learned from documents."""
         if self.recipe.model is None:
             vocabulary = Path(str(self.recipe.ckpt), TOKENIZER).read_bytes()
         else:
@@ -129,25 +116,31 @@ class Run:
             texts = map(read_document, files[:count])
             vocabulary = train_tokenizer(texts, self.recipe.model.vocab_size, at_most=True)
         self.directory.mkdir(parents=True, exist_ok=True)
-        for name, content in (TOKENIZER, vocabulary), (run_directory.RECIPE, self.recipe.to_json()):
-            run_directory.replace_file(
-                self.directory / name, partial(Path.write_bytes, data=content)
-            )
+        (self.directory / TOKENIZER).write_bytes(vocabulary)
+        recipe = self.directory / run_directory.RECIPE
+        run_directory.replace_file(recipe, lambda path: path.write_bytes(self.recipe.to_json()))
 
-    def _stream(self, files: list[Path], stage: Stage, share: float) -> PackedSequences:
-        """Sequences of a stage, of which a share is cut for infilling."""
+    def _start_model(self) -> Transformer:
+        """A new model, or the checkpoint's in the dtype of its files, on the CPU."""
+        if self.recipe.model is None:
+            return load_model(str(self.recipe.ckpt), "cpu")
+        vocab_size = self.tokenizer.vocab_size  # less than asked for, if documents are few
+        model = Transformer(replace(self.recipe.model, vocab_size=vocab_size, max_seq_len=1))
+        initialise(model, torch.Generator().manual_seed(self.recipe.seed))
+        return model  # whose context grows with the stages
+
+    def _stream(self, files: list[Path], stage: Stage) -> PackedSequences:
         seed = f"{self.recipe.seed} {stage.name}"
-        packing = Packing(stage.sequence + 1, share, stage.shortest_run, seed)
+        packing = Packing(stage.sequence + 1, stage.infilling, stage.shortest_run, seed)
         return PackedSequences(files, self.tokenizer, packing)
 
-    def _train_stage(self, trainer: Trainer, number: int, report: Report | None) -> None:
-        """Does what is left of the stage of a number."""
-        stage, before = trainer.stage, self.recipe.stages[:number]
-        steps = sum(earlier.steps for earlier in before)
-        tokens = sum(earlier.steps * earlier.step_tokens for earlier in before)
-        held_out = self._stream(self.documents.held_out, stage, 0.0).take(
-            max(1, HELD_OUT_TOKENS // stage.sequence)
-        )
+    def _train_stage(
+        self, trainer: Trainer, steps: int, tokens: int, report: Report | None
+    ) -> None:
+        """Does what is left of a stage, behind so many steps and tokens of others."""
+        stage = trainer.stage
+        held_out = self._stream(self.documents.held_out, replace(stage, infilling=0.0))
+        measured = held_out.take(max(1, HELD_OUT_TOKENS // stage.sequence))
         while trainer.step < stage.steps:
             started = time.perf_counter()
             loss = trainer.train_step()
@@ -161,29 +154,18 @@ class Run:
             }
             save = trainer.step % stage.save_steps == 0 or trainer.step == stage.steps
             if save:
-                loss = record["held_out_loss"] = trainer.loss(held_out)
+                loss = record["held_out_loss"] = trainer.loss(measured)
             if not math.isfinite(loss):
                 raise DataError(
                     f"the loss of {stage.name} is {loss} at step {trainer.step}; start a new run "
                     "with a smaller learning rate (what was saved before is as it was)"
                 )
-            if self.machine.is_first:
+            if self.machine.rank == 0:
                 run_directory.append_log(self.directory, record)
                 if report:
                     report(trainer, record)
             if save:
                 run_directory.save_state(self.directory, steps + trainer.step, trainer)
-
-
-def check_trainable(directory: Path) -> None:
-    """Raises CheckpointError if a directory is no checkpoint, DataError if it is rounded."""
-    checkpoint = open_checkpoint(directory)
-    load_tokenizer(directory, checkpoint.config.vocab_size)
-    if (directory / ROUNDED).exists():
-        raise DataError(
-            f"{directory} is rounded to integers, which cannot be trained; start from the "
-            "checkpoint that it was made from"
-        )
 
 
 def _whole(weight: Tensor) -> Tensor:

@@ -10,11 +10,10 @@ RUN/model             the checkpoint in Meta's format, made at the end
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 
 from codellama.errors import DataError
 from codellama.text.tokenizer import TOKENIZER
+from codellama.training.packing import Position
 from codellama.training.recipe import Recipe, difference, read_recipe
 from codellama.training.trainer import Trainer
 
@@ -59,57 +59,38 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         beside.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class State:
-    """What a run resumes from.
-
-    Args:
-        run: its directory.
-        steps: done in all stages together; 0: none.
-        content: of the file; None if several processes wrote a directory.
-    """
-
-    run: Path
-    steps: int = 0
-    content: dict[str, Any] | None = None
-
-    def restore(self, trainer: Trainer) -> None:
-        """Lets a trainer of the same stage go on from here.
-
-        Raises:
-            DataError: the state is damaged; or one process wrote it, and several are to go on.
-        """
-        slices = self.run / f"state-{self.steps:06d}"
-        try:
-            if self.content is not None and trainer.machine.is_shared:
-                raise DataError(f"the state in {self.run} is one process's; resume it with one")
-            if self.content is not None:
-                trainer.load_state_dict(self.content)
-            else:
-                from codellama.training import distributed
-
-                distributed.load(slices, trainer)
-        except (DataError, torch.OutOfMemoryError):
-            raise
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-            raise _damaged(self.run / STATE if self.content else slices) from None
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever damaged bytes make of their reader becomes one sentence."""
+    try:
+        yield
+    except (DataError, torch.OutOfMemoryError):
+        raise
+    except Exception:
+        raise DataError(f"{path} is damaged; start a new run") from None
 
 
-def newest_state(run: Path) -> State:
-    """The newest complete state; one of 0 steps before the first.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-    slices = [path.parent.name[6:] for path in run.glob("state-*/.metadata")]
-    states = [State(run, int(steps)) for steps in slices if steps.isdecimal()]
+def newest_state(run: Path) -> tuple[int, Path]:
+    """The steps of all stages together after which the newest complete state was saved, and where
+    it is: the file of one process, or the slices of several. Without any, 0 and the run."""
+    slices = [path.parent for path in run.glob("state-*/.metadata")]
+    found = [(int(path.name.removeprefix("state-")), path) for path in slices]
     if (run / STATE).exists():
-        try:
-            content = torch.load(run / STATE, map_location="cpu", weights_only=True)
-            states.append(State(run, int(content["steps"]), content))
-        except Exception:  # whatever the bytes make of the reader
-            raise _damaged(run / STATE) from None
-    return max(states, key=lambda state: state.steps, default=State(run))
+        with _reading(run / STATE):
+            state = torch.load(run / STATE, map_location="cpu", mmap=True, weights_only=True)
+            found.append((int(state["steps"]), run / STATE))
+    return max(found, default=(0, run))
+
+
+def restore_state(path: Path, trainer: Trainer) -> None:
+    """Lets a trainer go on from a state of the same stage."""
+    if path.is_file() and trainer.machine.mesh:
+        raise DataError(f"{path} is the state of one process; resume it with one")
+    with _reading(path):
+        if path.is_file():
+            trainer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        else:
+            _load_slices(path, trainer)
 
 
 def save_state(run: Path, steps: int, trainer: Trainer) -> None:
@@ -119,14 +100,14 @@ def save_state(run: Path, steps: int, trainer: Trainer) -> None:
         DataError: the disk is full.
     """
     newest = run / f"state-{steps:06d}"
-    if trainer.machine.is_shared:
-        from codellama.training import distributed
+    if trainer.machine.mesh:
+        from torch.distributed.checkpoint.state_dict_saver import save
 
-        distributed.save(newest, trainer)
+        save(_slices(trainer), checkpoint_id=newest)
     else:
+        state = {"steps": steps, **trainer.state_dict()}
         try:
-            state = {"steps": steps, **trainer.state_dict()}
-            replace_file(run / STATE, partial(torch.save, state))
+            replace_file(run / STATE, lambda path: torch.save(state, path))
         except RuntimeError:  # what torch makes of a full disk
             raise DataError(
                 f"{run / STATE} cannot be written; free some of the disk and resume the run"
@@ -139,8 +120,31 @@ def save_state(run: Path, steps: int, trainer: Trainer) -> None:
     trainer.machine.once(tidy)
 
 
-def _damaged(path: Path) -> DataError:
-    return DataError(f"{path} is damaged; start a new run")
+def _slices(trainer: Trainer) -> dict[str, Any]:
+    """What this process holds of the state of a training that several do."""
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    model, optimizers = get_state_dict(trainer.model, trainer.optimizers)
+    place = torch.tensor([trainer.step, *trainer.stream.position])
+    return {"model": model, "optimizers": optimizers, "place": place}
+
+
+def _load_slices(directory: Path, trainer: Trainer) -> None:
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict import set_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    state = _slices(trainer)
+    try:
+        load(state, checkpoint_id=directory)
+    except CheckpointException as error:  # which is no Exception
+        raise ValueError from error
+    model, optimizers = state["model"], state["optimizers"]
+    set_state_dict(
+        trainer.model, trainer.optimizers, model_state_dict=model, optim_state_dict=optimizers
+    )
+    trainer.step, *position = state["place"].tolist()
+    trainer.stream.position = Position(*position)
 
 
 def append_log(run: Path, record: dict[str, Any]) -> None:
@@ -159,13 +163,11 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise DataError(f"{path} is missing; expected the directory of a training run")
     *lines, _ = path.read_bytes().split(b"\n")  # a stopped process may have left half a line
-    try:
+    with _reading(path):
         records = [json.loads(line) for line in lines]
-        if all(record.keys() >= LOGGED for record in records):
-            return records
-    except (AttributeError, ValueError, RecursionError):
-        pass
-    raise _damaged(path)
+        if not all(record.keys() >= LOGGED for record in records):
+            raise ValueError
+    return records
 
 
 def cut_log(run: Path, steps: int) -> None:

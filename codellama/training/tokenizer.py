@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from sentencepiece import SentencePieceTrainer
 
@@ -33,10 +32,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, at_most: bool = False
     Raises:
         TokenizerError: the texts do not yield so many pieces, or the number is too small.
     """
+    lines = (line for text in texts for line in text.splitlines())
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts),
+            sentence_iterator=(line for line in lines if len(line) <= 4192),  # as it does itself
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size - len(EXTRA_PIECES),
@@ -49,29 +49,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, at_most: bool = False
             character_coverage=0.9995,
             minloglevel=2,
         )
-    except RuntimeError as error:
+    except RuntimeError:
         raise TokenizerError(
-            f"cannot learn a vocabulary of {vocab_size} ids from these texts; {_advice(str(error))}"
+            f"cannot learn a vocabulary of {vocab_size} ids from these texts; expected about 400 "
+            "or more, and text enough for as many"
         ) from None
     return model.getvalue() + b"".join(map(_serialized, EXTRA_PIECES))
-
-
-def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """The lines that SentencePiece would not pass over for their length."""
-    for text in texts:
-        yield from (line for line in text.splitlines() if len(line) <= 4192)
-
-
-def _advice(reason: str) -> str:
-    """What to change, by the numbers that SentencePiece gives as its reason."""
-    if least := re.search(r"\d+ vs (\d+)", reason):
-        return f"their characters and all bytes need {int(least[1]) + len(EXTRA_PIECES)} or more"
-    if most := re.search(r"value <= (\d+)", reason):
-        return (
-            f"they yield {int(most[1]) + len(EXTRA_PIECES)} at most: ask for fewer, or give more "
-            "text"
-        )
-    return "they hold no text" if "empty" in reason else "expected about 400 or more"
 
 
 def _serialized(piece: str, score: float = -1e6) -> bytes:

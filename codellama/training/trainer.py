@@ -1,12 +1,10 @@
-"""Next-token training: AdamW, a cosine schedule, and a state that an interrupted run resumes from.
-
-The paper's way (arXiv 2308.12950, sections 2.1 to 2.4), in any size.
-"""
+"""Next-token training with AdamW and a cosine schedule: the paper's way (arXiv 2308.12950, sections
+2.1 to 2.4), in any size."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,25 +30,20 @@ class Trainer:
     """Trains a model on a stream of sequences, one step of the optimiser at a time.
 
     Args:
-        model: float32 parameters; changed in place.
-        stream: where sequences come from; its rows are one token longer than a sequence.
-        stage: what to do; also sets the model's rotary base, and lengthens its context.
-        machine: how to compute.
-
-    Attributes:
-        step: steps done.
+        model: float32 parameters; changed in place, as are its rotary base and context.
+        stream: rows of token ids, one longer than a sequence.
     """
 
     def __init__(
         self, model: Transformer, stream: PackedSequences, stage: Stage, machine: Machine
     ) -> None:
+        prepare(model, stage)
         self.model = model.train()
         self.stream = stream
         self.stage = stage
         self.machine = machine
-        self.step = 0
+        self.step = 0  # steps done
         self.optimizers = new_optimizers(model, stage)
-        prepare(model, stage)
 
     def train_step(self) -> float:
         """Learns from the next batch; returns its loss before that, in nats a token."""
@@ -65,15 +58,22 @@ class Trainer:
         return loss
 
     def loss(self, rows: Tensor, learn: bool = False) -> float:
-        """The mean loss of `rows` (batch, sequence + 1) of token ids, in nats a token; `learn` adds
-        its gradients to those of the weights."""
-        rows, tokens = self.machine.share(rows, (rows[:, 1:] != PADDING).sum())
-        device = self.machine.device
-        total = torch.zeros((), device=device)
-        at_once = max(1, GROUP_TOKENS[device.type] // (rows.size(1) - 1))
-        for group in rows.split(at_once):  # gradients add up: memory holds one group's activations
+        """The mean cross-entropy of each token but a row's first, given those before it, in nats.
+
+        Args:
+            rows: (batch, sequence + 1) token ids.
+            learn: add the loss's gradients to those of the weights.
+        """
+        tokens = (rows[:, 1:] != PADDING).sum() / self.machine.processes  # gradients are averaged
+        total = torch.zeros((), device=self.machine.device)
+        at_once = max(1, GROUP_TOKENS[total.device.type] // (rows.size(1) - 1))
+        # Gradients add up over groups; memory holds the activations of one.
+        for group in self.machine.share(rows).split(at_once):
+            inputs, targets = group[:, :-1].clamp(min=0), group[:, 1:].flatten()
             with torch.set_grad_enabled(learn), self.machine.autocast():
-                loss = summed_loss(self.model, group.to(device).long()) / tokens
+                logits = self.model(inputs).flatten(0, 1)  # (batch * sequence, vocab)
+                summed = F.cross_entropy(logits, targets, ignore_index=PADDING, reduction="sum")
+                loss = summed / tokens
             if learn:
                 loss.backward()
             total += loss.detach()
@@ -83,7 +83,7 @@ class Trainer:
         """All that `load_state_dict` needs to go on as if nothing had happened."""
         return {
             "step": self.step,
-            "position": list(astuple(self.stream.position)),
+            "position": list(self.stream.position),
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
@@ -95,13 +95,6 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-
-
-def summed_loss(model: Transformer, rows: Tensor) -> Tensor:
-    """Cross-entropy of every token of `rows` (batch, sequence + 1) but the first, added up."""
-    logits = model(rows[:, :-1].clamp(min=0))  # (batch, sequence, vocab)
-    targets = rows[:, 1:].flatten()
-    return F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=PADDING, reduction="sum")
 
 
 def learning_rate(stage: Stage, step: int) -> float:
@@ -117,15 +110,16 @@ def learning_rate(stage: Stage, step: int) -> float:
 def new_optimizers(model: Transformer, stage: Stage) -> list[Optimizer]:
     """AdamW for all weights; or Muon (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982) for
     the matrices of the blocks, at AdamW's learning rate, and AdamW for the others."""
-    weights = list(model.parameters())
-    by_muon = [w for w in model.layers.parameters() if w.dim() > 1 and stage.optimizer == "muon"]
-    by_adamw = [w for w in weights if not any(w is other for other in by_muon)]
+    matrices = {name: w for name, w in model.named_parameters() if w.dim() > 1}
+    by_muon = [w for name, w in matrices.items() if name.startswith("layers.")]
+    others = [w for name, w in matrices.items() if not name.startswith("layers.")]
+    decayed = others if stage.optimizer == "muon" else [*matrices.values()]
     groups = [
-        {"params": [w for w in by_adamw if w.dim() > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [w for w in by_adamw if w.dim() == 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": WEIGHT_DECAY},
+        {"params": [w for w in model.parameters() if w.dim() == 1], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, betas=(0.9, stage.beta2), fused=True)
-    if not by_muon:
+    if stage.optimizer == "adamw":
         return [adamw]
     if not hasattr(torch.optim, "Muon"):
         raise DataError(f"PyTorch {torch.__version__} has no Muon; take 2.9 or later, or adamw")
@@ -134,9 +128,9 @@ def new_optimizers(model: Transformer, stage: Stage) -> list[Optimizer]:
 
 
 def prepare(model: Transformer, stage: Stage) -> None:
-    """Gives a model the stage's rotary base, a context as long as its sequences, and, if the stage
-    says so, blocks that are computed again for their gradients (Chen et al. 2016, arXiv
-    1604.06174)."""
+    """Gives a model a stage's rotary base, a context as long as its sequences, and, where asked
+    for, blocks that are computed again for their gradients (Chen et al. 2016, arXiv 1604.06174).
+    """
     model.config = replace(
         model.config,
         rope_theta=stage.rope_theta or model.config.rope_theta,

@@ -4,7 +4,7 @@ import pytest
 
 from codellama.errors import DataError
 from codellama.evaluation import plotting
-from codellama.training.plotting import check
+from codellama.evaluation.plotting import check
 
 pytest.importorskip("matplotlib")
 

@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from dataclasses import astuple
 from itertools import pairwise
 
 import pytest
@@ -134,7 +133,7 @@ def test_a_stream_goes_on_from_any_position_as_if_unbroken(tokenizer, files):
     stream = PackedSequences(files, tokenizer, Packing(LENGTH))
     rows, positions = [], []
     while stream.position.epoch < 2:
-        positions.append(Position(*astuple(stream.position)))
+        positions.append(stream.position)
         rows.append(stream.take(1)[0])
     assert max(position.part for position in positions) > 2
     assert {position.epoch for position in positions} == {0, 1}

@@ -98,20 +98,14 @@ LITTLE = ["def f(x):\n    return x\n"]
 
 
 @pytest.mark.parametrize(
-    ("texts", "vocab_size", "advice"),
+    ("texts", "vocab_size"),
     [
-        *((LITTLE, vocab_size, "expected about 400 or more") for vocab_size in (-1, 0, 16, 17)),
-        *((LITTLE, vocab_size, "all bytes need 287 or more") for vocab_size in (20, 286)),
-        (LITTLE, 5_000, "they yield 312 at most: ask for fewer, or give more text"),
-        (["\0"], 400, "they yield 276 at most"),
-        ([], 400, "they hold no text"),
-        ([""], 400, "they hold no text"),
+        *((LITTLE, vocab_size) for vocab_size in (-1, 0, 16, 17, 20, 286, 5_000)),
+        *((texts, 400) for texts in (["\0"], [], [""])),
     ],
 )
-def test_a_number_of_ids_that_texts_do_not_yield_is_refused_with_one_that_they_do(
-    texts, vocab_size, advice
-):
-    with pytest.raises(TokenizerError, match=f"vocabulary of {vocab_size} ids.*{advice}"):
+def test_a_number_of_ids_that_texts_do_not_yield_is_refused(texts, vocab_size):
+    with pytest.raises(TokenizerError, match=f"vocabulary of {vocab_size} ids.*about 400 or more"):
         train_tokenizer(texts, vocab_size)
 
 

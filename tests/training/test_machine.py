@@ -1,4 +1,4 @@
-"""Training in several processes, over Gloo."""
+"""Training in one process and in several, over Gloo."""
 
 import json
 import os
@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 from commands import ROOT, run
 from random_models import random_model
+from torch.distributed.device_mesh import init_device_mesh
 
 from codellama import load_model
 from codellama.errors import DataError
 from codellama.training import run_directory
-from codellama.training.distributed import Cluster
 from codellama.training.machine import Machine
 from codellama.training.packing import Position
 from codellama.training.recipe import Stage
@@ -93,7 +93,7 @@ def assert_same_run(one, other):
 def test_a_killed_process_ends_all_and_any_number_goes_on(options, alone, tmp_path):
     out, copy = tmp_path / "run", tmp_path / "copy"
     assert launch(4, out, *options, kill=(2, 4)).returncode != 0
-    assert run_directory.newest_state(out).steps == 3
+    assert run_directory.newest_state(out)[0] == 3
     shutil.copytree(out, copy)
     done = launch(2, out, *options, "--resume")
     assert done.returncode == 0, done.stderr
@@ -110,7 +110,7 @@ def test_a_killed_process_ends_all_and_any_number_goes_on(options, alone, tmp_pa
 def cluster():
     """One process that is all of its group."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield Cluster(torch.device("cpu"))
+    yield Machine(torch.device("cpu"), mesh=init_device_mesh("cpu", (1,)))
     dist.destroy_process_group()
 
 
@@ -150,8 +150,8 @@ def test_what_one_process_saved_several_do_not_resume(cluster, tmp_path):
     trainer = new_trainer(Machine(cluster.device))
     trainer.train_step()
     run_directory.save_state(tmp_path, 1, trainer)
-    with pytest.raises(DataError, match="is one process's; resume it with one"):
-        run_directory.newest_state(tmp_path).restore(new_trainer(cluster))
+    with pytest.raises(DataError, match="is the state of one process; resume it with one"):
+        restore(tmp_path, cluster)
 
 
 def test_slices_that_are_damaged_are_told(cluster, tmp_path):
@@ -159,11 +159,11 @@ def test_slices_that_are_damaged_are_told(cluster, tmp_path):
     for path in tmp_path.glob("state-*/*.distcp"):
         path.write_bytes(b"damaged")
     with pytest.raises(DataError, match="is damaged; start a new run"):
-        run_directory.newest_state(tmp_path).restore(new_trainer(cluster))
+        restore(tmp_path, cluster)
     for path in tmp_path.glob("state-*/.metadata"):
         path.write_bytes(b"damaged")
     with pytest.raises(DataError, match="is damaged; start a new run"):
-        run_directory.newest_state(tmp_path).restore(new_trainer(cluster))
+        restore(tmp_path, cluster)
 
 
 def test_all_raise_what_the_first_process_raises(cluster):
@@ -172,6 +172,10 @@ def test_all_raise_what_the_first_process_raises(cluster):
     assert done == [1]
     with pytest.raises(DataError, match="no text"):
         cluster.once(lambda: new_error())
+
+
+def restore(directory, machine):
+    run_directory.restore_state(run_directory.newest_state(directory)[1], new_trainer(machine))
 
 
 def new_error():

@@ -1,7 +1,6 @@
 """Loss curves."""
 
 import math
-from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama.errors import DataError
-from codellama.training import plotting
+from codellama.evaluation import plotting
 
 LOG = [
     {"stage": stage, "step": step, "tokens": 384 * number + 64 * step, "loss": 6 / step}
@@ -53,7 +52,7 @@ def test_a_step_is_followed_and_forgotten():
 def test_the_curves_are_drawn_to_a_picture_and_nothing_left_beside_it(tmp_path, stages):
     pytest.importorskip("matplotlib")
     path = tmp_path / "loss.png"
-    plotting.draw([record for record in LOG if record["stage"] in stages], path)
+    plotting.loss_curves([record for record in LOG if record["stage"] in stages], path)
     assert path.read_bytes().startswith(b"\x89PNG\r\n")
     assert list(tmp_path.iterdir()) == [path]
 
@@ -61,13 +60,13 @@ def test_the_curves_are_drawn_to_a_picture_and_nothing_left_beside_it(tmp_path, 
 def test_the_files_ending_decides_on_the_format(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "loss.svg"
-    plotting.draw(LOG, path)
+    plotting.loss_curves(LOG, path)
     assert "<svg" in path.read_text()
 
 
 def test_without_matplotlib_one_sentence_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for refused in (plotting.check, partial(plotting.draw, LOG)):
+    for refused in (plotting.check,):
         with pytest.raises(DataError, match=r"pip install 'codellama\[plots\]'") as error:
             refused(tmp_path / "loss.png")
         assert "\n" not in str(error.value)
