@@ -86,8 +86,11 @@ def run(command: Command | Mapping[str, Command]) -> NoReturn:
     Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
     whoever reads the output has closed it; 143 after SIGTERM.
     """
-    if is_launched() and os.environ["RANK"] != "0":  # the first process speaks for all
-        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    if is_launched():
+        sys.stdout = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # Gloo greets on stdout before PyTorch 2.13
+        if os.environ["RANK"] != "0":  # the first process speaks for all
+            sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from codellama.errors import DataError
 from codellama.model.transformer import Transformer
 from codellama.training.machine import GROUP_TOKENS, Machine
 from codellama.training.packing import PADDING, PackedSequences, Position
@@ -121,8 +120,6 @@ def new_optimizers(model: Transformer, stage: Stage) -> list[Optimizer]:
     adamw = torch.optim.AdamW(groups, betas=(0.9, stage.beta2), fused=True)
     if stage.optimizer == "adamw":
         return [adamw]
-    if not hasattr(torch.optim, "Muon"):
-        raise DataError(f"PyTorch {torch.__version__} has no Muon; take 2.9 or later, or adamw")
     muon = torch.optim.Muon(by_muon, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
     return [adamw, muon]
 
