@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import dataclasses
 import itertools
 import json
-import select
 import sys
 import time
 import warnings
@@ -25,7 +23,8 @@ from codellama.cli import (
     say,
     user_path,
 )
-from codellama.errors import CodeLlamaError, PromptError, RequestError, UsageError
+from codellama.conversation import Conversation
+from codellama.errors import CodeLlamaError, UsageError
 from codellama.inference.cache_rows import bytes_per_token
 from codellama.inference.decoding import PlainSteps
 from codellama.inference.generation import CodeLlama
@@ -42,9 +41,6 @@ from codellama.weights.variants import matching
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-
-PASTE_SECONDS = 0.03
-"""In which the next line of a pasted text comes."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
     if not source.quiet:
         say(_summary(llm, time.perf_counter() - started, mesh))
     if request.chat:
-        _Conversation(llm, request.system, options, quiet=source.quiet, mesh=mesh).hold()
+        Conversation(llm, request.system, options, quiet=source.quiet, mesh=mesh).hold()
     elif source.json or len(prompts) > 1 or options.num_samples > 1:
         _print_batches(llm, [*prompts.values()], request, options, as_json=source.json)
     else:
@@ -175,21 +171,6 @@ def _standard_input() -> str:
     return _text("standard input", sys.stdin.buffer.read())
 
 
-def _line() -> str | None:
-    """The next line of a chat, or the lines that are pasted together into a terminal; empty at the
-    end, None if it is not UTF-8."""
-    line = b"" if sys.stdin is None else sys.stdin.buffer.readline()
-    with contextlib.suppress(OSError, ValueError):  # a system whose terminals cannot be asked
-        while sys.stdin.isatty() and select.select([sys.stdin], [], [], PASTE_SECONDS)[0]:
-            if not (more := sys.stdin.buffer.readline()):
-                break
-            line += more
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        return None
-
-
 def _text(source: str, content: bytes) -> str:
     try:
         return content.decode()
@@ -226,71 +207,6 @@ def _print_result(prompt: str, completion: Completion, as_json: bool) -> None:
         print(json.dumps(result, ensure_ascii=False), flush=True)
     else:
         print(filled.get("filled", completion.text), flush=True)
-
-
-class _Conversation:
-    """A chat on the terminal, with the history that the model is shown."""
-
-    def __init__(
-        self, llm: CodeLlama, system: str | None, options: Options, *, quiet: bool, mesh: Any
-    ) -> None:
-        self.llm = llm
-        self.options = vars(options)
-        self.quiet = quiet
-        self.mesh = mesh
-        self.opening = [{"role": "system", "content": system}] if system else []
-        self.messages = list(self.opening)
-
-    def hold(self) -> None:
-        """Answers line after line, until /exit or the end of the input."""
-        variants = matching(self.llm.model.config)
-        if variants and not any(variant.chat for variant in variants):
-            self._note("note: this model was not trained to chat; Instruct models are\n")
-        formats.chat(self.llm.tokenizer, [*self.opening, {"role": "user", "content": ""}])
-        self._note("/reset forgets the conversation, /exit ends it\n")
-        while True:
-            self._note("> ")
-            line = read_once(_line, self.mesh)
-            if line is None:
-                say("error: the line is not UTF-8 text; write it again")
-                continue
-            if not line or line.strip() == "/exit":
-                return
-            if line.strip() == "/reset":
-                self.messages = list(self.opening)
-            elif line.strip():
-                self._answer(line.strip())
-
-    def _answer(self, question: str) -> None:
-        """Streams the answer and adds both to the history; Ctrl-C keeps what has come so far."""
-        messages = [*self.messages, {"role": "user", "content": question}]
-        answer = ""
-        try:
-            stream = self.llm.stream_chat(messages, **self.options)
-            for piece in stream:
-                print(piece, end="", flush=True)
-                answer += piece
-            if stream.completion.finish_reason == "length":
-                self._note("\nnote: the answer was cut at its length")
-        except KeyboardInterrupt:
-            pass
-        except (PromptError, RequestError) as error:
-            say(f"error: {error} (or /reset)")
-            return
-        print(flush=True)
-        if not answer.strip():
-            return
-        messages.append({"role": "assistant", "content": answer, "destination": "user"})
-        try:
-            formats.chat(self.llm.tokenizer, [*messages, {"role": "user", "content": ""}])
-        except PromptError:
-            self._note("note: the answer has a tag of the chat's format in it; it is forgotten\n")
-        else:
-            self.messages = messages
-
-    def _note(self, text: str) -> None:
-        if not self.quiet:
-            say(text, end="")
 
 
 def _summary(llm: CodeLlama, seconds: float, mesh: DeviceMesh | None) -> str:
