@@ -148,7 +148,7 @@ def test_a_draft_model_is_as_fast_as_it_is_asked_to_be(checkpoint, fast):
 
 @pytest.mark.parametrize(
     "options",
-    [{"quantize": "int8"}, {"kv_dtype": "int8"}, {"compile": True}, {"mesh": object()}],
+    [{"quantize": "int8"}, {"kv_dtype": "int8"}, {"compile": True}, {"mesh": ...}],
     ids=str,
 )
 def test_the_plain_model_refuses_what_only_the_fast_one_does(checkpoint, options):
