@@ -114,9 +114,8 @@ def test_a_few_steps_of_training_lower_the_loss(device):
 
 
 def test_a_model_is_laid_over_all_devices(directory, device):
-    count = torch.cuda.device_count() if device == "cuda" else 2
-    if device == "mps" or count < 2:
-        pytest.skip("needs two devices")
+    if device != "cuda" or torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs; tests/fast/test_tensor_parallel.py has the CPU's")
     options = ["--prompt", PROMPTS[0], "--max_new_tokens", "16", "--device", device, "--json"]
     options += ["--ckpt", str(directory), "--dtype", "float32"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

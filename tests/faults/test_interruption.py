@@ -20,7 +20,7 @@ MOMENTS = range(int(os.environ.get("CODELLAMA_MOMENTS", 1)))
 MODEL = {"dim": 32, "n_layers": 1, "n_heads": 2, "multiple_of": 32, "vocab_size": 400}
 STAGE = {
     "name": "all",
-    "tokens": 8_000,
+    "tokens": 4_000,
     "sequence": 32,
     "batch_tokens": 64,
     "learning_rate": 1e-3,
@@ -112,7 +112,7 @@ def test_a_training_killed_again_and_again_ends_with_the_losses_of_one_run(start
     (tmp_path / "new").rename(tmp_path / "whole")
     for attempt in range(2):
         process = start("train", *["--resume"] * (tmp_path / "new").exists())
-        wait(f"train {attempt}", moment, most=8.0)
+        wait(f"train {attempt}", moment, most=5.0)
         process.kill()
         process.communicate()
     process = start("train", *["--resume"] * (tmp_path / "new").exists())
