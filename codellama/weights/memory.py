@@ -11,6 +11,7 @@ from codellama.errors import RequestError
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.loading import LoadOptions, default_device, torch_device, torch_dtype
 
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.625}
 """Of a rounded matrix; int4 has a scale and a zero point of 16 bits for each group of 32."""
 
@@ -74,11 +75,12 @@ def free_bytes(device: torch.device) -> int | None:
         free = 1024 * int(sizes["MemAvailable"].removesuffix("kB"))
     except (OSError, KeyError, ValueError):
         return None
-    group = Path("/sys/fs/cgroup")
+    group = CONTROL_GROUP
     try:
         limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
-        return min(free, int(limit) - int(used))
-    except (OSError, ValueError):  # no group, or "max"
+        kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return min(free, int(limit) - int(used) + int(kept["file"]))  # which can be dropped
+    except (OSError, KeyError, ValueError):  # no group, or its limit is "max"
         return free
 
 

@@ -43,3 +43,16 @@ def test_what_is_free_is_less_than_all_memory():
     if free is None:
         pytest.skip("the system does not say")
     assert 0 < free < 2**50
+
+
+def test_the_limit_of_a_control_group_counts_but_not_its_file_pages(tmp_path, monkeypatch):
+    for name, content in {
+        "memory.max": "1000000\n",
+        "memory.current": "700000\n",
+        "memory.stat": "anon 200000\nfile 500000\n",
+    }.items():
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(memory, "CONTROL_GROUP", tmp_path)
+    if memory.free_bytes(torch.device("cpu")) is None:
+        pytest.skip("the system does not say what is free")
+    assert memory.free_bytes(torch.device("cpu")) == 800_000
