@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -20,6 +21,7 @@ from codellama.arguments import HELP, Command, help_text, parse
 from codellama.errors import CodeLlamaError, RequestError, UsageError
 from codellama.inference.generation import CodeLlama
 from codellama.training.machine import is_launched
+from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import Progress
 from codellama.weights.loading import LoadOptions, open_checkpoint, torch_device
 from codellama.weights.memory import check_memory
@@ -59,6 +61,11 @@ class Source:
         """The directory of the checkpoint."""
         return checkpoint_directory(self.ckpt)
 
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """Its headers."""
+        return open_checkpoint(self.directory)
+
     def load(
         self, options: LoadOptions, mesh: DeviceMesh | None = None, tokens: int = 0
     ) -> CodeLlama:
@@ -68,9 +75,7 @@ class Source:
             options = replace(options, dtype="float32")
         if not self.force:
             try:
-                check_memory(
-                    open_checkpoint(self.directory), options, tokens, mesh.size() if mesh else 1
-                )
+                check_memory(self.checkpoint, options, tokens, mesh.size() if mesh else 1)
             except RequestError as error:
                 raise UsageError(f"{error}; --force tries all the same") from None
         with progress_bar("loading", self.quiet) as progress:

@@ -24,7 +24,7 @@ from codellama.evaluation.results import Results, fingerprint, read_json_lines
 from codellama.evaluation.tasks import Sampling, Task, complete, pass_rates, score
 from codellama.evaluation.texts import Texts
 from codellama.inference.generation import CodeLlama
-from codellama.weights.loading import LoadOptions, load_tokenizer, open_checkpoint
+from codellama.weights.loading import LoadOptions, load_tokenizer
 
 FORMS: dict[str, dict[str, Any]] = {
     **{name: {"dtype": name} for name in ("float32", "bfloat16", "float16")},
@@ -175,7 +175,7 @@ def infilling(
     elif missing.tasks != "single_line":
         raise UsageError(f"--tasks {missing.tasks} needs --problems; of --data, lines are taken")
     else:
-        config = open_checkpoint(source.directory).config
+        config = source.checkpoint.config
         tokenizer = load_tokenizer(source.directory, config.vocab_size)
         context, count = min(extent.context or 512, config.max_seq_len // 2), extent.limit or 500
         tasks = gaps.from_files(texts.read(), tokenizer, count=count, context=context, seed=seed)
@@ -276,7 +276,7 @@ def _show(figures: Mapping[str, Any], source: Source, measure: str = "") -> None
     if source.json:
         return print(json.dumps(figures))
     directory = source.directory
-    config = open_checkpoint(directory).config if measure else None
+    config = source.checkpoint.config if measure else None
     for name, value in figures.items():
         share = f"{100 * value:.1f} %" if measure else f"{value:.5f}"
         shown = f"{value:,}" if isinstance(value, int) else share

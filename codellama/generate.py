@@ -34,7 +34,6 @@ from codellama.text.prompts import FILL, split_fill
 from codellama.weights.loading import (
     LoadOptions,
     load_tokenizer,
-    open_checkpoint,
     weight_bytes,
 )
 from codellama.weights.variants import matching
@@ -149,7 +148,7 @@ def _json_strings(path: Path, text: str) -> dict[str, str]:
 def _longest(prompts: dict[str, str], request: Request, source: Source) -> int:
     """Tokens of the longest prompt. Raises UsageError for one that the model does not take, before
     its weights are loaded."""
-    config = open_checkpoint(source.directory).config
+    config = source.checkpoint.config
     tokenizer = load_tokenizer(source.directory, config.vocab_size)
     longest = 0
     for place, text in prompts.items():
