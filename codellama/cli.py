@@ -8,33 +8,30 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import NoReturn
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 from tqdm import tqdm
 
 from codellama.arguments import HELP, Command, help_text, parse
 from codellama.errors import CodeLlamaError, RequestError, UsageError
 from codellama.inference.generation import CodeLlama
-from codellama.training.machine import is_launched
+from codellama.processes import is_launched, leave
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import Progress
-from codellama.weights.loading import LoadOptions, open_checkpoint, torch_device
+from codellama.weights.loading import LoadOptions, open_checkpoint
 from codellama.weights.memory import check_memory
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
 
 PACKAGE = Path(__file__).parent
 EMBEDDED_CHECKPOINTS = (
     PACKAGE / "checkpoints" / "tiny",  # installed from a wheel
     PACKAGE.parent / "checkpoints" / "tiny",  # in a checkout
 )
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -109,24 +106,8 @@ def run(command: Command | Mapping[str, Command]) -> NoReturn:
         code = _exit_code(command, sys.argv[1:])
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's clean-up
     if is_launched():
-        _leave(code)
+        leave(code)
     sys.exit(code)
-
-
-def _leave(code: int) -> NoReturn:
-    """Ends one of several processes; after success only when all have come this far.
-
-    Gloo's threads may abort a process that is torn down as usual while others end beside it, so the
-    interpreter's own clean-up is left out.
-    """
-    import torch.distributed as dist
-
-    if code == 0 and dist.is_initialized():
-        with contextlib.suppress(RuntimeError):  # one that has died is reported by its launcher
-            dist.barrier()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _exit_code(command: Command | Mapping[str, Command], arguments: list[str]) -> int:
@@ -204,24 +185,6 @@ def user_path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise UsageError(f"{text}: there is no such user; write the path out") from None
-
-
-def launched_mesh(device: str | torch.device | None) -> DeviceMesh | None:
-    """The processes that torchrun started, joined; None for a process that stands alone."""
-    if not is_launched():
-        return None
-    from codellama.fast import tensor_parallel
-
-    return tensor_parallel.launched_mesh(torch_device(device))
-
-
-def read_once(read: Callable[[], T], mesh: DeviceMesh | None) -> T:
-    """What `read` returns; of several processes the first alone calls it, and tells the others."""
-    if mesh is None:
-        return read()
-    from codellama.fast import tensor_parallel
-
-    return tensor_parallel.from_first_rank(read, mesh)
 
 
 @contextlib.contextmanager

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import select
 import sys
-from typing import TYPE_CHECKING
 
-from codellama.cli import read_once, say
+from torch.distributed.device_mesh import DeviceMesh
+
+from codellama.cli import say
 from codellama.errors import PromptError, RequestError
 from codellama.inference.generation import CodeLlama
 from codellama.inference.requests import Options
+from codellama.processes import from_first_rank
 from codellama.text import prompts
 from codellama.weights.variants import matching
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
 
 PASTE_SECONDS = 0.03
 """In which the next line of a pasted text comes."""
@@ -49,7 +48,7 @@ class Conversation:
         self._note("/reset forgets the conversation, /exit ends it\n")
         while True:
             self._note("> ")
-            line = read_once(_line, self.mesh)
+            line = from_first_rank(_line, self.mesh)
             if line is None:
                 say("error: the line is not UTF-8 text; write it again")
                 continue

@@ -11,14 +11,14 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch.distributed.device_mesh import DeviceMesh
 
 from codellama.cli import (
     Source,
     human_bytes,
-    launched_mesh,
     peak_memory_bytes,
-    read_once,
     run,
     say,
     user_path,
@@ -29,17 +29,11 @@ from codellama.inference.cache_rows import bytes_per_token
 from codellama.inference.decoding import PlainSteps
 from codellama.inference.generation import CodeLlama
 from codellama.inference.requests import Completion, Options, check_length
+from codellama.processes import from_first_rank, launched_mesh
 from codellama.text import prompts as formats
 from codellama.text.prompts import FILL, split_fill
-from codellama.weights.loading import (
-    LoadOptions,
-    load_tokenizer,
-    weight_bytes,
-)
+from codellama.weights.loading import LoadOptions, load_tokenizer, torch_device, weight_bytes
 from codellama.weights.variants import matching
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
     request.check(source, options)
     if source.quiet:
         warnings.simplefilter("ignore")
-    mesh = launched_mesh(loading.device)
+    mesh = launched_mesh(torch_device(loading.device))
     prompts = {} if request.chat else _prompts(request, mesh)
     longest = _longest(prompts, request, source)
     rows = min(options.batch_size, max(1, len(prompts)) * options.num_samples)
@@ -124,7 +118,7 @@ def _prompts(request: Request, mesh: DeviceMesh | None) -> dict[str, str]:
         if path.suffix.lower() == ".jsonl":
             return _json_strings(path, text)
     elif text is None:
-        text = read_once(_standard_input, mesh)
+        text = from_first_rank(_standard_input, mesh)
     return {"": text}
 
 

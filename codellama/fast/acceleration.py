@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from codellama.errors import RequestError
 from codellama.fast.compiled import CompiledSteps, check_compiler
@@ -30,13 +30,11 @@ from codellama.fast.single_row_linear import SingleRowLinear
 from codellama.inference.generation import CodeLlama
 from codellama.model.attention import Attention
 from codellama.model.transformer import Transformer
+from codellama.processes import from_first_rank
 from codellama.weights import loading
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import Progress
 from codellama.weights.loading import LoadOptions, Place
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
 
 
 def load_accelerated(
@@ -73,7 +71,7 @@ def load_accelerated(
         from codellama.fast import tensor_parallel
 
         tensor_parallel.parallelize(model, mesh)
-        llm.draw_seed = partial(tensor_parallel.from_first_rank, torch.Generator().seed, mesh)
+        llm.draw_seed = partial(from_first_rank, torch.Generator().seed, mesh)
     return llm
 
 

@@ -12,14 +12,10 @@ Not for: quantised and compiled models.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from typing import TypeVar, cast
 
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -29,8 +25,6 @@ from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
 from codellama.weights.loading import Place, place_whole
 from codellama.weights.meta import cut_dimension, shard_region
-
-T = TypeVar("T")
 
 
 def place_share(mesh: DeviceMesh) -> Place:
@@ -82,22 +76,3 @@ def check_divisible(config: ModelConfig, size: int) -> None:
                 f"the model's {count} {what} cannot be shared out evenly among {size} processes; "
                 f"start a number of processes that divides {count}"
             )
-
-
-def launched_mesh(device: torch.device | None = None) -> DeviceMesh:
-    """Joins the processes that torchrun started: over NCCL on CUDA, else over Gloo on a CPU, where
-    they share the cores out."""
-    kind = device.type if device else "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    else:
-        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // neighbours))
-    return init_device_mesh(kind, (int(os.environ["WORLD_SIZE"]),))
-
-
-def from_first_rank(read: Callable[[], T], mesh: DeviceMesh) -> T:
-    """Calls `read` in the first process alone; all get what it returns."""
-    box = [read() if mesh.get_local_rank() == 0 else None]
-    dist.broadcast_object_list(box, group=mesh.get_group(), group_src=0)
-    return cast(T, box[0])

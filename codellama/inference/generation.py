@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from codellama.errors import RequestError
 from codellama.inference.decoding import Decoder
@@ -31,9 +32,6 @@ from codellama.text.tokenizer import Tokenizer
 from codellama.weights.downloads import Progress
 from codellama.weights.loading import LoadOptions, fast_module, load_model, load_tokenizer
 from codellama.weights.variants import matching
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
 
 
 class CodeLlama:

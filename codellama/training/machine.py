@@ -8,7 +8,6 @@ go of them afterwards; its gradients are averaged. Each computes other sequences
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,19 +15,15 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from codellama.model.transformer import Transformer
+from codellama.processes import from_first_rank, launched_mesh
 from codellama.training.packing import PADDING
 
 GROUP_TOKENS = {"cpu": 2_048, "cuda": 16_384, "mps": 8_192}
 """Tokens that run through the model together. On a CPU 2,048 were no slower than 8,192, and take a
 quarter of the memory; the others are estimates."""
-
-
-def is_launched() -> bool:
-    """Whether torchrun, or a launcher that sets the same variables, started this process."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
 
 
 def fast_dtype(device: torch.device) -> torch.dtype | None:
@@ -53,13 +48,8 @@ class Machine:
     @classmethod
     def best(cls, device: torch.device) -> Machine:
         """What is fastest on a device; joins the other processes if torchrun started this one."""
-        if not is_launched():
-            return cls(device, fast_dtype(device))
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        mesh = launched_mesh(device)
+        device = torch.device(mesh.device_type) if mesh else device
         return cls(device, fast_dtype(device), mesh)
 
     @property
@@ -113,13 +103,13 @@ class Machine:
 
     def once(self, write: Callable[[], object]) -> None:
         """Calls `write` in the first process; the others wait, and raise what it raises."""
-        outcome: list[BaseException | None] = [None]
-        if self.rank == 0:
+
+        def attempt() -> Exception | None:
             try:
                 write()
             except (ValueError, OSError) as error:
-                outcome = [error]
-        if self.mesh:
-            dist.broadcast_object_list(outcome)
-        if outcome[0] is not None:
-            raise outcome[0]
+                return error
+            return None
+
+        if error := from_first_rank(attempt, self.mesh):
+            raise error

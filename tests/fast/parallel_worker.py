@@ -8,8 +8,7 @@ import torch
 import torch.distributed as dist
 
 from codellama import CodeLlama
-from codellama.cli import _leave
-from codellama.fast.tensor_parallel import from_first_rank, launched_mesh
+from codellama.processes import from_first_rank, launched_mesh, leave
 
 
 def anonymous_bytes() -> int:
@@ -45,7 +44,7 @@ def main(directory: str, prompts: list[str]) -> None:
     }
     if mesh.get_local_rank() == 0:
         print(json.dumps(result))
-    _leave(0)
+    leave(0)
 
 
 if __name__ == "__main__":
