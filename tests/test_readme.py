@@ -43,6 +43,7 @@ def directory(checkpoint, tmp_path_factory) -> Path:
 def test_a_command_of_the_readme_runs(directory, monkeypatch, line):
     monkeypatch.setattr("codellama.training.run.VOCABULARY_BYTES", 200_000)
     monkeypatch.setattr("codellama.training.run.HELD_OUT_TOKENS", 1_024)
+    monkeypatch.setattr("codellama.training.packing.PART_BYTES", 200_000)
     monkeypatch.chdir(directory)
     words = shlex.split(line, comments=True)
     if words[:2] == ["python", "-m"]:

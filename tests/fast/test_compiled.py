@@ -32,16 +32,16 @@ def pair(tokenizer, backend="eager", cache_type=None, **changes):
     return plain, other
 
 
-@pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("cache_type", [None, Int8KVCache], ids=["exact", "int8"])
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
-def test_each_prompt_gets_what_the_model_gives_it(tokenizer, options, cache_type, batch_size):
-    plain, compiled = pair(tokenizer, cache_type=cache_type)
-    expected = plain.generate(PROMPTS, batch_size=batch_size, logprobs=True, **options)
-    found = compiled.generate(PROMPTS, batch_size=batch_size, logprobs=True, **options)
-    for one, other in zip(found, expected, strict=True):
-        assert one.tokens == other.tokens
-        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+def test_each_prompt_gets_what_the_model_gives_it(tokenizer, cache_type, batch_size):
+    llms = pair(tokenizer, cache_type=cache_type)
+    for options in (GREEDY, SAMPLED):
+        asked = {**options, "batch_size": batch_size, "logprobs": True}
+        expected, found = (llm.generate(PROMPTS, **asked) for llm in llms)
+        for one, other in zip(found, expected, strict=True):
+            assert one.tokens == other.tokens
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
 def test_the_compiler_that_users_get_gives_the_same_tokens(tokenizer):
@@ -101,12 +101,12 @@ def test_any_number_of_rows_and_any_capacity_compile_once_more(tokenizer):
 
 
 def test_for_a_graph_rows_and_capacity_compile_once_each(tokenizer, monkeypatch):
-    monkeypatch.setattr(compiled_steps, "GPU_CAPACITY_STEP", 256)  # few tokens take several
+    monkeypatch.setattr(compiled_steps, "GPU_CAPACITY_STEP", 64)  # few tokens take several
     counter = CompileCounter()
     plain, compiled = pair(tokenizer, backend=counter, max_seq_len=2048)
     compiled.decoder.steps._is_graph = True  # as on a GPU
     prompts = [[1, 300, 7, *range(10, 10 + length)] for length in (3, 40, 9, 1, 5)]
-    for batch_size, length in [(1, 20), (1, 300), (4, 20), (3, 20), (1, 20), (2, 300)]:
+    for batch_size, length in [(1, 20), (1, 70), (4, 20), (3, 20), (1, 20), (2, 70)]:
         options = {"max_new_tokens": length, "stop_ids": [], "batch_size": batch_size}
         assert compiled.generate(prompts, **options) == plain.generate(prompts, **options)
     assert counter.frame_count == 3  # the first shape; any capacity; any number of rows
@@ -122,8 +122,9 @@ def test_a_batch_that_gets_smaller_keeps_its_addresses(tokenizer):
     assert len(addresses) == 1
 
 
-def test_any_number_of_models_compile_in_one_process(tokenizer):
-    for n_layers in range(1, 6):  # two compilations each, of the eight that a code may have
+def test_any_number_of_models_compile_in_one_process(tokenizer, monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)  # compilations of one code
+    for n_layers in (1, 2):  # two compilations each
         _, compiled = pair(tokenizer, n_layers=n_layers)
         for batch_size in (1, 2):
             compiled.generate(PROMPTS[:2], max_new_tokens=3, batch_size=batch_size)
