@@ -11,8 +11,8 @@ Not for: prefill and draft tokens. Its CUDA kernels gave the model's logits in T
 
 A CUDA graph is recorded for addresses, and torch.compile compiles for shapes. So the KV cache moves
 into static buffers, which the steps keep for one request after the other. A pass sees whole
-buffers behind a mask, and the lengths of the rows are a tensor on the device. On a CPU the same
-code runs for any capacity, and another for any number of rows.
+buffers behind a mask, and the lengths of the rows are a tensor on the device. On a CPU one
+version of the code runs for any capacity, and a second one for batches of several rows.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ STEPS_PER_SYNC = 16
 """Steps on a GPU before the host looks at the tokens: until then the device need not wait."""
 CUDA_OPTIONS: dict[str, Any] = {
     "triton.cudagraphs": True,
-    # With tuning, inductor writes a product with one row as a sum, which is fused with what expands
-    # its integers; of 4 bits that takes more than 30 operations (PyTorch 2.13).
+    # With tuning, inductor writes a product with one row as a sum, and fuses the expansion of its
+    # integers into it; 4 bits need more than 30 operations (PyTorch 2.13).
     "coordinate_descent_tuning": True,
     "realize_opcount_threshold": 64,
 }
@@ -126,8 +126,8 @@ class CompiledSteps:
             return self._compiled(tokens, cast(StaticKVCache, cache))
 
     def _move_in(self, cache: KVCache, tokens: int) -> None:
-        """Moves a cache into the buffers, or into new ones where these are too small or another
-        cache still uses them. A batch that gets smaller keeps its addresses."""
+        """Moves a cache into the buffers, or into new ones if their capacity differs, rows are
+        missing, or another cache uses them. A batch that gets smaller keeps its addresses."""
         step = GPU_CAPACITY_STEP if self._is_graph else CPU_CAPACITY_STEP
         rows, capacity = len(cache.lengths), -(-tokens // step) * step
         is_taken = self._user() not in (None, cache)

@@ -45,7 +45,7 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Shape:
         (out, in) -> uint8 values of 0 to 15 (out, in), and scales and zero points
         (out, in / GROUP), in the dtype of `weight`: a weight is about
-        `(value - 8) * scale + zero_point`
+        `(value - 8) * scale + zero_point`, as in PyTorch's kernel
     """
     groups = weight.float().unflatten(1, (-1, GROUP))
     low, high = groups.aminmax(dim=-1)
@@ -102,10 +102,16 @@ class Int4Linear(nn.Module):
 
     @classmethod
     def from_weight(cls, weight: Tensor) -> Int4Linear:
-        """Rounds a weight (out, in)."""
-        values, scales, zero_points = quantize_groups(weight)
-        both = torch.stack([scales.T, zero_points.T], -1).contiguous()
-        return cls(pack_nibbles(values, block_rows(weight.device)), both)
+        """Rounds a weight (out, in), `SLICE` rows at a time, so that little of it is in float32."""
+        rows, columns = weight.shape
+        packed = weight.new_empty(rows, columns // 2, dtype=torch.uint8)
+        both = weight.new_empty(columns // GROUP, rows, 2)
+        for start in range(0, rows, SLICE):
+            part = slice(start, start + SLICE)
+            values, scales, zero_points = quantize_groups(weight[part])
+            packed[part] = pack_nibbles(values, block_rows(weight.device))
+            both[:, part] = torch.stack([scales.T, zero_points.T], -1)
+        return cls(packed, both)
 
     def expanded(self) -> Tensor:
         """The weight that the integers stand for, float32 (out, in)."""

@@ -4,7 +4,7 @@ Slow: decoding reads every weight once a token, so it is as fast as memory is.
 Instead: weights are integers, with a scale for each row. Nothing but the weights is rounded
     (Dettmers et al. 2022, arXiv 2208.07339, compare such schemes).
 Gains: half the memory; figures in README.md.
-Costs: rounding takes seconds a billion weights, and accuracy (`codellama.evaluate compare`).
+Costs: accuracy (`codellama.evaluate compare`), and seconds per billion weights for rounding.
 Not for: gradients, and several processes. On x86, `prepacked` replaces these layers.
 """
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codellama.fast.operators import has_operators, without_gradient
+from codellama.fast.single_row_linear import SLICE
 
 HAS_KERNEL = has_operators("_weight_int8pack_mm")
 MOST_ROWS = 16
@@ -62,8 +63,13 @@ class Int8Linear(nn.Module):
 
     @classmethod
     def from_weight(cls, weight: Tensor) -> Int8Linear:
-        """Rounds a weight (out, in)."""
-        return cls(*quantize_rows(weight))
+        """Rounds a weight (out, in), `SLICE` rows at a time, so that little of it is in float32."""
+        values = torch.empty_like(weight, dtype=torch.int8)
+        scales = weight.new_empty(len(weight))
+        for start in range(0, len(weight), SLICE):
+            part = slice(start, start + SLICE)
+            values[part], scales[part] = quantize_rows(weight[part])
+        return cls(values, scales)
 
     def expanded(self) -> Tensor:
         """The weight that the integers stand for, float32 (out, in)."""

@@ -150,8 +150,8 @@ def split_activations(x: Tensor) -> tuple[Tensor, Tensor]:
     """Splits activations into a high and a low integer part, which integer units multiply exactly:
     only the weights are rounded to 8 bits.
 
-    Both parts are from `-LARGEST` to `LARGEST`; a row's scale is its largest number's
-    `2 * LARGEST ** 2`th part. bfloat16 is kept exactly down to a 31st of that number.
+    Both parts are from `-LARGEST` to `LARGEST`; a row's scale is its largest magnitude
+    divided by `2 * LARGEST ** 2`. bfloat16 is kept exactly down to 1/31 of that magnitude.
 
     Shape:
         float32 (rows, in) -> (2 * rows, in), first all high parts, and scales (rows, 1)
@@ -165,7 +165,7 @@ def split_activations(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def join_products(products: Tensor, scales: Tensor) -> Tensor:
-    """The product (rows, out) of which `split_activations` gave the parts (2 * rows, out)."""
+    """Adds the products (2 * rows, out) of the high and the low parts: (rows, out)."""
     high, low = products.chunk(2)
     return torch.add(low, high, alpha=2 * LARGEST).mul_(scales)
 

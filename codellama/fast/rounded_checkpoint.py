@@ -4,7 +4,7 @@ Slow: loading a model and rounding it then needs memory for both forms, and take
     weights at every start.
 Instead: `place_quantized` rounds one matrix after the other. `codellama.convert --to int4` rounds
     once, and writes `params.json` and one file with the tensors of the rounded model.
-Gains: a 7B in int4 is loaded within 5.4 GB of memory. The file is mapped and its 4-bit integers are
+Gains: a 7B in int4 is loaded within 5.5 GB of memory. The file is mapped and its 4-bit integers are
     used as they are, so that the model is there at once.
 Costs: disk.
 Not for: embedding and norms, which stay as they are, and several processes. `load_model` reads such
@@ -38,8 +38,8 @@ BLOCK_ORDERS = {block: ",".join(map(str, range(block))) for block in (32, 64)}
 def place_quantized(mode: str) -> Place:
     """Rounds the matrices of a model as they are read, in mode "int8" or "int4".
 
-    In mode "int4" a matrix has 8 bits all the same where the 4-bit kernel does not take its shape.
-    So has the output matrix, as in other runners: it matters most.
+    In mode "int4" the output matrix, which matters most, has 8 bits, and so have matrices whose
+    shapes the 4-bit kernel does not take.
     """
 
     def place(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:

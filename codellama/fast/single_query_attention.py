@@ -1,7 +1,7 @@
 """Attention of a single query to the keys before it: a step of decoding.
 
 Slow: with `enable_gqa` PyTorch's kernel reads each key head once for every query head of its group.
-    A single query of bfloat16 falls out of the kernel's fast products.
+    For a single query of bfloat16 the kernel takes a slow path.
 Instead: the query heads of a group stand beside each other as if they were more positions, so
     that keys are read once a group. A single query of bfloat16 is given twice, and one of the two
     equal results dropped. Under torch.compile the formula is written out, to be fused.
@@ -33,7 +33,7 @@ def single_query_attention(
     grouped = queries.unflatten(1, (-1, group)).flatten(2, 3)  # (batch, kv_heads, group, head_dim)
     if torch.compiler.is_compiling():
         return _written_out(grouped, keys, values, mask).reshape(queries.shape)
-    # On a CPU without AMX a single row of bfloat16 falls out of the kernel's fast products.
+    # On a CPU without AMX the kernel takes a slow path for a single row of bfloat16.
     on_cpu = queries.device.type == "cpu" and not has_tiles()
     if group == 1 and queries.dtype == torch.bfloat16 and on_cpu:
         grouped = grouped.expand(-1, -1, 2, -1)
@@ -42,8 +42,8 @@ def single_query_attention(
 
 
 def _written_out(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """The formula in float32, for torch.compile to fuse. On a GPU it shares the keys out among all
-    threads, where kernels give a head's keys to one block of them.
+    """The formula in float32, for torch.compile to fuse. On a GPU all threads share
+    a head's keys; kernels give them to one block of threads.
 
     Shape:
         queries (batch, kv_heads, group, head_dim), the rest as above -> as queries

@@ -4,7 +4,8 @@ Slow or impossible: a model that one device cannot hold, or reads too slowly.
 Instead: the plan of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053) with PyTorch's DTensor. The
     first matrices of attention and feed-forward are cut by rows, so that each process computes
     some heads and hidden channels. The second ones are cut by columns, and an all-reduce adds the
-    shares up. The embedding is cut by channels, the output by vocabulary; logits are gathered.
+    partial results. The embedding is cut by channels, the output by vocabulary; logits are
+    gathered.
 Gains: memory divided by the processes.
 Costs: two all-reduces a block.
 Not for: quantised and compiled models.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -37,9 +38,7 @@ def place_share(mesh: DeviceMesh) -> Place:
         shape = model.get_parameter(name).shape
         share = read(shard_region(name, shape, mesh.get_local_rank(), mesh.size()))
         whole = DTensor.from_local(share, mesh, [Shard(dimension)], run_check=False)
-        owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(whole))
-        return None
+        return place_whole(model, name, lambda: whole)
 
     return place
 
@@ -47,7 +46,7 @@ def place_share(mesh: DeviceMesh) -> Place:
 def parallelize(model: Transformer, mesh: DeviceMesh) -> None:
     """Lets a model whose shares are in place exchange activations."""
     gathered = ColwiseParallel(input_layouts=Replicate(), output_layouts=Replicate())
-    first, second = ColwiseParallel(), RowwiseParallel()
+    first, second = ColwiseParallel(), RowwiseParallel()  # named after the transposed matrix
     plan = {
         "tok_embeddings": gathered,
         **{f"layers.*.attention.{name}": first for name in ("wq", "wk", "wv")},

@@ -26,7 +26,7 @@ from codellama.inference.speculative import Drafter, PromptLookup
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
-REFILL_SHARE = 4
+REFILL_SHARE = 1 / 4
 """Waiting prompts join once a quarter of the batch is free, so that their prefill is shared."""
 
 
@@ -103,7 +103,7 @@ class Decoder:
         """Runs up to `batch_size` sequences together; none of them changes what another gets.
 
         Args:
-            steps_per_sync: steps after which the host looks at the tokens; those behind a row's end
+            steps_per_sync: steps after which the host looks at the tokens; those after a row's end
                 are discarded.
             prefix: the cache that a single sequence may continue; holds its tokens afterwards.
 
@@ -114,7 +114,7 @@ class Decoder:
         batch = _Batch(self, steps_per_sync, prefix)
         while waiting or batch.rows:
             free = batch_size - len(batch.rows)
-            if waiting and (not batch.rows or free * REFILL_SHARE >= batch_size):
+            if waiting and (not batch.rows or free >= REFILL_SHARE * batch_size):
                 newcomers = [waiting.popleft() for _ in range(min(free, len(waiting)))]
                 yield from ((sequence, sequence.begin()) for sequence in newcomers)
                 yield from batch.admit(newcomers)
@@ -271,7 +271,7 @@ class _Chosen:
         for row, largest in zip(self.rows, self._largest.tolist(), strict=True):
             if not math.isfinite(largest):
                 raise CheckpointError(
-                    f"the model's scores are not finite behind {len(row.prompt.ids)} tokens of the "
+                    f"the model's logits are not finite after {len(row.prompt.ids)} tokens of the "
                     f"prompt and {len(row.tokens)} new ones; its weights are damaged, or overflow "
                     "in this dtype: check the files, or choose bfloat16 or float32"
                 )

@@ -28,13 +28,13 @@ class Options:
         top_p: sample from the most likely tokens that together have this probability (nucleus).
         top_k: sample from this many of the most likely tokens; 0: from all.
         seed: the same seed gives the same text, whatever else is in the batch; without a seed each
-            text is another.
+            text differs.
         stop: a string that ends the text and is not part of it; may be given several times.
         logprobs: also return the log-probability, in nats, that the model's own distribution (at
             temperature 1) gives to each token.
         echo: let text, tokens and logprobs begin with the prompt's.
         batch_size: sequences that run through the model together.
-        num_samples: completions of each prompt; with a seed, each has the next one.
+        num_samples: completions of each prompt; with a seed, the n-th has seed + n, from n = 0.
         heal: for prompts that end inside a word: take back the prompt's last token, and let the
             first new one be any that begins with it (token healing).
         speculate: draft tokens to verify in one pass; changes the speed, not the text. They are
@@ -97,8 +97,8 @@ class Completion:
     """What the model made of one prompt.
 
     Attributes:
-        text: the new text, up to a stop string.
-        tokens: the new ids, with those of a stop string, without a stop id.
+        text: the new text, up to a stop string; with `echo`, after the prompt's.
+        tokens: the ids likewise, with those of a stop string, without a stop id.
         logprobs: for each of `tokens` its log-probability in nats, if asked for. A prompt's first
             token, which nothing predicts, has 0.
         finish_reason: "stop" at a stop id or string, "length" at max_new_tokens or at the end of
@@ -181,7 +181,7 @@ class RunningSequence:
         return self.options.logprobs and self.options.echo
 
     def begin(self) -> str:
-        """The text that is certain before any token has come."""
+        """Returns the echoed text; ends a sequence that may not generate or read anything."""
         if self.budget == 0 and not self.wants_prompt_logprobs:
             self.finish_reason = "length"
         return self._text

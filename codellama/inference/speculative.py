@@ -33,7 +33,7 @@ class PromptLookup:
 
     def __init__(self) -> None:
         self._read = 0
-        self._ends: dict[tuple[int, ...], int] = {}  # the index behind the last copy of some tokens
+        self._ends: dict[tuple[int, ...], int] = {}  # the index after the last copy of some tokens
 
     def draft(self, ids: Sequence[int], count: int) -> list[int]:
         for end in range(self._read, len(ids)):  # without the newest tokens: nothing follows them
@@ -41,7 +41,7 @@ class PromptLookup:
                 self._ends[tuple(ids[end - size : end])] = end
         self._read = len(ids)
         for size in range(min(LONGEST_MATCH, len(ids)), 0, -1):
-            newest = tuple(ids[len(ids) - size :])
+            newest = tuple(ids[-size:])
             if newest in self._ends:
                 return list(ids[self._ends[newest] :][:count])
         return []

@@ -31,8 +31,8 @@ def grouped_query_attention(
     Args:
         queries: (batch, heads, seq, head_dim)
         keys, values: (batch, kv_heads, key_count, head_dim); kv_heads divides heads.
-        mask: (batch or 1, 1, seq, key_count), True where a query may look. None stands for two
-            cases: as many keys as queries, each looking back, or one query, which sees all keys.
+        mask: (batch or 1, 1, seq, key_count), True where a query may look. None: causal if there
+            are several queries (and as many keys), unmasked if there is one.
 
     Returns:
         (batch, heads, seq, head_dim)

@@ -21,8 +21,8 @@ _BOUNDS = {"n_layers": 1000, "rope_theta": 10**12}
 class ModelConfig:
     """Every number that fixes a model's shape and arithmetic.
 
-    The field names are the keys of Meta's `params.json`. A value of 0 counts as not given, and is
-    replaced by what Meta's code would take.
+    The field names are the keys of Meta's `params.json`. Of `n_kv_heads` and `max_seq_len`, 0
+    counts as not given.
 
     Args:
         dim: width of the residual stream.

@@ -73,7 +73,7 @@ class Tokenizer:
         marks = (self.bos_id, self.eos_id, *infilling, *repeated, self.step_id)
         self.control_ids = frozenset(mark for mark in marks if mark is not None)
         if min(self.control_ids) < 0:
-            raise ValueError("it has no token for the beginning or the end of a text")
+            raise ValueError  # no token for the beginning or the end of a text
         self._bytes_of = [self._piece_bytes(id) for id in range(self.vocab_size)]
         self._implicit_space = self._processor.encode("a", out_type=str)[0].startswith(SPACE)
 

@@ -19,8 +19,8 @@ FOREIGN = {"site-packages", "dist-packages", "__pycache__"}
 
 @dataclass(frozen=True)
 class Documents:
-    """Files to learn from, and a sixteenth of all to measure with, one at least: split by a hash of
-    their paths below the directory, so that a file is on the same side on every machine."""
+    """Files to train on, and about a sixteenth held out, at least one. A hash of the path below the
+    directory decides, so that a file is on the same side on every machine."""
 
     train: list[Path]
     held_out: list[Path]

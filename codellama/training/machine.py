@@ -1,9 +1,9 @@
 """How to train on one device, or on one for each process of torchrun; changes results by rounding.
 
-Several share a model by fully sharded data parallelism (Rajbhandari et al. 2020, arXiv 1910.02054;
-Zhao et al. 2023, arXiv 2304.11277), PyTorch's `fully_shard`. Each process keeps a slice of the
-weights, gradients and optimiser's state. Before a block computes, they gather its weights, and let
-go of them afterwards; its gradients are averaged. Each computes other sequences of the batch.
+Several processes shard a model by fully sharded data parallelism (Rajbhandari et al. 2020, arXiv
+1910.02054; Zhao et al. 2023, arXiv 2304.11277), PyTorch's `fully_shard`. Each keeps a slice of the
+weights, gradients and optimiser's state. Before a block runs, they gather its weights, and free
+them afterwards; its gradients are averaged. Each computes other sequences of the batch.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class Machine:
 
     @property
     def rank(self) -> int:
-        """This one's number among them, from 0; that one writes and reports."""
+        """This process's number; process 0 writes and reports."""
         return self.mesh.get_rank() if self.mesh else 0
 
     def place(self, model: Transformer) -> Transformer:
-        """The model in float32, ready to be trained here; of several processes, each gets a slice
-        of what may be in any dtype, and mapped from disk."""
+        """The model in float32, ready to train here. Of several processes, each copies its slice of
+        `model`, which may have any dtype and be mapped from disk."""
         if self.mesh is None:
             return model.to(self.device, torch.float32)
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard

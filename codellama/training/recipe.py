@@ -137,8 +137,8 @@ class Recipe:
     def scaled(
         self, tokens: int | None, sequence: int | None, learning_rate: float | None
     ) -> Recipe:
-        """Stages of so many tokens in all, so long sequences at most, and so high a learning rate
-        at most, in the same proportions; None changes nothing."""
+        """Scales the stages' tokens to the sum `tokens` and their learning rates to the highest
+        `learning_rate`, and cuts sequences to `sequence`; None changes nothing."""
         total = self.tokens if tokens is None else tokens
         ends = accumulate((stage.tokens for stage in self.stages), initial=0)
         spans = pairwise(total * end // self.tokens for end in ends)
@@ -185,7 +185,7 @@ def read_recipe(name: str, **changes: Any) -> Recipe:
 
 
 def difference(saved: Any, asked: Any, name: str = "") -> str:
-    """What two recipes in JSON, or values in them, disagree in; empty if in nothing."""
+    """The differences between two recipes in JSON, or values in them; empty if equal."""
     if isinstance(saved, dict) and isinstance(asked, dict):
         inner = [difference(saved.get(key), asked.get(key), key) for key in saved | asked]
     elif isinstance(saved, list) and isinstance(asked, list) and len(saved) == len(asked):

@@ -137,7 +137,7 @@ class Run:
     def _train_stage(
         self, trainer: Trainer, steps: int, tokens: int, report: Report | None
     ) -> None:
-        """Does what is left of a stage, behind so many steps and tokens of others."""
+        """Trains the rest of a stage; `steps` and `tokens` count the stages before it."""
         stage = trainer.stage
         held_out = self._stream(self.documents.held_out, replace(stage, infilling=0.0))
         measured = held_out.take(max(1, HELD_OUT_TOKENS // stage.sequence))

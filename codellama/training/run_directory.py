@@ -61,7 +61,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Whatever damaged bytes make of their reader becomes one sentence."""
+    """Turns any error from reading a damaged file into a DataError."""
     try:
         yield
     except (DataError, torch.OutOfMemoryError):

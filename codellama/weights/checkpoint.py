@@ -77,8 +77,8 @@ class Checkpoint(ABC):
         """One parameter under its name in `Transformer`, or a region of it, contiguous.
 
         On a CPU the result is mapped from disk if one file holds it as it is, in that dtype. Slices
-        from several files are copied straight into the final memory. Of a region's surroundings
-        nothing is read.
+        from several files are copied straight into the final memory. Meta's and Hugging Face's
+        formats read nothing but the region.
 
         Raises:
             CheckpointError: float16 was asked for and cannot hold a number; or no dtype was, and
@@ -200,7 +200,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     if path.is_symlink():
         raise CheckpointError(f"{path} is a link to itself; choose a new directory")
     exists = path.exists()
-    if exists and not (path.is_dir() and not any(path.iterdir())):
+    if exists and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path} exists; choose a new directory")
     above = next(parent for parent in (path, *path.parents) if parent.exists())
     scratch = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=above))

@@ -56,7 +56,7 @@ _KEYS = {
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
     "n_kv_heads": "num_key_value_heads",
-    "multiple_of": "intermediate_size",  # until `_feed_forward_shape` takes it apart
+    "multiple_of": "intermediate_size",  # replaced by `_feed_forward_shape`
     "vocab_size": "vocab_size",
     "norm_eps": "rms_norm_eps",
     "rope_theta": "rope_theta",
@@ -261,7 +261,7 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
             f"hidden_size / num_attention_heads = {config.head_dim}"
         )
     for variant in matching(config):
-        if config.max_seq_len == variant.trained_context:  # the model is used for longer texts
+        if config.max_seq_len == variant.trained_context:  # the files give the length in training
             return replace(config, max_seq_len=variant.config.max_seq_len)
     return config
 

@@ -215,7 +215,7 @@ def torch_device(name: str | torch.device | None) -> torch.device | None:
 
 
 def torch_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    """The dtype of that name, or a RequestError if models do not compute in it; None stays None."""
+    """The dtype of that name, or a RequestError; floating-point dtypes and None stay as is."""
     if name is None or (isinstance(name, torch.dtype) and name.is_floating_point):
         return name
     if name not in DTYPES:

@@ -79,7 +79,7 @@ def free_bytes(device: torch.device) -> int | None:
     try:
         limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
         kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return min(free, int(limit) - int(used) + int(kept["file"]))  # which can be dropped
+        return min(free, int(limit) - int(used) + int(kept["file"]))  # cached pages
     except (OSError, KeyError, ValueError):  # no group, or its limit is "max"
         return free
 

@@ -35,7 +35,7 @@ from codellama.weights.downloads import Progress, check_download, check_size, re
 
 PARAMS = "params.json"
 MOST_DEFLATED = 20
-"""Times the size of a file that deflated weights may take; they hardly ever take two."""
+"""The largest ratio of inflated to stored bytes in a shard; real weights hardly reach 2."""
 MOST_SHARDS = 64
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
 _ROTARY_TABLE = "rope.freqs"  # of Llama 2's files; follows from params.json
