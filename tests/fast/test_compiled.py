@@ -122,8 +122,8 @@ def test_a_batch_that_gets_smaller_keeps_its_addresses(tokenizer):
     assert len(addresses) == 1
 
 
-def test_any_number_of_models_compile_in_one_process(tokenizer, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)  # compilations of one code
+@torch._dynamo.config.patch(recompile_limit=3)  # compilations of one code
+def test_any_number_of_models_compile_in_one_process(tokenizer):
     for n_layers in (1, 2):  # two compilations each
         _, compiled = pair(tokenizer, n_layers=n_layers)
         for batch_size in (1, 2):
