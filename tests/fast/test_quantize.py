@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from random_models import random_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from codellama import CodeLlama, RequestError, load_model
 from codellama.fast import int4
 from codellama.fast.int4 import BLOCK, GROUP, Int4Linear, pack_nibbles, unpack_nibbles
 from codellama.fast.int8 import Int8Linear
 from codellama.fast.rounded_checkpoint import place_quantized
+from codellama.fast.single_row_linear import SLICE
 
 SHAPES = {Int8Linear: (100, 48), Int4Linear: (192, 96)}
 
@@ -34,6 +36,29 @@ def test_every_weight_is_off_by_half_a_step_at_most(kind):
         spread = (groups.amax(-1) - groups.amin(-1)) / 15
         steps = spread.repeat_interleave(GROUP, 1)
     assert ((layer.expanded() - weight).abs() <= steps / 2 * 1.001 + 1e-6).all()
+
+
+class LargestFloat32(TorchDispatchMode):
+    """Notes the size of the largest float32 tensor that an operator returns."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        results = operator(*args, **(kwargs or {}))
+        for result in results if isinstance(results, tuple) else (results,):
+            if isinstance(result, torch.Tensor) and result.dtype == torch.float32:
+                self.numbers = max(self.numbers, result.numel())
+        return results
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_large_weight_is_rounded_piece_by_piece(kind):
+    _, weight = rounded(kind, torch.bfloat16, shape=(3 * SLICE + 128, 64))
+    with LargestFloat32() as largest:
+        layer = kind.from_weight(weight)
+    assert 0 < largest.numbers <= SLICE * 64
+    pieces = [kind.from_weight(piece).expanded() for piece in weight.split(SLICE)]
+    assert torch.equal(layer.expanded(), torch.cat(pieces))
 
 
 @pytest.mark.parametrize("kind", SHAPES)
