@@ -60,7 +60,7 @@ class Source:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """Its headers."""
+        """The checkpoint, of which the headers have been read."""
         return open_checkpoint(self.directory)
 
     def load(

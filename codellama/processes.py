@@ -21,11 +21,11 @@ def is_launched() -> bool:
 
 
 def launched_mesh(device: torch.device | None = None) -> DeviceMesh | None:
-    """Joins the other processes: over NCCL, each with a GPU of its own; or over Gloo on a CPU,
-    whose cores they share out. None for a process that stands alone.
+    """Joins the other processes; None for a process that stands alone.
 
     Args:
-        device: of which all take one of that type; without it, a GPU where there is one.
+        device: CUDA: each process takes a GPU of its own, and they speak over NCCL. Others: they
+            share out the CPU's cores, and speak over Gloo. None: CUDA where there is one.
     """
     if not is_launched():
         return None

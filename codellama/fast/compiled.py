@@ -157,12 +157,15 @@ class StaticKVCache(KVCache):
     uniform = False  # it is not known
 
     def key_count(self, seq: int) -> int:
+        """The whole buffer, behind a mask."""
         return self.capacity
 
     def next_positions(self, seq: int) -> Tensor:
+        """Positions (batch, seq), computed on the device."""
         return self.starts + torch.arange(seq, device=self.starts.device)
 
     def advance(self, seq: int) -> None:
+        """Counts the tokens on the device; `cache_for` counts them for the host."""
         self.starts += seq
 
 

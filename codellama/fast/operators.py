@@ -50,6 +50,7 @@ class _WithoutGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> Any:
+        """Raises RequestError."""
         raise RequestError(
             "rounded and prepacked layers have no gradients; train the model of load_model or of "
             "CodeLlama.load(directory, fast=False)"

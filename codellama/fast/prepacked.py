@@ -99,6 +99,7 @@ class OneDnnLinear(PrepackedLinear):
         super().__init__(packed, len(weight), weight.nbytes)
 
     def multiply(self, x: Tensor) -> Tensor:
+        """By oneDNN."""
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
 
 
@@ -121,6 +122,7 @@ class FbgemmLinear(PrepackedLinear):
         return super().forward(x.float()).to(x.dtype)
 
     def multiply(self, x: Tensor) -> Tensor:
+        """By FBGEMM."""
         return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
 
 
@@ -141,6 +143,7 @@ class FbgemmInt8Linear(PrepackedLinear):
         return product.unflatten(0, x.shape[:-1])
 
     def multiply(self, x: Tensor) -> Tensor:
+        """By FBGEMM, in integers of 8 bits."""
         return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
             x, 1.0, LARGEST + 1, self.packed
         )

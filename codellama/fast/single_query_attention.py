@@ -42,8 +42,8 @@ def single_query_attention(
 
 
 def _written_out(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """The formula in float32, for torch.compile to fuse. On a GPU all threads share
-    a head's keys; kernels give them to one block of threads.
+    """The formula in float32, for torch.compile to fuse. On a GPU all threads share a
+    head's keys; kernels give them to one block of threads.
 
     Shape:
         queries (batch, kv_heads, group, head_dim), the rest as above -> as queries

@@ -69,6 +69,7 @@ class PlainSteps:
         self._model = model
 
     def cache_for(self, cache: KVCache, count: int) -> AbstractContextManager[KVCache]:
+        """The cache itself."""
         return nullcontext(cache)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:

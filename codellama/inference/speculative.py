@@ -36,6 +36,7 @@ class PromptLookup:
         self._ends: dict[tuple[int, ...], int] = {}  # the index after the last copy of some tokens
 
     def draft(self, ids: Sequence[int], count: int) -> list[int]:
+        """As `Drafter.draft`."""
         for end in range(self._read, len(ids)):  # without the newest tokens: nothing follows them
             for size in range(1, min(LONGEST_MATCH, end) + 1):
                 self._ends[tuple(ids[end - size : end])] = end
@@ -57,6 +58,7 @@ class DraftModel:
 
     @torch.no_grad()
     def draft(self, ids: Sequence[int], count: int) -> list[int]:
+        """As `Drafter.draft`."""
         device = self.model.tok_embeddings.weight.device
         same = common_prefix(self._ids, ids)
         self.cache.lengths = [same]  # forgets drafts that were not accepted

@@ -1,9 +1,9 @@
 """Sequence packing: documents side by side in sequences of one length.
 
 Every file is split into documents: runs of whole lines. Each has a random size and lies in one
-sequence, so that gaps of every size come up. Nothing masks one document
-of a sequence from the next: a mask made attention 1.4 to 1.6 times slower on a CPU in bfloat16, and
-83 % of the sequences of 1,024 tokens of Python's standard library hold lines of one file.
+sequence, so that gaps of every size come up. Nothing masks one document of a sequence from the
+next: a mask made attention 1.4 to 1.6 times slower on a CPU in bfloat16, and 83 % of the sequences
+of 1,024 tokens of Python's standard library hold lines of one file.
 """
 
 from __future__ import annotations

@@ -75,11 +75,11 @@ def free_bytes(device: torch.device) -> int | None:
         free = 1024 * int(sizes["MemAvailable"].removesuffix("kB"))
     except (OSError, KeyError, ValueError):
         return None
-    group = CONTROL_GROUP
+    names = ("memory.max", "memory.current", "memory.stat")
     try:
-        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
-        kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return min(free, int(limit) - int(used) + int(kept["file"]))  # cached pages
+        limit, used, statistics = ((CONTROL_GROUP / name).read_text() for name in names)
+        cached_pages = dict(line.split() for line in statistics.splitlines())["file"]
+        return min(free, int(limit) - int(used) + int(cached_pages))
     except (OSError, KeyError, ValueError):  # no group, or its limit is "max"
         return free
 

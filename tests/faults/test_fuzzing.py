@@ -38,7 +38,7 @@ FUZZ = settings(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=100,
+    max_examples=150,
     suppress_health_check=list(HealthCheck),
 )
 
