@@ -44,7 +44,7 @@ def together(request, directory) -> dict:
     with torchrun(request.param, WORKER, directory, json.dumps(PROMPTS)) as process:
         output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    return {"processes": request.param, **json.loads(output)}
+    return {"processes": request.param, **json.loads(output.splitlines()[-1])}
 
 
 def test_greedy_tokens_are_those_of_one_process(together, alone):
