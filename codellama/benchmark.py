@@ -34,17 +34,17 @@ def benchmark(form: Form, work: speed.Workload, source: Source, loading: LoadOpt
     Meant for a machine that does nothing else. Rates are beside what the machine can do, measured
     in the same run: decoding reads every weight once a token, prefill multiplies by each once.
     """
+    if work.prompt_tokens + work.new_tokens > (most := source.checkpoint.config.max_seq_len):
+        raise UsageError(
+            f"the model's context holds {most:,} tokens; take fewer in --prompt_tokens and "
+            "--new_tokens"
+        )
     if form.table:
         _print_table(work, source, loading)
         return
     started = time.perf_counter()
-    llm = source.load(loading, tokens=work.batch * (work.prompt_tokens + work.new_tokens))
+    llm = source.load(loading, tokens=work.tokens)
     load_seconds = time.perf_counter() - started
-    if work.prompt_tokens + work.new_tokens > llm.model.config.max_seq_len:
-        raise UsageError(
-            f"the model's context holds {llm.model.config.max_seq_len:,} tokens; take fewer in "
-            "--prompt_tokens and --new_tokens"
-        )
     speeds, embedding = speed.speeds(llm, work), llm.model.tok_embeddings.weight
     figures = {
         "load_seconds": load_seconds,
@@ -81,16 +81,18 @@ def _print_table(work: speed.Workload, source: Source, loading: LoadOptions) -> 
     for quantize, compile in itertools.product((None, "int8", "int4"), (False, True)):
         started = time.perf_counter()
         try:
-            llm = source.load(replace(loading, quantize=quantize, compile=compile))
+            way = replace(loading, quantize=quantize, compile=compile)
+            llm = source.load(way, tokens=work.tokens)
         except CodeLlamaError as error:
             say(f"{quantize or 'as stored'}{', compiled' * compile} is left out: {error}")
             continue
         load_seconds = time.perf_counter() - started
         prefill, decode, _ = speed.speeds(llm, work).values()
         dtype = str(llm.model.tok_embeddings.weight.dtype).removeprefix("torch.")
+        held = quantize or getattr(source.checkpoint, "mode", dtype)
         print(
-            f"|{quantize or dtype}|{'yes' * compile}|{load_seconds:.1f}|{prefill:,.1f}"
-            f"|{decode:,.1f}|{weight_bytes(llm.model) / 1e9:,.2f} GB|",
+            f"|{held}|{'yes' * compile}|{load_seconds:.1f}|{prefill:,.1f}|{decode:,.1f}"
+            f"|{weight_bytes(llm.model) / 1e9:,.2f} GB|",
             flush=True,
         )
         del llm  # before the next is loaded

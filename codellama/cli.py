@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -23,7 +24,7 @@ from codellama.errors import CodeLlamaError, RequestError, UsageError
 from codellama.inference.generation import CodeLlama
 from codellama.processes import is_launched, leave
 from codellama.weights.checkpoint import Checkpoint
-from codellama.weights.downloads import Progress
+from codellama.weights.downloads import OUT_OF_MEMORY, Progress
 from codellama.weights.loading import LoadOptions, open_checkpoint
 from codellama.weights.memory import check_memory
 
@@ -72,7 +73,8 @@ class Source:
             options = replace(options, dtype="float32")
         if not self.force:
             try:
-                check_memory(self.checkpoint, options, tokens, mesh.size() if mesh else 1)
+                processes = mesh.size() if mesh else 1
+                check_memory(self.checkpoint, options, tokens, processes, fast=not self.plain)
             except RequestError as error:
                 raise UsageError(f"{error}; --force tries all the same") from None
         with progress_bar("loading", self.quiet) as progress:
@@ -123,6 +125,8 @@ def _exit_code(command: Command | Mapping[str, Command], arguments: list[str]) -
                 raise UsageError(f"expected one of {', '.join(command)} first, found {name}")
             command = command[name]
         if (options := parse(arguments, command)) is not None:
+            if any(getattr(group, "quiet", False) for group in options.values()):
+                warnings.simplefilter("ignore")
             command(**options)
         else:
             print(help_text(command))
@@ -146,10 +150,12 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         if error.filename is None:
             _forget_output()
-        return f"{error.filename or 'output'}: {error.strerror}"
+        is_output = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EBADF)
+        where = error.filename or ("output" if is_output else "the system")
+        return f"{where}: {error.strerror}"
     if "by peer" in str(error):  # Gloo has no type of its own for it
         return "another process of this run has ended, so this one ends"
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         return (
             "not enough memory; take a smaller model or dtype, shorter prompts or sequences, or a "
             "smaller batch"
@@ -212,8 +218,3 @@ def peak_memory_bytes(device: torch.device) -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def human_bytes(count: int) -> str:
-    """A number of bytes to three digits or so: `13.5 GB`."""
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

@@ -94,7 +94,9 @@ class Conversation:
 def _line() -> str | None:
     """The next line of a chat, or the lines that are pasted together into a terminal; empty at the
     end, None if it is not UTF-8."""
-    line = b"" if sys.stdin is None else sys.stdin.buffer.readline()
+    if sys.stdin is None:
+        return ""
+    line = sys.stdin.buffer.readline()
     with contextlib.suppress(OSError, ValueError):  # a system whose terminals cannot be asked
         while sys.stdin.isatty() and select.select([sys.stdin], [], [], PASTE_SECONDS)[0]:
             if not (more := sys.stdin.buffer.readline()):

@@ -6,11 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from codellama.cli import checkpoint_directory, human_bytes, progress_bar, run
+from codellama.cli import checkpoint_directory, progress_bar, run
 from codellama.errors import CheckpointError
 from codellama.weights.checkpoint import Checkpoint, dtype_names, parameter_shapes
 from codellama.weights.downloads import verify_checklist
 from codellama.weights.loading import load_tokenizer, open_checkpoint
+from codellama.weights.memory import human_bytes
 from codellama.weights.variants import matching
 
 CONTEXTS = (4096, 16384, 100_000)
@@ -65,7 +66,9 @@ def _check_weights(checkpoint: Checkpoint) -> None:
     names = list(parameter_shapes(checkpoint.config))
     with progress_bar("checking", unit="tensor") as progress:
         for number, name in enumerate(names, 1):
-            if not checkpoint.read(name).isfinite().all():
+            parts, _ = checkpoint.parts(name, None)
+            numbers = (part.float() if part.itemsize == 1 else part for part in parts)
+            if not all(part.isfinite().all() for part in numbers):
                 raise CheckpointError(
                     f"{checkpoint.directory}: {name} holds NaN or infinity; download it again"
                 )

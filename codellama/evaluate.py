@@ -18,7 +18,6 @@ from codellama.evaluation import key_retrieval as keys
 from codellama.evaluation import paper, plotting
 from codellama.evaluation import perplexity as prediction
 from codellama.evaluation.execution import Execution
-from codellama.evaluation.plotting import check
 from codellama.evaluation.problems import humaneval, mbpp
 from codellama.evaluation.results import Results, fingerprint, read_json_lines
 from codellama.evaluation.tasks import Sampling, Task, complete, pass_rates, score
@@ -55,7 +54,7 @@ class Extent:
         if self.limit < 0 or self.context < 0 or self.context == 1:
             raise UsageError("--limit has to be 0 or more, --context 0, 2 or more")
         if self.plot is not None:
-            check(user_path(self.plot))
+            plotting.check(user_path(self.plot))
 
     @contextlib.contextmanager
     def open(
@@ -64,7 +63,10 @@ class Extent:
         """Results of a run, told from runs of other models or settings, and a progress bar."""
         pairs = ((field, getattr(part, field.name)) for part in settings for field in fields(part))
         given = [f"{field.name}={value}" for field, value in pairs if value != field.default]
-        run = [name, *([f"model {fingerprint(llm)}"] if llm else []), *given]
+        if self.context:
+            given.append(f"context={self.context}")
+        model = [f"model {source.directory.resolve().name} {fingerprint(llm)}"] if llm else []
+        run = [name, *model, *given]
         with progress_bar(name, source.quiet, "task") as bar:
             yield Results(user_path(self.results) if self.results else None, ", ".join(run), bar)
 
@@ -172,8 +174,9 @@ def infilling(
     if missing.problems is not None:
         tasks = gaps.derived(humaneval(missing.problems), missing.tasks, seed)
         tasks = tasks[: extent.limit or None]
-    elif missing.tasks != "single_line":
-        raise UsageError(f"--tasks {missing.tasks} needs --problems; of --data, lines are taken")
+    elif missing.tasks != "single_line" or execution.execute:
+        option = "--execute" if execution.execute else f"--tasks {missing.tasks}"
+        raise UsageError(f"{option} needs --problems; of --data, lines are taken, without tests")
     else:
         config = source.checkpoint.config
         tokenizer = load_tokenizer(source.directory, config.vocab_size)
@@ -194,7 +197,7 @@ def infilling(
             with progress_bar("running", source.quiet, "program") as bar:
                 verdicts = score(tasks, filled, execution, Results(progress=bar))
             figures[f"{order}_pass@1"] = pass_rates(verdicts)["pass@1"]
-    _show(figures, source, missing.tasks)
+    _show(figures, source, missing.tasks if missing.problems else "lines")
 
 
 def _solving(name: str, doc: str, read: Callable[[Programs], list[Task]]) -> Command:
@@ -222,7 +225,12 @@ def _solving(name: str, doc: str, read: Callable[[Programs], list[Task]]) -> Com
                 written = complete(llm, tasks[:limit], sampling, results)
             else:
                 lines = read_json_lines(user_path(str(programs.score)))
-                written = [line for line in lines if "passed" not in line][:limit]
+                others = {task.task_id for task in tasks[limit:]} if limit else set()
+                written = [
+                    line
+                    for line in lines
+                    if "passed" not in line and str(line.get("task_id")) not in others
+                ]
             if not execution.execute:
                 return _show({"completions": len(written)}, source)
             verdicts = score(tasks, written, execution, results)
@@ -244,7 +252,8 @@ def key_retrieval(
     if not texts.data:
         texts = replace(texts, data=("stdlib",))
     files, llm = texts.read(extent.limit), source.load(loading)
-    with extent.open("key_retrieval", source, llm, [cells, texts, loading]) as results:
+    name = f"key_retrieval in {len(files)} files"
+    with extent.open(name, source, llm, [cells, texts, loading]) as results:
         shares = keys.key_retrieval(llm, files.values(), cells, results)
     if extent.plot:
         plotting.heat_map(user_path(extent.plot), shares)

@@ -8,21 +8,13 @@ import itertools
 import json
 import sys
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from codellama.cli import (
-    Source,
-    human_bytes,
-    peak_memory_bytes,
-    run,
-    say,
-    user_path,
-)
+from codellama.cli import Source, peak_memory_bytes, run, say, user_path
 from codellama.conversation import Conversation
 from codellama.errors import CodeLlamaError, UsageError
 from codellama.inference.cache_rows import bytes_per_token
@@ -33,6 +25,7 @@ from codellama.processes import from_first_rank, launched_mesh
 from codellama.text import prompts as formats
 from codellama.text.prompts import FILL, split_fill
 from codellama.weights.loading import LoadOptions, load_tokenizer, torch_device, weight_bytes
+from codellama.weights.memory import human_bytes
 from codellama.weights.variants import matching
 
 
@@ -62,8 +55,8 @@ class Request:
         """Raises UsageError for options that exclude each other."""
         if self.chat and (self.prompt is not None or self.file is not None):
             raise UsageError("--chat is a conversation; leave out --prompt and --file")
-        if self.chat and (source.json or options.num_samples > 1):
-            raise UsageError("--chat is a conversation; leave out --json and --num_samples")
+        if self.chat and (source.json or options.echo or options.num_samples > 1):
+            raise UsageError("--chat is a conversation; leave out --json, --echo and --num_samples")
         if self.chat and options.heal:
             raise UsageError("--heal is for prompts that end inside a word; leave out one of both")
         if self.prompt is not None and self.file is not None:
@@ -82,14 +75,13 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
     Text goes to stdout as it comes, everything else to stderr.
     """
     request.check(source, options)
-    if source.quiet:
-        warnings.simplefilter("ignore")
     mesh = launched_mesh(torch_device(loading.device))
     prompts = {} if request.chat else _prompts(request, mesh)
     longest = _longest(prompts, request, source)
     rows = min(options.batch_size, max(1, len(prompts)) * options.num_samples)
     started = time.perf_counter()
-    llm = source.load(loading, mesh, rows * (longest + options.max_new_tokens))
+    most = min(longest + options.max_new_tokens, source.checkpoint.config.max_seq_len)
+    llm = source.load(loading, mesh, rows * most)
     if request.draft_ckpt is not None:
         llm.load_draft(user_path(request.draft_ckpt), fast=not source.plain)
     if not source.quiet:

@@ -6,11 +6,14 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from codellama.errors import RequestError
 
 T = TypeVar("T")
 
@@ -26,16 +29,25 @@ def launched_mesh(device: torch.device | None = None) -> DeviceMesh | None:
     Args:
         device: CUDA: each process takes a GPU of its own, and they speak over NCCL. Others: they
             share out the CPU's cores, and speak over Gloo. None: CUDA where there is one.
+
+    Raises:
+        RequestError: there are fewer GPUs than processes.
     """
     if not is_launched():
         return None
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type == "cuda" if device else torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if neighbours > (gpus := torch.cuda.device_count()):
+            raise RequestError(
+                f"{neighbours} processes were started, but this machine has {gpus} GPUs; start one "
+                "process for each, or choose the device cpu"
+            )
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         kind = "cuda"
     else:
-        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // neighbours))
         kind = "cpu"
+    dist.init_process_group(timeout=timedelta(days=7))  # in a chat they wait for the user's line
     return init_device_mesh(kind, (int(os.environ["WORLD_SIZE"]),))
 
 

@@ -75,7 +75,8 @@ def retrieval(model: Transformer, length: int) -> float:
 
 def train(model: Transformer, length: int, steps: int, budget: Budget) -> Transformer:
     """Learns to answer, in sequences of one length; or loads what has learned that before."""
-    path = KEPT / f"base_{model.config.rope_theta:g}_length_{length}_steps_{steps}.pt"
+    rope = f"base_{model.config.rope_theta:g}_scaling_{model.config.rope_scaling_factor:g}"
+    path = KEPT / f"{rope}_length_{length}_steps_{steps}.pt"
     if path.exists():
         print(f"{path}: kept from an earlier run")
         model.load_state_dict(torch.load(path, weights_only=True))

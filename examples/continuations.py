@@ -47,7 +47,7 @@ def function_headers(count: int) -> list[str]:
     """Headers of one line of functions that stand at the top of held-out files."""
     headers = []
     for path in find_documents().held_out:
-        lines = (read_document(path) or "").splitlines()
+        lines = read_document(path).splitlines()
         headers += [line for line in lines if line.startswith("def ") and line.endswith("):")]
     random.Random(0).shuffle(headers)
     return headers[:count]

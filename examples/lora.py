@@ -11,7 +11,6 @@ plain checkpoint, which `codellama.generate` runs as any other.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -64,8 +63,9 @@ class LoraLinear(nn.Module):
     def __init__(self, linear: nn.Linear, rank: int) -> None:
         super().__init__()
         self.weight = linear.weight
-        self.a = nn.Parameter(torch.randn(rank, linear.in_features) * linear.in_features**-0.5)
-        self.b = nn.Parameter(torch.zeros(linear.out_features, rank))
+        thin = torch.randn(rank, linear.in_features, device=linear.weight.device)
+        self.a = nn.Parameter(thin * linear.in_features**-0.5)
+        self.b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight) + F.linear(F.linear(x, self.a), self.b)
@@ -78,7 +78,8 @@ class LoraLinear(nn.Module):
 def adapt(model: Transformer, layers: tuple[str, ...], rank: int) -> list[str]:
     """Freezes a model and replaces its linear layers of some names; returns where."""
     model.requires_grad_(False)
-    places = [name for name, _ in model.named_modules() if name.split(".")[-1] in layers]
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    places = [name for name in linear if name.split(".")[-1] in layers]
     if not places:
         raise DataError(f"the model has no linear layer {', '.join(layers)}; expected wq, w1, …")
     for place in places:
@@ -111,7 +112,7 @@ def lora(options: LoraOptions) -> None:
         weights = {name: weight.to("cpu", torch.bfloat16) for name, weight in weights.items()}
         save_checkpoint(beside, model.config, reader(weights))
         (beside / "tokenizer.model").write_bytes((source / "tokenizer.model").read_bytes())
-    print(f"python -m codellama.generate --ckpt {Path(options.out)} --prompt 'import '")
+    print(f"python -m codellama.generate --ckpt {options.out} --prompt 'import '")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,15 @@ def run(name: str, *options: object, stdin: str | bytes = "") -> subprocess.Comp
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
+def assert_one_sentence(done, *says: str) -> None:
+    """A refused command says why in one sentence, with these words in it."""
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    for words in says:
+        assert words in done.stderr
+
+
 def start(name: str, *options: object, **pipes) -> subprocess.Popen[bytes]:
     """One command in a process of its own, for signals, pipes and terminals."""
     arguments = [sys.executable, "-m", f"codellama.{name}", *map(os.fspath, map(_text, options))]

@@ -85,3 +85,17 @@ def test_a_missing_checkpoint_is_one_sentence():
     done = run("describe", "--ckpt", "/absent")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_weights_of_any_dtypes_are_checked(checkpoint, tmp_path, dtype):
+    shutil.copytree(checkpoint, tmp_path / "mixed")
+    path = tmp_path / "mixed" / "consolidated.00.pth"
+    tensors = torch.load(path, weights_only=True)
+    for broken in (False, True):
+        weight = tensors["norm.weight"].clone()
+        weight[3] = torch.nan if broken else 1.0
+        torch.save({**tensors, "norm.weight": weight.to(dtype)}, path)
+        done = run("describe", "--ckpt", tmp_path / "mixed", "--check")
+        assert done.returncode == (2 if broken else 0), done.stderr
+        assert ("norm.weight holds NaN" in done.stderr) == broken

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commands import run
+from commands import assert_one_sentence, run
 
 from codellama.cli import Source
 from codellama.errors import RequestError
@@ -61,14 +61,6 @@ def figures(done):
     return json.loads(done.stdout)
 
 
-def assert_one_sentence(done, *says):
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    for words in says:
-        assert words in done.stderr
-
-
 def test_perplexity_is_that_of_the_files(evaluate, llm, data):
     found = figures(evaluate("perplexity", "--json"))
     texts = Texts((str(data),)).read()
@@ -95,6 +87,7 @@ def test_a_second_start_goes_on_and_another_models_file_is_refused(evaluate, tmp
     assert figures(evaluate(*given, "--limit", 2))["bytes"] > first["bytes"]
     assert figures(evaluate(*given, "--limit", 3))["files"] == 3
     assert_one_sentence(evaluate(*given, "--dtype", "bfloat16"), "holds results of", "bfloat16")
+    assert_one_sentence(evaluate(*given, "--context", 64), "holds results of", "context=64")
 
 
 def test_positions_gives_the_loss_of_each_range(evaluate, tmp_path):
@@ -146,7 +139,8 @@ def test_key_retrieval_gives_a_share_for_each_cell(evaluate, tmp_path):
     done = evaluate("key_retrieval", *given, "--json", "--plot", picture, "--rope_theta", 1e5)
     assert list(figures(done)) == ["200/0.5", "300/0.5"]
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert_one_sentence(evaluate("key_retrieval", "--length", 10**6), "1,000,000", "more files")
+    assert_one_sentence(evaluate("key_retrieval", "--length", 16_000), "16,000", "more files")
+    assert_one_sentence(evaluate("key_retrieval", "--length", 10**6), "length is 1,000,000")
 
 
 def test_compare_has_a_row_for_each_form(evaluate, checkpoint):
@@ -190,6 +184,10 @@ def test_a_model_that_solves_all_or_nothing_gets_100_or_0_percent(
         scored = evaluate(*given, "--score", written, "--execute", "--results", verdicts)
         assert figures(scored) == expected
     assert [bool(json.loads(line)["reason"]) for line in verdicts.open()] == [not solves] * 4
+    limited = evaluate(*given, "--score", written, "--execute", "--limit", 3)
+    assert figures(limited) == expected | {"problems": 3, "samples": 3}
+    written.write_text("".join(sorted(written.open(), reverse=True)))
+    assert figures(evaluate(*given, "--score", written, "--execute", "--limit", 3))["problems"] == 3
 
 
 @pytest.mark.parametrize("solves", [True, False])
@@ -286,7 +284,8 @@ def test_bad_options_get_one_sentence_and_exit_code_2(checkpoint, data, name, op
         (("positions",), "fewer than 16384 tokens"),
         (("infilling", "--tasks", "words"), "--tasks is 'words'"),
         (("compare", "--form", "int3"), "int3: no such directory"),
-        (("infilling", "--tasks", "multi_line"), "needs --problems"),
+        (("infilling", "--tasks", "multi_line"), "--tasks multi_line needs --problems"),
+        (("infilling", "--execute"), "--execute needs --problems"),
         (("mbpp", "--execute"), "mbpp.jsonl: No such file"),
     ],
 )

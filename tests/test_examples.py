@@ -200,3 +200,20 @@ def test_loops_and_broken_code_are_recognised():
 def test_continuations_are_counted(monkeypatch, capsys):
     done = output_of(monkeypatch, capsys, "continuations", "--count", 2, "--show", 1)
     assert re.search(r"2 functions: [\d.]+% end in a loop, [\d.]+% are valid", done)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("lora", ["new", "--rank", -1], "--rank is -1; expected more than 0"),
+        ("lora", ["new", "--layers", "norm"], "no linear layer norm"),
+        ("3_base_of_a_million", ["--shrink", 0], "--shrink is 0; expected more than 0"),
+        ("train_tiny", ["new", "--minutes", 0], "--minutes is 0.0; expected more than 0"),
+    ],
+)
+def test_what_an_example_cannot_do_is_refused(monkeypatch, capsys, tmp_path, name, options, says):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = outcome(monkeypatch, capsys, name, *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert not list(tmp_path.iterdir())

@@ -101,6 +101,7 @@ def test_the_same_seed_gives_the_same_text_and_stop_strings_end_it(checkpoint):
     [
         (["--prompt", "a", "--file", "b"], "give one of them"),
         (["--chat", "--prompt", "a"], "--chat is a conversation"),
+        (["--chat", "--echo"], "leave out --json, --echo"),
         (["--file", "/absent.py"], "/absent.py: No such file"),
         (["--prompt", "<FILL_ME><FILL_ME>"], "2 <FILL_ME> marks"),
         (["--prompt", "a", "--temperature", "-1"], "temperature is -1.0"),
@@ -179,6 +180,13 @@ def test_a_chat_goes_on_behind_a_line_that_is_not_utf8(checkpoint):
     done = run("generate", *given, stdin=b"caf\xe9\nhello\n")
     assert done.stderr == "error: the line is not UTF-8 text; write it again\n"
     assert (done.returncode, done.stdout) == (0, run("generate", *given, stdin=b"hello\n").stdout)
+
+
+def test_a_chat_without_a_standard_input_ends_at_once(checkpoint, monkeypatch):
+    with start("generate", "--chat", "--ckpt", checkpoint, preexec_fn=lambda: os.close(0)) as chat:
+        output, errors = chat.communicate(timeout=60)
+    assert (chat.returncode, output) == (0, b"")
+    assert b"Traceback" not in errors
 
 
 def test_chat_survives_a_refused_message(checkpoint):

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from commands import run
+from commands import assert_one_sentence, run
 
 from codellama import CodeLlama, Tokenizer, load_model
 from codellama.training import run_directory
@@ -137,14 +137,6 @@ def assert_same_weights(one, other):
     weights = other.state_dict()
     for name, weight in one.state_dict().items():
         assert torch.equal(weight, weights[name]), name
-
-
-def assert_one_sentence(done, *says):
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    for words in says:
-        assert words in done.stderr
 
 
 def interrupt(monkeypatch, number):
@@ -278,6 +270,16 @@ def test_an_interrupted_run_is_resumed_as_if_unbroken(train, unbroken, tmp_path,
     assert_same_weights(out / "model", unbroken / "model")
 
 
+def test_a_resumed_run_has_the_base_and_the_context_of_stages_before(train, tmp_path, monkeypatch):
+    path = recipe_file(tmp_path, LONG, SHORT | {"rope_theta": None})
+    with monkeypatch.context() as patch:
+        interrupt(patch, 8)
+        assert train(tmp_path / "run", recipe=path).returncode == 130
+    assert train(tmp_path / "run", "--resume", recipe=path).returncode == 0
+    config = load_model(tmp_path / "run" / "model").config
+    assert (config.rope_theta, config.max_seq_len) == (1e6, 128)
+
+
 def test_a_run_can_be_interrupted_again_and_again(train, unbroken, tmp_path, monkeypatch):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -311,9 +313,10 @@ def test_a_run_can_be_interrupted_while_it_writes_its_checkpoint(
     assert_same_weights(out / "model", unbroken / "model")
 
 
-def test_resuming_a_run_that_is_done_changes_nothing(train, unbroken):
+def test_resuming_a_run_that_is_done_changes_nothing(train, unbroken, tmp_path):
     before = contents(unbroken)
-    assert train(unbroken, "--resume", shards=2).returncode == 0
+    reworded = recipe_file(tmp_path, about="the same in other words")
+    assert train(unbroken, "--resume", recipe=reworded, shards=2).returncode == 0
     assert contents(unbroken) == before
 
 

@@ -1,8 +1,8 @@
 """Runs generated programs against tests, each in processes of its own, as hostile code.
 
 A program does not harm the host by mistake, and passes by right answers alone; `sandbox` says how.
-It can read what everybody on the machine can read. This is no security boundary: it is as strong
-as the kernel.
+It can read what the user who started it can read; if that is root, what everybody can. This is no
+security boundary: it is as strong as the kernel.
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ class Execution:
             raise RequestError(f"timeout is {self.timeout:g}; expected more than 0 seconds")
 
     def check(self) -> None:
-        """Raises RequestError if this system cannot confine programs."""
-        run_program(Job("def f():\n    return 1\n", ["f"], "", "assert f() == 1"), self)
+        """Raises RequestError if this system cannot confine programs, or a right one fails."""
+        right = Job("def f():\n    return 1\n", ["f"], "", "assert f() == 1")
+        if reason := run_program(right, self):
+            raise RequestError(f"a right program fails on this system ({reason}), so none is run")
 
 
 @dataclass(frozen=True)
@@ -111,5 +113,6 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
 def run_programs(jobs: Sequence[Job], execution: Execution | None = None) -> Iterator[str]:
     """Runs one for each processor at a time; yields what `run_program` returns for each, in their
     order."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+    with ThreadPoolExecutor(processors) as pool:
         yield from pool.map(lambda job: run_program(job, execution), jobs)

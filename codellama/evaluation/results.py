@@ -19,18 +19,24 @@ from codellama.weights.downloads import Progress
 
 Record = dict[str, Any]
 T = TypeVar("T")
+BEGINNING = b'{"key": '
+"""Of each line of results."""
 
 
 def read_json_lines(path: Path) -> list[Record]:
-    """The objects of a file with one a line, plain or `.gz`.
+    """The objects of a file with one a line, or with a list of them, plain or `.gz`.
 
     Raises:
         DataError: a line is no JSON object, or the file is no text.
     """
+    return _parse(path, path.read_bytes())
+
+
+def _parse(path: Path, content: bytes) -> list[Record]:
     try:
-        content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-        return [{**json.loads(line)} for line in text.split("\n") if line.strip()]
+        lines = (json.loads(line) for line in text.split("\n") if line.strip())
+        return [{**one} for one in (json.loads(text) if text.startswith("[") else lines)]
     except (ValueError, TypeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: {error}; expected a JSON object a line, plain or .gz") from None
 
@@ -44,7 +50,7 @@ class Results:
         progress: told how much of a measurement is done, and of how much.
 
     Raises:
-        DataError: the file holds results of another run.
+        DataError: the file holds results of another run, or something else.
     """
 
     def __init__(
@@ -56,9 +62,10 @@ class Results:
             return
         path.touch()
         content = path.read_bytes()
-        if content and not content.endswith(b"\n"):  # an earlier run ended inside a line
-            path.write_bytes(content[: content.rfind(b"\n") + 1])
-        for record in read_json_lines(path):
+        end = content.rfind(b"\n") + 1
+        if path.suffix == ".gz" or not content[end:].startswith(BEGINNING[: len(content) - end]):
+            raise DataError(f"{path} holds no results of a measurement; name another file")
+        for record in _parse(path, content[:end]):
             if record.get("run") != run:
                 raise DataError(
                     f"{path} holds results of {record.get('run')!r}, but this run is {run!r}; name "
@@ -66,6 +73,8 @@ class Results:
                 )
             key = record.get("key")
             self.records[tuple(key) if isinstance(key, list) else key] = record
+        if content[end:]:  # an earlier run ended inside a line
+            path.write_bytes(content[:end])
 
     def missing(self, keys: Collection[T], size: int = 1) -> Iterator[list[T]]:
         """The keys that have no record yet, `size` at a time, for the caller to measure and add."""
@@ -84,7 +93,7 @@ class Results:
 
 
 def fingerprint(llm: CodeLlama) -> str:
-    """Twelve digits that tell a model from others: a hash of its shape and its norms, which
+    """Twelve digits that tell most models from others: a hash of the shape and the norms, which
     training changes and quantisation keeps."""
     digest = hashlib.sha256(repr(llm.model.config).encode())
     for parameter in llm.model.parameters():

@@ -74,6 +74,9 @@ class Remote:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return vars(self)["judge"].ask(vars(self)["key"], args, kwargs)
 
+    def __getattr__(self, name: str) -> Any:
+        return vars(self)["judge"].ask("getattr", (self, name), {})
+
     def __setattr__(self, name: str, value: Any) -> None:
         vars(self)["judge"].ask("setattr", (self, name, value), {})
 

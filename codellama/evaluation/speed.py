@@ -38,6 +38,11 @@ class Workload:
             if value < least:
                 raise RequestError(f"{name} is {value}; expected {least} or more")
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that the KV cache will hold, in all rows together."""
+        return self.batch * (self.prompt_tokens + self.new_tokens)
+
 
 def speeds(llm: CodeLlama, work: Workload) -> dict[str, float]:
     """Medians of several runs, after one that warms up: tokens of prompts a second, tokens written
@@ -89,7 +94,7 @@ def _least_seconds(work: Callable[[], object], device: torch.device, calls: int 
         started = time.perf_counter()
         for _ in range(calls):
             work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         seconds.append(time.perf_counter() - started)
     return min(seconds) / calls

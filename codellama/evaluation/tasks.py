@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -105,19 +106,23 @@ def score(
         DataError: a completion is of no task here, or is none.
         RequestError: this system cannot confine programs.
     """
-    results, known = results or Results(), {task.task_id: task for task in tasks}
-    samples, jobs = Counter[str](), dict[tuple[str, int], Job]()
+    results, execution = results or Results(), execution or Execution()
+    known = {task.task_id: task for task in tasks}
+    samples, jobs = Counter[str](), dict[tuple[str, int, str], Job]()
     for record in completions:
         task, text = known.get(str(record.get("task_id"))), record.get("completion")
         if task is None or not isinstance(text, str):
             raise DataError(f"{record!s:.80} is no completion of one of these tasks")
-        jobs[task.task_id, samples[task.task_id]] = task.job(text)
+        job = task.job(text)
+        # A verdict holds for one program and one timeout.
+        digest = hashlib.sha256(f"{job} {execution.timeout}".encode()).hexdigest()[:12]
+        jobs[task.task_id, samples[task.task_id], digest] = job
         samples[task.task_id] += 1
     for keys in results.missing(jobs, 32):
         reasons = run_programs([jobs[key] for key in keys], execution)
-        for (name, sample), reason in zip(keys, reasons, strict=True):
+        for key, reason in zip(keys, reasons, strict=True):
             passed = {"passed": not reason, "reason": reason}
-            results.add((name, sample), task_id=name, sample=sample, **passed)
+            results.add(key, task_id=key[0], sample=key[1], **passed)
     return [results.records[key] for key in jobs]
 
 

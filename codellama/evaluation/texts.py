@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from codellama.errors import DataError
-from codellama.training.documents import find_all, find_documents, read_document
+from codellama.training.documents import find_all, find_documents, matching, read_document
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,7 @@ class Texts:
                 found = find_all([name], self.pattern)
                 paths += found.held_out if self.held_out else sorted(found.train + found.held_out)
                 continue
-            try:
-                paths += sorted(place.rglob(self.pattern)) if place.is_dir() else [place]
-            except (IndexError, NotImplementedError, ValueError) as error:
-                raise DataError(f"the pattern is {self.pattern!r}: {error}") from None
+            paths += matching(place, self.pattern) if place.is_dir() else [place]
         files = (path for path in dict.fromkeys(paths) if not path.is_dir())
         read = ((str(path), read_document(path)) for path in files)
         texts = dict(islice(((path, text) for path, text in read if text.strip()), limit or None))

@@ -53,6 +53,7 @@ def load_accelerated(
     if options.compile and mesh is None:
         check_compiler(device)
     checkpoint = loading.open_checkpoint(directory)
+    tokenizer = loading.load_tokenizer(directory, checkpoint.config.vocab_size)
     place = _place(checkpoint, options, device, mesh)
     if mesh is not None:
         device = torch.device(mesh.device_type)
@@ -64,7 +65,7 @@ def load_accelerated(
     model = loading.load_model(checkpoint, device, options.dtype, progress, place=place_fast)
     if options.kv_dtype is not None:
         model.cache_type = Int8KVCache
-    llm = CodeLlama(accelerate(model), loading.load_tokenizer(directory, model.config.vocab_size))
+    llm = CodeLlama(accelerate(model), tokenizer)
     if options.compile:
         llm.decoder.steps = CompiledSteps(model)
     if mesh is not None:

@@ -5,7 +5,8 @@ Slow: a pass of small matrices waits for Python, and on a GPU for the launches o
 Instead: torch.compile fuses what lies between the matrices, and a CUDA graph launches all kernels
     at once.
 Gains: figures in README.md.
-Costs: a minute or two at first, seconds once the code is on disk; a C++ compiler on a CPU.
+Costs: a minute or two at first, seconds once the code is on disk; a C++ compiler on a CPU; memory
+    for two KV caches, since one is moved into the static buffers.
 Not for: prefill and draft tokens. Its CUDA kernels gave the model's logits in Triton's interpreter;
     no GPU has run them yet.
 
@@ -63,7 +64,7 @@ def check_compiler(device: torch.device) -> None:
     Raises:
         RequestError: there is no compiler for the device, or it fails.
     """
-    reason = "it needs a C++ compiler on the path, g++ or clang++, or CUDA"
+    reason = "it is for CUDA, and for CPUs, where it needs a C++ compiler, g++ or clang++"
     if can_compile(device):
         try:
             torch.compile(torch.neg)(torch.ones(2, device=device))
@@ -100,19 +101,19 @@ class CompiledSteps:
         self._model = model
         self._buffers = model.new_cache(0)
         self._starts = torch.zeros(0, 1, dtype=torch.long, device=device)
-        self._static = static_rows(self._buffers, 0, self._starts)
         self._user: Callable[[], KVCache | None] = lambda: None  # the cache in the buffers
+        self._static_of = weakref.WeakKeyDictionary[KVCache, StaticKVCache]()
 
     @contextmanager
     def cache_for(self, cache: KVCache, count: int) -> Iterator[KVCache]:
         """The static cache that stands for `cache` in `count` steps; other threads wait."""
         with self._lock:
-            is_static = cache.keys[0] is self._static.keys[0]
-            if not is_static or cache.longest + count > cache.capacity:
-                self._move_in(cache, cache.longest + count)
-            self._static.starts.copy_(torch.tensor(cache.lengths)[:, None])
+            static, needed = self._static_of.get(cache), cache.longest + count
+            if static is None or cache.keys[0] is not static.keys[0] or needed > cache.capacity:
+                static = self._move_in(cache, needed)
+            static.starts.copy_(torch.tensor(cache.lengths)[:, None])
             try:
-                yield self._static
+                yield static
             finally:
                 cache.lengths = [length + count for length in cache.lengths]
 
@@ -125,25 +126,30 @@ class CompiledSteps:
         with without_onednn() if len(tokens) == 1 else nullcontext():
             return self._compiled(tokens, cast(StaticKVCache, cache))
 
-    def _move_in(self, cache: KVCache, tokens: int) -> None:
+    def _move_in(self, cache: KVCache, tokens: int) -> StaticKVCache:
         """Moves a cache into the buffers, or into new ones if their capacity differs, rows are
-        missing, or another cache uses them. A batch that gets smaller keeps its addresses."""
+        missing, another cache uses them, or they cannot be written to any more (inference mode). A
+        batch that gets smaller keeps its addresses."""
         step = GPU_CAPACITY_STEP if self._is_graph else CPU_CAPACITY_STEP
         rows, capacity = len(cache.lengths), -(-tokens // step) * step
         is_taken = self._user() not in (None, cache)
-        if is_taken or self._buffers.capacity != capacity or len(self._buffers.lengths) < rows:
+        is_fixed = self._buffers.keys[0].is_inference() and not torch.is_inference_mode_enabled()
+        fits = self._buffers.capacity == capacity and len(self._buffers.lengths) >= rows
+        if is_taken or is_fixed or not fits:
+            self._buffers = self._model.new_cache(0)  # frees the old ones first
             self._buffers = self._model.new_cache(rows, capacity)
             self._starts = self._starts.new_zeros(rows, 1)
-        self._static = static_rows(self._buffers, rows, self._starts)
-        buffers = [buffer for kind in self._static.kinds for buffer in getattr(self._static, kind)]
-        for tensor in (self._static.starts, *buffers):
+        static = self._static_of[cache] = static_rows(self._buffers, rows, self._starts)
+        buffers = [buffer for kind in static.kinds for buffer in getattr(static, kind)]
+        for tensor in (static.starts, *buffers):
             if self._is_graph:
                 torch._dynamo.mark_static_address(tensor, guard=False)
             else:
                 changing = ([0] if rows > 1 else []) + ([2] if tensor.dim() == 4 else [])
                 torch._dynamo.mark_dynamic(tensor, changing)
-        move(cache, self._static)
+        move(cache, static)
         self._user = weakref.ref(cache)
+        return static
 
 
 class StaticKVCache(KVCache):

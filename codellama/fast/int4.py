@@ -48,7 +48,7 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         `(value - 8) * scale + zero_point`, as in PyTorch's kernel
     """
     groups = weight.float().unflatten(1, (-1, GROUP))
-    low, high = groups.aminmax(dim=-1)
+    low, high = groups.amin(-1), groups.amax(-1)
     scales = ((high - low) / 15).clamp(min=least_scale(weight.dtype)).to(weight.dtype)
     zero_points = (low + 8 * scales.float()).to(weight.dtype)
     values = (groups - zero_points.float()[..., None]).div_(scales.float()[..., None]).add_(8)

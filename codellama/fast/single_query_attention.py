@@ -27,9 +27,13 @@ def single_query_attention(
 ) -> Tensor:
     """As `grouped_query_attention`."""
     _, heads, seq, _ = queries.shape
-    if seq > 1:
-        return grouped_query_attention(queries, keys, values, mask)
     group = heads // keys.shape[1]
+    if seq > 1:
+        if queries.is_cuda and mask is not None:
+            # Of PyTorch's CUDA kernels only one takes both a mask and groups, in float32 with all
+            # scores in memory (2.13).
+            keys, values = (heads.repeat_interleave(group, 1) for heads in (keys, values))
+        return grouped_query_attention(queries, keys, values, mask)
     grouped = queries.unflatten(1, (-1, group)).flatten(2, 3)  # (batch, kv_heads, group, head_dim)
     if torch.compiler.is_compiling():
         return _written_out(grouped, keys, values, mask).reshape(queries.shape)

@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,19 @@ from codellama.inference.requests import (
     RunningSequence,
     check_length,
 )
-from codellama.inference.speculative import Drafter, DraftModel, PromptLookup
+from codellama.inference.speculative import DraftModel
 from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import Tokenizer
 from codellama.weights.downloads import Progress
-from codellama.weights.loading import LoadOptions, fast_module, load_model, load_tokenizer
+from codellama.weights.loading import (
+    LoadOptions,
+    fast_module,
+    load_model,
+    load_tokenizer,
+    open_checkpoint,
+)
 from codellama.weights.variants import matching
 
 
@@ -43,16 +50,13 @@ class CodeLlama:
 
     Attributes:
         decoder: runs the model; its `timing` counts what all calls so far have spent.
-        draft_model: a smaller model of the same vocabulary that makes draft tokens where
-            `Options.speculate` asks for them; None: they are looked up in the text so far.
-        draw_seed: makes the seed of a call without one; None: each sequence draws its own.
+        draw_seed: makes the seed of a text without one; None: each draws its own.
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.decoder = Decoder(model, self._new_drafter)
-        self.draft_model: Transformer | None = None
+        self.decoder = Decoder(model)
         self.draw_seed: Callable[[], int] | None = None
         self._dialog = PrefixCache()
 
@@ -91,22 +95,24 @@ class CodeLlama:
                 "quantize, kv_dtype, compile and several processes are the work of codellama/fast; "
                 "leave them out, or load with it (fast=True)"
             )
-        model = load_model(directory, device, dtype, progress)
-        return cls(model, load_tokenizer(directory, model.config.vocab_size))
+        checkpoint = open_checkpoint(directory)
+        tokenizer = load_tokenizer(directory, checkpoint.config.vocab_size)
+        return cls(load_model(checkpoint, device, dtype, progress), tokenizer)
 
     def load_draft(self, directory: str | Path, *, fast: bool = True) -> None:
-        """Loads a smaller model that makes draft tokens, to the same device.
+        """Loads a smaller model, in the same dtype and to the same device, that makes draft tokens
+        where `Options.speculate` asks for them. Without it they are looked up in the text so far.
 
         Args and errors are those of `load`; a RequestError also if the vocabulary is another.
         """
-        device = self.model.tok_embeddings.weight.device
-        draft = type(self).load(directory, device, fast=fast).model
-        if draft.config.vocab_size != self.model.config.vocab_size:
+        weight, size = self.model.tok_embeddings.weight, self.model.config.vocab_size
+        if (found := open_checkpoint(directory).config.vocab_size) != size:
             raise RequestError(
-                f"{directory} has {draft.config.vocab_size} token ids, the model "
-                f"{self.model.config.vocab_size}; drafts need the same vocabulary"
+                f"{directory} has {found} token ids, the model {size}; drafts need the same "
+                "vocabulary"
             )
-        self.draft_model = draft
+        draft = type(self).load(directory, weight.device, weight.dtype, fast=fast).model
+        self.decoder.new_drafter = partial(DraftModel, draft)
 
     def complete(self, prompts: Iterable[str], **options: Any) -> list[Completion]:
         """Continues each prompt; prompt + text is what the model has read and written."""
@@ -139,7 +145,7 @@ class CodeLlama:
             self._infilling(split_fill(text), suffix_first)
             if FILL in text
             else self._completion(text)
-            for text in texts
+            for text in _several(texts)
         ]
         return self._each(batch, options)
 
@@ -193,7 +199,8 @@ class CodeLlama:
     ) -> CompletionStream:
         """As `chat` for one dialog, in pieces of text as they become certain.
 
-        If the dialog continues the last one streamed, only what is new goes through the model.
+        If the dialog continues the last one streamed, only what is new goes through the model. So
+        make a new `CodeLlama` after the weights have changed.
         """
         return self._stream(self._chat(messages, allow_control_tags), options, self._dialog)
 
@@ -204,6 +211,8 @@ class CodeLlama:
     def _infilling(
         self, gap: tuple[str, str], suffix_first: bool, allow_control_tags: bool = False
     ) -> Prompt:
+        if [*map(type, gap)] != [str, str]:
+            raise RequestError(f"a gap is {gap!r:.60}; expected a prefix and a suffix, two texts")
         ids = prompts.infilling(
             self.tokenizer, *gap, suffix_first=suffix_first, allow_control_tags=allow_control_tags
         )
@@ -225,7 +234,7 @@ class CodeLlama:
 
     def _each(self, batch: Iterable[Prompt], keywords: dict[str, Any]) -> Iterator[Completion]:
         """The samples of each prompt, in order, each as soon as it and those before it are done."""
-        options = self._options(keywords)
+        options = Options(**keywords)
         sequences = [
             self._sequence(prompt, _nth(options, number))
             for prompt in batch
@@ -243,24 +252,17 @@ class CodeLlama:
     def _stream(
         self, prompt: Prompt, keywords: dict[str, Any], prefix: PrefixCache | None = None
     ) -> CompletionStream:
-        options = self._options(keywords)
+        options = Options(**keywords)
         if options.num_samples > 1:
             raise RequestError(f"a stream is one text; num_samples is {options.num_samples}")
         sequence = self._sequence(prompt, options)
         pieces = (text for _, text in self.decoder.run([sequence], prefix=prefix) if text)
         return CompletionStream(sequence, pieces)
 
-    def _new_drafter(self) -> Drafter:
-        return PromptLookup() if self.draft_model is None else DraftModel(self.draft_model)
-
-    def _options(self, keywords: dict[str, Any]) -> Options:
-        options = Options(**keywords)
-        if options.seed is None and self.draw_seed is not None:
-            options = replace(options, seed=self.draw_seed())
-        return options
-
     def _sequence(self, prompt: Prompt, options: Options) -> RunningSequence:
         ids, config = prompt.ids, self.model.config
+        if options.seed is None and self.draw_seed is not None:
+            options = replace(options, seed=self.draw_seed())
         if prompt.kind == "gap":
             options = replace(options, echo=False)
         if prompt.kind == "dialog" and options.heal:

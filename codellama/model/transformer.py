@@ -98,7 +98,7 @@ class Transformer(nn.Module):
             positions = cache.next_positions(seq)
             if cache.needs_mask(seq):
                 mask = causal_mask(positions, cache.key_count(seq))
-        positions = positions / self.config.rope_scaling_factor
+        positions = positions.float() / self.config.rope_scaling_factor
         cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
         x = self.tok_embeddings(tokens)
         for layer, block in enumerate(self.layers):

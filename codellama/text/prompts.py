@@ -54,8 +54,8 @@ def infilling(
     pre, suf, mid = tokenizer.prefix_id, tokenizer.suffix_id, tokenizer.middle_id
     if pre is None or suf is None or mid is None:
         raise PromptError(
-            "this model has no infilling tokens; CodeLlama-7b, CodeLlama-13b and their Instruct "
-            "variants can infill"
+            "this model has no infilling tokens; CodeLlama-7b and CodeLlama-13b, their Instruct "
+            "variants, and CodeLlama-70b can infill"
         )
     before = tokenizer.encode(prefix)
     after = tokenizer.encode_continuation(suffix)

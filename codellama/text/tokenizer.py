@@ -93,8 +93,11 @@ class Tokenizer:
             bos, eos: put the sequence marks around it.
 
         Raises:
-            TokenizerError: the text holds half of a surrogate pair, which no encoding can express.
+            TokenizerError: the text holds half of a surrogate pair, which no encoding can express,
+                or is none.
         """
+        if not isinstance(text, str):
+            raise TokenizerError(f"expected a text, got {text!r:.40}")
         try:
             text.encode()
         except UnicodeEncodeError as error:

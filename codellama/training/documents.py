@@ -51,16 +51,8 @@ def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Docu
     directory = directory or standard_library()
     if not directory.is_dir():
         raise DataError(f"{directory} is no directory; expected one with documents to train on")
-    try:
-        if ".." in Path(pattern).parts:
-            raise ValueError
-        paths = sorted(directory.rglob(pattern))
-    except (IndexError, NotImplementedError, ValueError):
-        raise DataError(
-            f"the pattern is {pattern!r}; expected one of files below the directory, such as *.py"
-        ) from None
     shares = {}  # evenly spread between 0 and 1
-    for path in paths:
+    for path in matching(directory, pattern):
         name = path.relative_to(directory)
         if path.is_file() and not FOREIGN.intersection(name.parts):
             digest = hashlib.sha256(os.fsencode(name.as_posix())).digest()
@@ -74,6 +66,22 @@ def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Docu
             "others"
         )
     return Documents(train, held_out)
+
+
+def matching(directory: Path, pattern: str) -> list[Path]:
+    """The paths below a directory that fit a pattern.
+
+    Raises:
+        DataError: the pattern is none, or leads out of the directory.
+    """
+    try:
+        if ".." in Path(pattern).parts:
+            raise ValueError
+        return sorted(directory.rglob(pattern))
+    except (IndexError, NotImplementedError, ValueError):
+        raise DataError(
+            f"the pattern is {pattern!r}; expected one of files below the directory, such as *.py"
+        ) from None
 
 
 def _directory(source: str) -> Path:

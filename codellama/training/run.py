@@ -87,12 +87,14 @@ class Run:
         self.machine.once(lambda: run_directory.cut_log(self.directory, saved))
         steps = tokens = 0  # of the stages before
         for stage in self.recipe.stages:
-            if stage.steps and saved <= steps + stage.steps:
+            if stage.steps:
                 stream = self._stream(self.documents.train, stage)
+                # Gives the model the base and context of a stage that is done, too.
                 trainer = Trainer(model, stream, stage, self.machine)
-                if saved > steps:
+                if steps < saved <= steps + stage.steps:
                     run_directory.restore_state(state, trainer)
-                self._train_stage(trainer, steps, tokens, report)
+                if saved <= steps + stage.steps:
+                    self._train_stage(trainer, steps, tokens, report)
             steps += stage.steps
             tokens += stage.steps * stage.step_tokens
         weights = {name: _whole(weight) for name, weight in model.named_parameters()}

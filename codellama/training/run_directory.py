@@ -42,7 +42,7 @@ def check_resumable(run: Path, asked: Recipe) -> None:
     """Raises DataError if a directory holds no run, or one of another recipe."""
     if not (run / RECIPE).is_file():
         raise DataError(f"{run} holds no run to resume; start one")
-    saved = read_recipe(str(run / RECIPE))
+    saved = read_recipe(str(run / RECIPE), about=asked.about)
     if changes := difference(json.loads(saved.to_json()), json.loads(asked.to_json())):
         raise DataError(
             f"{run} was started with another recipe: {changes}; give the same one to resume it"
@@ -70,11 +70,15 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is damaged; start a new run") from None
 
 
+def _slice_directories(run: Path) -> list[Path]:
+    return [path for path in run.glob("state-*") if path.is_dir() and path.name[6:].isdecimal()]
+
+
 def newest_state(run: Path) -> tuple[int, Path]:
     """The steps of all stages together after which the newest complete state was saved, and where
     it is: the file of one process, or the slices of several. Without any, 0 and the run."""
-    slices = [path.parent for path in run.glob("state-*/.metadata")]
-    found = [(int(path.name.removeprefix("state-")), path) for path in slices]
+    complete = (path for path in _slice_directories(run) if (path / ".metadata").exists())
+    found = [(int(path.name.removeprefix("state-")), path) for path in complete]
     if (run / STATE).exists():
         with _reading(run / STATE):
             state = torch.load(run / STATE, map_location="cpu", mmap=True, weights_only=True)
@@ -101,23 +105,23 @@ def save_state(run: Path, steps: int, trainer: Trainer) -> None:
     """
     newest = run / f"state-{steps:06d}"
     if trainer.machine.mesh:
-        from torch.distributed.checkpoint.state_dict_saver import save
-
-        save(_slices(trainer), checkpoint_id=newest)
+        _save_slices(newest, trainer)
     else:
         state = {"steps": steps, **trainer.state_dict()}
         try:
             replace_file(run / STATE, lambda path: torch.save(state, path))
         except RuntimeError:  # what torch makes of a full disk
-            raise DataError(
-                f"{run / STATE} cannot be written; free some of the disk and resume the run"
-            ) from None
+            raise _unwritable(run / STATE) from None
 
     def tidy() -> None:
-        for older in {*run.glob("state-*")} - {newest}:
+        for older in {*_slice_directories(run)} - {newest}:
             shutil.rmtree(older)
 
     trainer.machine.once(tidy)
+
+
+def _unwritable(path: Path) -> DataError:
+    return DataError(f"{path} cannot be written; free some of the disk and resume the run")
 
 
 def _slices(trainer: Trainer) -> dict[str, Any]:
@@ -127,6 +131,17 @@ def _slices(trainer: Trainer) -> dict[str, Any]:
     model, optimizers = get_state_dict(trainer.model, trainer.optimizers)
     place = torch.tensor([trainer.step, *trainer.stream.position])
     return {"model": model, "optimizers": optimizers, "place": place}
+
+
+def _save_slices(directory: Path, trainer: Trainer) -> None:
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    state = _slices(trainer)
+    try:
+        save(state, checkpoint_id=directory)
+    except CheckpointException:  # which is no Exception
+        raise _unwritable(directory) from None
 
 
 def _load_slices(directory: Path, trainer: Trainer) -> None:

@@ -52,7 +52,7 @@ class Checkpoint(ABC):
         if len(self.dtypes) > 1 or not self.dtypes <= COMPUTED:
             raise CheckpointError(
                 f"{self.directory} has weights of {dtype_names(self.dtypes)}; choose one dtype for "
-                "all: float32, bfloat16 or float16"
+                "all: float32, bfloat16 or float16 (codellama.convert writes them in one)"
             )
         return next(iter(self.dtypes))
 
@@ -143,15 +143,12 @@ def differences(
         if name in found and list(found[name].shape) != list(shape)
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "mis-shaped": misshapen}
-    return [
-        f"{len(names)} {kind}{where}: {first_few(names)}" for kind, names in kinds.items() if names
-    ]
-
-
-def first_few(names: Collection[str]) -> str:
-    """The first three names, and how many others."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(list(names)[:3]) + more
+    phrases = []
+    for kind, names in kinds.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        if names:
+            phrases.append(f"{len(names)} {kind}{where}: {', '.join(names[:3])}{more}")
+    return phrases
 
 
 def check_tensors(

@@ -19,6 +19,8 @@ Progress = Callable[[int, int], None]
 """Told how many bytes are done, and of how many."""
 
 CHECKLIST = "checklist.chk"
+OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory")
+"""What PyTorch says of it on Linux, on Windows, and of GPUs."""
 LARGEST_HEADER = 64_000_000
 """Bytes; the names and shapes of the largest model take a thousandth of it."""
 
@@ -94,7 +96,7 @@ def unreadable(path: Path, error: Exception) -> CheckpointError:
     reason = str(error).split("\n")[0] or type(error).__name__
     if "weights_only" in reason:  # PyTorch's advice to switch it off
         return CheckpointError(f"{path} is not a set of tensors; get it from its publisher")
-    if isinstance(error, MemoryError) or "allocate memory" in reason:
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(reason):
         return CheckpointError(f"{path} does not fit into memory ({reason}); free some of it")
     if str(path).encode(errors="replace") != os.fsencode(path):
         return CheckpointError(f"{path} has a name that is not UTF-8; rename it, or link to it")

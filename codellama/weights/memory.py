@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,19 @@ BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.625}
 
 
 def check_memory(
-    checkpoint: Checkpoint, options: LoadOptions, tokens: int, devices: int = 1
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    tokens: int,
+    devices: int = 1,
+    *,
+    fast: bool = True,
 ) -> None:
     """Compares what a model needs with what is free.
 
     Args:
         tokens: that the KV cache will hold, in all rows together.
         devices: among which the model is cut, each with a memory of its own (but CPUs share one).
+        fast: as for `CodeLlama.load`.
 
     Raises:
         RequestError: it does not fit; the text says what would.
@@ -40,14 +47,16 @@ def check_memory(
         "int4 weights": replace(options, quantize="int4"),
         "int4 weights and an int8 KV cache": replace(options, quantize="int4", kv_dtype="int8"),
     }
+    if not fast or devices > 1 or checkpoint.format in BYTES_PER_WEIGHT:
+        smaller = {}  # such a model is not rounded
     needs = {name: sum(needed_bytes(checkpoint, other, tokens)) for name, other in smaller.items()}
-    fitting = [f"{name} ({_gb(bytes)})" for name, bytes in needs.items() if bytes <= free]
+    fitting = [f"{name} ({human_bytes(bytes)})" for name, bytes in needs.items() if bytes <= free]
     if tokens and weights < free:
         fitting.append(f"{int((free - weights) / cache * tokens):,} tokens")
     raise RequestError(
-        f"{checkpoint.directory} needs {_gb(weights)} for its weights and {_gb(cache)} for the KV "
-        f"cache of {tokens:,} tokens, but {_gb(free)} are free on {device.type}; what would fit: "
-        f"{', or '.join(fitting) or 'a smaller model'}"
+        f"{checkpoint.directory} needs {human_bytes(weights)} for its weights and "
+        f"{human_bytes(cache)} for the KV cache of {tokens:,} tokens, but {human_bytes(free)} are "
+        f"free on {device.type}; what would fit: {', or '.join(fitting) or 'a smaller model'}"
     )
 
 
@@ -58,14 +67,15 @@ def needed_bytes(checkpoint: Checkpoint, options: LoadOptions, tokens: int) -> t
     embedding = config.vocab_size * config.dim
     per_weight = BYTES_PER_WEIGHT.get(options.quantize or checkpoint.format, itemsize)
     weights = embedding * itemsize + int((config.parameter_count - embedding) * per_weight)
-    return weights, config.kv_cache_bytes(tokens, 1 if options.kv_dtype == "int8" else itemsize)
+    cache = config.kv_cache_bytes(tokens, 1 if options.kv_dtype == "int8" else itemsize)
+    return weights, 2 * cache if options.compile else cache  # it moves into static buffers
 
 
 def free_bytes(device: torch.device) -> int | None:
     """Memory that a new model can take; None where the system does not say.
 
-    On Linux: what can be had without swapping, pages of mapped files included, within the limit of
-    the control group.
+    On Linux: what can be had without swapping, pages of mapped files included, within the limits of
+    the control groups.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -73,16 +83,24 @@ def free_bytes(device: torch.device) -> int | None:
         lines = Path("/proc/meminfo").read_text().splitlines()
         sizes = dict(line.split(":") for line in lines)
         free = 1024 * int(sizes["MemAvailable"].removesuffix("kB"))
+        own = re.search("^0::/(.*)", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
     except (OSError, KeyError, ValueError):
         return None
+    group = Path(own[1] if own else "")
+    groups = [CONTROL_GROUP / one for one in (group, *group.parents)]
+    return min(free, *[_free_in_group(one, free) for one in groups])
+
+
+def _free_in_group(group: Path, otherwise: int) -> int:
     names = ("memory.max", "memory.current", "memory.stat")
     try:
-        limit, used, statistics = ((CONTROL_GROUP / name).read_text() for name in names)
+        limit, used, statistics = ((group / name).read_text() for name in names)
         cached_pages = dict(line.split() for line in statistics.splitlines())["file"]
-        return min(free, int(limit) - int(used) + int(cached_pages))
+        return int(limit) - int(used) + int(cached_pages)
     except (OSError, KeyError, ValueError):  # no group, or its limit is "max"
-        return free
+        return otherwise
 
 
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.2f} GB"
+def human_bytes(count: float) -> str:
+    """A number of bytes to three digits or so: `13.5 GB`."""
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

@@ -83,7 +83,9 @@ class MetaCheckpoint(Checkpoint):
                         f"is 1/{count} of a whole, so {count} are needed; download the missing "
                         "ones, or remove those of another model"
                     )
-        return check_tensors(self.directory / PARAMS, expected, self.shards)
+        dtypes = check_tensors(self.directory / PARAMS, expected, self.shards)
+        check_shards(self.config, self.file_count)
+        return dtypes
 
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
         """The slices that a region reaches into, narrowed to it; see `Checkpoint.parts`."""
@@ -244,6 +246,7 @@ def _read_shard(path: Path) -> dict[str, Tensor]:
         is_dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
         if not is_dense or tensor.nbytes > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"{path}: {name} is no dense tensor, as Meta's files have")
+    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
     storages = (tensor.untyped_storage() for tensor in tensors.values())
     claimed = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
     _check_claim(path, claimed, stored_bytes)

@@ -96,7 +96,7 @@ def reasons():
     """Why each hostile program has failed."""
     named = HOSTILE | ENDLESS
     jobs = [job(program) for program in named.values()]
-    with mock.patch("os.cpu_count", return_value=6):  # most of them only wait
+    with mock.patch("os.sched_getaffinity", return_value=range(6)):  # most of them only wait
         return dict(zip(named, run_programs(jobs, Execution(timeout=1)), strict=True))
 
 
@@ -138,8 +138,14 @@ def test_the_reference_helps_the_test_and_is_not_the_program():
 
 
 def test_objects_of_the_program_can_be_handed_back():
-    program = "class A:\n  pass\ndef f(a): return a.x"
-    assert run_program(job(program, "a = A()\na.x = 42\nassert f(a) == 42", ["A", "f"])) == ""
+    program = "class A:\n  pass\ndef f(a): return a.x.x"
+    test = "a = A()\na.x = A()\na.x.x = 42\nassert a.x.x == f(a) == 42"
+    assert run_program(job(program, test, ["A", "f"])) == ""
+
+
+def test_a_system_on_which_right_programs_fail_runs_none():
+    with pytest.raises(RequestError, match=r"not done after 0\.001 seconds"):
+        Execution(timeout=0.001).check()
 
 
 def test_a_test_that_asks_for_nothing_is_not_passed():

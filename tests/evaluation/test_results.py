@@ -51,6 +51,18 @@ def test_results_of_another_run_are_refused(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "problems.jsonl.gz", "results.jsonl"])
+@pytest.mark.parametrize(
+    "content", [b"a note", b"a note\nand another", b'{"task": 1}', b"\x1f\x8b\n1"]
+)
+def test_a_file_of_something_else_stays_as_it_is(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError):
+        Results(path, "run")
+    assert path.read_bytes() == content
+
+
 def test_without_a_file_results_are_kept_in_memory_and_progress_is_told():
     seen = []
     results = Results(progress=lambda *state: seen.append(state))

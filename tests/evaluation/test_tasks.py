@@ -108,10 +108,28 @@ def test_completions_of_other_programs_can_be_scored():
             score(MBPP, [line])
 
 
+def test_a_verdict_is_of_one_program_and_timeout(tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+
+    def passes(body, timeout=10.0):
+        line = {"task_id": "11", "completion": f"def sum(a, b): return {body}"}
+        [verdict] = score(MBPP, [line], Execution(timeout=timeout), Results(path))
+        return verdict["passed"]
+
+    assert [passes("a + b"), passes("a - b"), passes("a + b")] == [True, False, True]
+    assert len(path.read_text().splitlines()) == 2
+    passes("a + b", timeout=9)
+    assert len(path.read_text().splitlines()) == 3
+
+
 def test_problems_are_read_plain_or_compressed(tmp_path):
     path = tmp_path / "problems.jsonl.gz"
     path.write_bytes(gzip.compress((HERE / "problems.jsonl").read_bytes()))
     assert problems.humaneval(path) == HUMAN_EVAL
+    lines = (HERE / "mbpp.jsonl").read_text().split("\n")
+    listed = tmp_path / "sanitized-mbpp.json"
+    listed.write_text(f"[{','.join(filter(None, lines))}]")
+    assert problems.mbpp(listed) == MBPP
 
 
 @pytest.mark.parametrize("read", [problems.humaneval, problems.mbpp])
@@ -121,6 +139,7 @@ def test_problems_are_read_plain_or_compressed(tmp_path):
         ("a.jsonl", b'{"task_id": 1'),
         ("a.jsonl", b'{"task_id": 1, "prompt": "x"}'),
         ("a.jsonl", b"[1]"),
+        ("a.jsonl", b""),
         ("a.jsonl", b"\xff"),
         ("a.gz", b"{}"),
         ("a.gz", gzip.compress(b"{}{}", mtime=0)[:-4]),

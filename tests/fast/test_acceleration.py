@@ -139,7 +139,8 @@ def test_an_accelerated_model_has_the_same_parameters_and_still_trains(checkpoin
 def test_a_draft_model_is_as_fast_as_it_is_asked_to_be(checkpoint, fast):
     llm = CodeLlama.load(checkpoint, "cpu", torch.bfloat16)
     llm.load_draft(checkpoint, fast=fast)
-    attends = {module.attend for module in llm.draft_model.modules() if hasattr(module, "attend")}
+    modules = llm.decoder.new_drafter().model.modules()
+    attends = {module.attend for module in modules if hasattr(module, "attend")}
     assert (attends == {single_query_attention}) == fast
     [plain] = llm.complete(["def f("], max_new_tokens=12)
     [drafted] = llm.complete(["def f("], max_new_tokens=12, speculate=4)

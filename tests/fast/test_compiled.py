@@ -222,3 +222,26 @@ def test_without_a_compiler_the_need_for_one_is_told(checkpoint, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(RequestError, match=r"needs a C\+\+ compiler"):
         CodeLlama.load(checkpoint, "cpu", compile=True)
+
+
+def test_what_runs_in_inference_mode_leaves_buffers_that_can_be_written_to(tokenizer):
+    plain, compiled = pair(tokenizer)
+    with torch.inference_mode():
+        compiled.generate(PROMPTS[:1], **GREEDY)
+    assert compiled.generate(PROMPTS, **GREEDY) == plain.generate(PROMPTS, **GREEDY)
+
+
+def test_streams_in_turns_keep_their_buffers(tokenizer, monkeypatch):
+    plain, compiled = pair(tokenizer)
+    moves, move = [], compiled_steps.move
+    monkeypatch.setattr(compiled_steps, "move", lambda *of: moves.append(of) or move(*of))
+    texts = ["def f(", "class A"]
+    options = {"max_new_tokens": 12, "temperature": 1.0, "seed": 1}
+    streams = [compiled.stream(text, **options) for text in texts]
+    found = ["", ""]
+    while pieces := [next(stream, None) for stream in streams]:
+        if pieces == [None, None]:
+            break
+        found = [text + (piece or "") for text, piece in zip(found, pieces, strict=True)]
+    assert found == [one.text for one in plain.complete(texts, **options)]
+    assert len(moves) == 2

@@ -13,6 +13,7 @@ import torch
 
 from codellama import CodeLlama, RequestError, cli
 from codellama.weights import memory
+from codellama.weights.loading import open_checkpoint
 
 OPTIONS = {
     "~ before nobody": (["--ckpt", "~nobody-there/x", "--prompt", "a"], "there is no such user"),
@@ -59,16 +60,17 @@ def test_a_model_that_does_not_fit_is_refused_unless_forced(checkpoint, monkeypa
     options = ("generate", "--ckpt", checkpoint, "--device", "cpu", *options)
     done = commands.run(*options, "--max_new_tokens", 600)
     assert done.returncode == 2
-    assert "0.00 GB for its weights" in done.stderr and "--force" in done.stderr
+    assert "0.8 MB for its weights" in done.stderr and "--force" in done.stderr
     assert "what would fit: int4 weights" in done.stderr
     assert commands.run(*options, "--max_new_tokens", 600, "--force").returncode == 0
 
 
-def test_a_line_of_a_chat_that_is_not_utf8_does_not_end_it(checkpoint):
-    given = ("--ckpt", checkpoint, "--chat", "--max_new_tokens", 4)
-    done = commands.run("generate", *given, stdin=b"\xff\nhello\n")
-    assert done.returncode == 0
-    assert "not UTF-8" in done.stderr and done.stdout.strip()
+def test_memory_is_asked_for_no_more_tokens_than_the_context_holds(checkpoint, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "check_memory", lambda *of, **_: seen.append(of[2]))
+    given = ("--ckpt", checkpoint, "--prompt", "x = 1", "--speculate", 4, "--stop", "=")
+    assert commands.run("generate", *given, "--max_new_tokens", 10**9).returncode == 0
+    assert seen == [open_checkpoint(checkpoint).config.max_seq_len]
 
 
 def test_prompts_may_come_from_a_generator(llm):

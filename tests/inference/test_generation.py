@@ -1,7 +1,9 @@
 """`CodeLlama` on models that say what a test wants, on random and on small real weights."""
 
+import gc
 import shutil
 import warnings
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -17,9 +19,11 @@ from codellama import (
     PromptError,
     RequestError,
     Tokenizer,
+    TokenizerError,
     prompts,
 )
 from codellama.inference import generation
+from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.variants import VARIANTS
 
 BOS = 1
@@ -422,3 +426,53 @@ def test_a_dialog_that_was_left_in_the_middle_does_no_harm(llm):
     assert "".join(fresh.stream_chat(other, max_new_tokens=8)) == expected.text
     [expected] = llm.chat([dialog], max_new_tokens=8)
     assert "".join(fresh.stream_chat(dialog, max_new_tokens=8)) == expected.text
+
+
+def test_a_model_is_freed_with_the_last_reference_to_it(tokenizer):
+    llm = CodeLlama(random_model(vocab_size=tokenizer.vocab_size), tokenizer)
+    llm.complete(["a"], max_new_tokens=2)
+    model = weakref.ref(llm.model)
+    gc.disable()
+    try:
+        del llm
+        assert model() is None
+    finally:
+        gc.enable()
+
+
+def test_each_text_draws_a_seed_of_its_own(llm, monkeypatch):
+    seeds = iter(range(9))
+    monkeypatch.setattr(llm, "draw_seed", lambda: next(seeds))
+    options = {"temperature": 1.0, "max_new_tokens": 12}
+    found = [one.text for one in llm.complete(["a", "a"], num_samples=2, **options)]
+    monkeypatch.undo()
+    [expected, *_] = zip(*(llm.complete(["a"], seed=n, **options) for n in range(4)), strict=True)
+    assert found == [one.text for one in expected]
+    assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda llm: llm.complete([None]),
+        lambda llm: llm.stream(3),
+        lambda llm: llm.infill([("a", None)]),
+        lambda llm: llm.infill([("a", "b", "c")]),
+    ],
+)
+def test_what_is_no_text_is_refused(llm, ask):
+    with pytest.raises((RequestError, TokenizerError), match=r"expected a (text|prefix and)"):
+        ask(llm)
+
+
+def test_a_wrong_tokenizer_is_noticed_before_the_weights_are_read(
+    checkpoint, tmp_path, monkeypatch
+):
+    (tmp_path / "model").mkdir()
+    for path in checkpoint.iterdir():
+        shutil.copyfile(path, tmp_path / "model" / path.name)
+    (tmp_path / "model" / "tokenizer.model").write_bytes(tokenizer_model(600))
+    monkeypatch.setattr(Checkpoint, "read", lambda *_, **__: pytest.fail("was read"))
+    for fast in (False, True):
+        with pytest.raises(CheckpointError, match="600 ids, but the model has 512"):
+            CodeLlama.load(tmp_path / "model", "cpu", fast=fast)

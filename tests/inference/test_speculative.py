@@ -1,5 +1,7 @@
 """Drafts change how fast a text comes, and nothing else."""
 
+from functools import partial
+
 import pytest
 import torch
 from random_models import random_model
@@ -20,9 +22,10 @@ def speculating(request, llm, tokenizer):
     """The same model, with drafts that are sometimes, always or hardly ever right."""
     other = CodeLlama(llm.model, tokenizer)
     if request.param == "itself":
-        other.draft_model = llm.model
+        other.decoder.new_drafter = partial(DraftModel, llm.model)
     elif request.param == "another":
-        other.draft_model = random_model(2, dim=32, n_layers=1, vocab_size=tokenizer.vocab_size)
+        draft = random_model(2, dim=32, n_layers=1, vocab_size=tokenizer.vocab_size)
+        other.decoder.new_drafter = partial(DraftModel, draft)
     return other
 
 
@@ -50,7 +53,7 @@ def test_with_drafts_a_text_ends_at_its_stop_string(llm, speculating):
 
 def test_a_model_that_drafts_for_itself_saves_passes(llm, tokenizer):
     other = CodeLlama(llm.model, tokenizer)
-    other.draft_model = llm.model
+    other.decoder.new_drafter = partial(DraftModel, llm.model)
     passes = []
     hook = llm.model.register_forward_hook(lambda *_: passes.append(1))
     other.complete([REPEATING], max_new_tokens=41, speculate=7)
@@ -70,7 +73,8 @@ def test_sampled_tokens_come_as_often_as_the_model_says():
         model.output.weight[mask < 0] = 0.0
         model.output.weight[keep] *= 0.3
     llm = CodeLlama(model, _FewTokens())
-    llm.draft_model = random_model(4, dim=32, n_layers=1, vocab_size=vocab)
+    draft = random_model(4, dim=32, n_layers=1, vocab_size=vocab)
+    llm.decoder.new_drafter = partial(DraftModel, draft)
     rounds = 3000
     found = torch.zeros(vocab)
     completions = llm.generate(

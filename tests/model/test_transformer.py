@@ -311,3 +311,15 @@ def test_logits_are_float32_whatever_the_weights_are(dtype):
         logits = read(model)
         assert logits.dtype == torch.float32
         assert (logits - read(exact)).abs().mean() < 2 * torch.finfo(dtype).eps
+
+
+@torch.no_grad()
+def test_the_process_default_dtype_does_not_round_positions(model):
+    tokens, default = random_tokens(1, 300), torch.get_default_dtype()
+    expected = model(tokens)
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        found = model(tokens)
+    finally:
+        torch.set_default_dtype(default)
+    assert_same_logits(found, expected)

@@ -146,6 +146,12 @@ def test_weights_are_shared_in_float32_and_multiplied_in_bfloat16(cluster):
     assert loss == pytest.approx(new_trainer(Machine(cluster.device)).train_step(), rel=0.02)
 
 
+def test_a_state_in_slices_that_cannot_be_written_is_told(cluster, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="state-000001 cannot be written"):
+        run_directory.save_state(tmp_path / "file", 1, new_trainer(cluster))
+
+
 def test_what_one_process_saved_several_do_not_resume(cluster, tmp_path):
     trainer = new_trainer(Machine(cluster.device))
     trainer.train_step()

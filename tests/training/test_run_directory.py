@@ -174,3 +174,12 @@ def test_later_steps_are_dropped(tmp_path, steps):
 def test_a_run_without_a_log_needs_no_cut(tmp_path):
     run_directory.cut_log(tmp_path, 0)
     assert names(tmp_path) == []
+
+
+def test_copies_of_states_are_left_alone(tmp_path):
+    (tmp_path / "state-good.pt").touch()
+    (tmp_path / "state-000500.bak").mkdir()
+    (tmp_path / "state-000500.bak" / ".metadata").touch()
+    run_directory.save_state(tmp_path, 7, Trained())
+    assert run_directory.newest_state(tmp_path)[0] == 7
+    assert names(tmp_path) == ["state-000500.bak", "state-good.pt", "state.pt"]

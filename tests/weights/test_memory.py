@@ -1,5 +1,7 @@
 """Whether a model fits."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -38,6 +40,22 @@ def test_what_would_fit_is_named_with_its_size(checkpoint, monkeypatch):
     memory.check_memory(source, LoadOptions("cpu"), 400)
 
 
+def test_compiled_steps_take_a_second_cache(checkpoint):
+    source = open_checkpoint(checkpoint)
+    (weights, one), (same, two) = (
+        memory.needed_bytes(source, LoadOptions("cpu", compile=compile), 1_000)
+        for compile in (False, True)
+    )
+    assert (same, two) == (weights, 2 * one)
+
+
+@pytest.mark.parametrize("given", [{"fast": False}, {"devices": 2}])
+def test_nobody_is_told_to_round_what_cannot_be_rounded(checkpoint, monkeypatch, given):
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 300_000)
+    with pytest.raises(RequestError, match="what would fit: a smaller model"):
+        memory.check_memory(open_checkpoint(checkpoint), LoadOptions("cpu"), 1_000, **given)
+
+
 def test_what_is_free_is_less_than_all_memory():
     free = memory.free_bytes(torch.device("cpu"))
     if free is None:
@@ -45,13 +63,21 @@ def test_what_is_free_is_less_than_all_memory():
     assert 0 < free < 2**50
 
 
-def test_the_limit_of_a_control_group_counts_but_not_its_file_pages(tmp_path, monkeypatch):
+@pytest.mark.parametrize("inner", ["", "slice/job/"])
+def test_the_limit_of_a_control_group_counts_but_not_its_file_pages(tmp_path, monkeypatch, inner):
+    read_text = Path.read_text
+
+    def read(path):
+        return f"0::/{inner}task\n" if path.name == "cgroup" else read_text(path)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    (tmp_path / inner).mkdir(parents=True, exist_ok=True)
     for name, content in {
         "memory.max": "1000000\n",
         "memory.current": "700000\n",
         "memory.stat": "anon 200000\nfile 500000\n",
     }.items():
-        (tmp_path / name).write_text(content)
+        (tmp_path / inner / name).write_text(content)
     monkeypatch.setattr(memory, "CONTROL_GROUP", tmp_path)
     if memory.free_bytes(torch.device("cpu")) is None:
         pytest.skip("the system does not say what is free")

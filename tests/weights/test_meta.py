@@ -403,3 +403,22 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(tmp_path / "new", random_model().config, read)
     assert not list(tmp_path.iterdir())
+
+
+def test_shards_of_parameters_are_read_as_tensors(tmp_path):
+    model = write(tmp_path, shards=2)
+    for path in tmp_path.glob("*.pth"):
+        tensors = torch.load(path, weights_only=True)
+        torch.save({name: torch.nn.Parameter(one) for name, one in tensors.items()}, path)
+    for name, weight in load_model(tmp_path, "cpu").named_parameters():
+        assert torch.equal(weight, model.state_dict()[name]), name
+
+
+def test_a_matrix_that_lies_whole_in_each_of_several_shards_is_refused(tmp_path):
+    write(tmp_path, shards=2, vocab_size=512)
+    edit_params(tmp_path, vocab_size=511)
+    for path in tmp_path.glob("*.pth"):
+        whole = {"output.weight": torch.zeros(511, 64)}
+        embedding = torch.load(path, weights_only=True)["tok_embeddings.weight"][:511]
+        rewrite(path, **whole, **{"tok_embeddings.weight": embedding.clone()})
+    assert "cannot be cut into 2 equal slices" in refusal(tmp_path)
