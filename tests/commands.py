@@ -53,3 +53,9 @@ def start(name: str, *options: object, **pipes) -> subprocess.Popen[bytes]:
 
 def _text(option: object) -> str | bytes:
     return option if isinstance(option, bytes) else str(option)
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file backs (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "RssAnon" in line)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT
+from commands import ROOT, anonymous_bytes
 from random_models import random_model
 from torch import nn
 
@@ -183,11 +183,6 @@ def test_without_the_folder_the_commands_run(checkpoint, without_fast, name):
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1] != ""
-
-
-def anonymous_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "RssAnon" in line)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,7 +34,7 @@ class Texts:
             DataError: there is no text in any; OSError: there is no such file.
         """
         paths = [] if self.data else find_documents(pattern=self.pattern).held_out
-        for name in self.data:
+        for name in map(os.path.expanduser, self.data):
             place = Path(name)
             if self.held_out or name == "stdlib" or name.startswith("package:"):
                 found = find_all([name], self.pattern)

@@ -38,6 +38,11 @@ def test_held_out_takes_what_training_holds_out(directory):
     )
 
 
+def test_a_tilde_stands_for_the_home_directory(directory, monkeypatch):
+    monkeypatch.setenv("HOME", str(directory.parent))
+    assert Texts((f"~/{directory.name}",)).read() == Texts((str(directory),)).read()
+
+
 def test_a_limit_takes_the_first(directory):
     texts = Texts((str(directory),))
     assert list(texts.read(3)) == list(texts.read())[:3]

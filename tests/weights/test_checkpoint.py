@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import anonymous_bytes
 from random_models import random_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -153,11 +154,6 @@ def test_tied_weights_are_trained_and_written_apart(tmp_path, write_tied):
         with torch.no_grad():
             model.output.weight.zero_()
         assert model.tok_embeddings.weight.any()
-
-
-def anonymous_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "RssAnon" in line)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")

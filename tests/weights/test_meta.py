@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import anonymous_bytes
 from random_models import random_model
 
 from codellama import CheckpointError, load_model
@@ -109,11 +110,6 @@ def test_progress_counts_to_the_size_of_the_weights(tmp_path):
     load_model(tmp_path, "cpu", progress=lambda *state: seen.append(state))
     assert seen[-1] == (2 * model.config.parameter_count,) * 2
     assert seen == sorted(seen)
-
-
-def anonymous_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "RssAnon" in line)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
