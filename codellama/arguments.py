@@ -92,7 +92,8 @@ def help_text(command: Command) -> str:
     """What a command does, and a paragraph for each of its options."""
     paragraphs = [inspect.getdoc(command) or "", "Options:"]
     for option in _options(command).values():
-        shown = "" if option.default in (MISSING, None, False, ()) else f" ({option.default})"
+        hidden = option.default in (MISSING, None, ()) or option.default is False
+        shown = "" if hidden else f" ({option.default})"
         text = textwrap.fill(option.help + shown, 96, break_on_hyphens=False)
         head = f"  --{option.name}{_METAVAR[option.kind]}"
         paragraphs.append(f"{head}\n{textwrap.indent(text, ' ' * 6)}")

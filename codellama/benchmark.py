@@ -22,7 +22,8 @@ class Form:
     """What is printed.
 
     Args:
-        table: time every way of running that this machine has, and print a Markdown table.
+        table: time the weights as stored, in int8 and in int4, each with and without --compile, and
+            print a Markdown table.
     """
 
     table: bool = False

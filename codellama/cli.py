@@ -42,10 +42,11 @@ class Source:
     Args:
         ckpt: checkpoint directory; without it, the small one that comes with the package, in
             float32.
-        plain: run the plain model, with nothing of codellama/fast.
+        plain: run the plain model, with nothing of codellama/fast: not rounded, not compiled, and
+            in one process.
         json: print one JSON object for each result.
         quiet: print nothing to stderr but errors.
-        force: load a model for which there seems to be too little memory, too.
+        force: load the model even if memory seems too small.
     """
 
     ckpt: str | None = None

@@ -50,8 +50,8 @@ class Conversion:
 def convert(conversion: Conversion) -> None:
     """Write a checkpoint anew: in another format, cut into more or fewer shards, or rounded.
 
-    A rounded one loads at once, as small as it is. The new directory appears when all of it is
-    written; nothing is ever overwritten.
+    int4 loads at once, as small as it is; int8 is packed while it loads, on x86. The new directory
+    appears when all of it is written; nothing is ever overwritten.
     """
     source = open_checkpoint(user_path(conversion.src))
     tokenizer = source.directory / TOKENIZER

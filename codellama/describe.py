@@ -35,7 +35,8 @@ class Description:
 
 
 def describe(description: Description) -> None:
-    """Say what a checkpoint is and what it needs, from its headers alone.
+    """Say what a checkpoint is and what it needs, from its headers; where there is a checklist.chk,
+    all files are then read and compared with it (--md5 false leaves that out).
 
     Exit code 2 if the files are not one whole checkpoint, or differ from their checklist.
     """

@@ -30,6 +30,10 @@ FORMS: dict[str, dict[str, Any]] = {
     **{name: {"quantize": name} for name in ("int8", "int4")},
     "kv_int8": {"kv_dtype": "int8"},
 }
+SAMPLES = """
+
+pass@10 and pass@100 need --num_samples of as many or more; the paper draws 200 with --temperature
+0.8, and pass@1 greedily."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,13 @@ class Extent:
     """How much is measured, and where it goes.
 
     Args:
-        limit: measure only so many tasks, files or sequences; 0: all.
+        limit: measure only so many tasks, files or sequences; 0: all (positions: 16 sequences,
+            infilling of --data: 500 lines).
         context: tokens to look back on at most, or that stand around a gap in a file; 0: as many as
             the model's context allows, or 512 around a gap.
         results: append results to this file, a JSON object a line. What it holds already is not
             measured again.
-        plot: draw a picture into this file (positions, key_retrieval).
+        plot: draw a picture into this file (positions, key_retrieval; needs the extra `plots`).
     """
 
     limit: int = 0
@@ -300,12 +305,12 @@ evaluate: dict[str, Command] = {
     "infilling": infilling,
     "humaneval": _solving(
         "humaneval",
-        "Write functions from their docstrings, and run their tests (HumanEval).",
+        "Write functions from their docstrings, and run their tests (HumanEval)." + SAMPLES,
         lambda programs: humaneval(programs.problems),
     ),
     "mbpp": _solving(
         "mbpp",
-        "Write functions from a sentence and three tests (MBPP).",
+        "Write functions from a sentence and three tests (MBPP)." + SAMPLES,
         lambda programs: mbpp(user_path(programs.problems or "mbpp.jsonl"), programs.zero_shot),
     ),
     "key_retrieval": key_retrieval,

@@ -41,7 +41,7 @@ class Request:
         chat: hold a conversation; /reset forgets it, /exit ends it, Ctrl-C stops an answer.
         system: system message of the conversation.
         suffix_first: infill in suffix-prefix-middle order.
-        draft_ckpt: a smaller model of the same vocabulary, to make the draft tokens.
+        draft_ckpt: a smaller model of the same vocabulary, to make the draft tokens of --speculate.
     """
 
     prompt: str | None = None

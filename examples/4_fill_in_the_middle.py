@@ -101,7 +101,7 @@ def fill_in_the_middle(tasks: Tasks, picture: Picture) -> None:
         [completion] = llm.infill([(prefix, suffix)], max_new_tokens=6, **how)
         print(f"{way:21} enu{completion.text!r}")
     print("\nHealing takes the prompt's last token back, and lets the model choose any token that")
-    print("begins with it. Prefix first needs none: there training cut words too.")
+    print("begins with it. Code Llama needs none prefix first: its training cut words there.")
 
     title(f"{tasks.tasks} gaps of each kind in held-out files, filled exactly")
     shares = {

@@ -5,7 +5,7 @@
 Decoding reads all weights for one token, so it is as fast as memory is. Prefill reads them for many
 tokens, so it is as fast as multiplication is. The lesson measures both limits of your machine (the
 roofline model, Williams et al. 2009), then a stack of linear layers between them, with weights of
-32, 8 and 4 bits, and computes what that means for a 7B model.
+32, 16, 8 and 4 bits, and computes what that means for a 7B model.
 """
 
 from __future__ import annotations

@@ -121,10 +121,8 @@ def train_and_use(course: Course) -> None:
     print(
         "falls from 7.7 nats a token to between 5 and 6; it begins to write Python's line breaks."
     )
-    print(
-        "\nExercise 1: adapt `wq` and `wv` alone (`lora.py --layers wq --layers wv`), with rank 1"
-    )
-    print("and with rank 32. How many weights learn, and what is the held-out loss?")
+    print("\nExercise 1: adapt `wq` and `wv` alone (`lora.py OUT --layers wq --layers wv`), rank 1")
+    print("and rank 32. How many weights learn, and what is the held-out loss?")
     print("Exercise 2: go on with a chat: append the answer and another question to `messages`.")
 
 

@@ -3,9 +3,9 @@
     python examples/lora.py OUT [--data DIR] [--rank 8]
 
 A matrix W that was trained on much data needs a small change for other data. LoRA keeps W as it is,
-and learns the change as a product of two thin matrices: `W x + scale * B (A x)`. B starts at zero,
-so that nothing changes at first. In the end `W + scale * B A` is one matrix again, and the result a
-plain checkpoint, which `codellama.generate` runs as any other.
+and learns the change as a product of two thin matrices: `W x + B (A x)`. B starts at zero, so that
+nothing changes at first. In the end `W + B A` is one matrix again, and the result a plain
+checkpoint, which `codellama.generate` runs as any other.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Runs generated programs against tests, each in processes of its own, as hostile code.
 
-A program does not harm the host by mistake, and passes by right answers alone; `sandbox` says how.
+A program cannot harm the host by mistake. It passes only if its answers are right; `sandbox` says
+how.
 It can read what the user who started it can read; if that is root, what everybody can. This is no
 security boundary: it is as strong as the kernel.
 """
@@ -32,7 +33,8 @@ class Execution:
     Args:
         execute: run them on this machine, each confined: no network, no writing outside an empty
             directory, no sight of other processes; limited time, memory and processes. That stops
-            mistakes and tricks, but is no security boundary.
+            mistakes and tricks, but is no security boundary: a program can read what you can read.
+            Takes Linux 5.14 with user namespaces.
         timeout: seconds that a program may take, its start included.
 
     Raises:

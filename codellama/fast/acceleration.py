@@ -1,4 +1,4 @@
-"""The one door to this folder: loads a model that is held and run the fastest way here.
+"""The only entry to this folder: loads a model with the fastest layers for this machine.
 
 | | 16 bits | 16 bits, `compile` | int8 | int4 |
 |---|---|---|---|---|

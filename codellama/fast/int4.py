@@ -4,7 +4,7 @@ Slow: decoding reads every weight once a token, so it is as fast as memory is.
 Instead: weights are integers, with a scale and a zero point for each group of 32 in a row (Frantar
     et al. 2022, arXiv 2210.17323, compare such schemes). PyTorch's kernel multiplies few rows of
     activations. For many rows, slices of the weight are expanded first.
-Gains: a quarter of the memory; figures in README.md.
+Gains: about a third of the memory of 16 bits, the embedding included; figures in README.md.
 Costs: accuracy.
 Not for: matrices whose sizes are no multiples of `GROUP` and `BLOCK`; they have 8 bits.
 """

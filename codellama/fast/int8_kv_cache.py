@@ -1,6 +1,6 @@
 """A KV cache of 8 bits a number.
 
-Slow: nothing; long contexts take more memory than the weights.
+Slow: nothing; but with long contexts the KV cache takes more memory than the weights.
 Instead: each token's and head's vector is rounded to 255 evenly spaced values, with its own scale.
 Gains: half the memory of bfloat16.
 Costs: without compiled steps decoding gets slower, the more so the longer the context is: a layer

@@ -76,8 +76,8 @@ class CodeLlama:
 
         Args:
             directory, device, dtype, progress: as for `load_model`.
-            fast: let `codellama.fast` hold and run the model; without `quantize`, the logits stay
-                the same within rounding. False keeps the model of `load_model`.
+            fast: let `codellama.fast` hold and run the model; without `quantize` and `kv_dtype`,
+                the logits stay the same within rounding. False keeps the model of `load_model`.
             mesh: processes that share the model, each with a device of its own. All of them have to
                 make the same calls, and get the same results.
             options: the other fields of `LoadOptions`.

@@ -35,8 +35,8 @@ class Options:
         echo: let text, tokens and logprobs begin with the prompt's.
         batch_size: sequences that run through the model together.
         num_samples: completions of each prompt; with a seed, the n-th has seed + n, from n = 0.
-        heal: for prompts that end inside a word: take back the prompt's last token, and let the
-            first new one be any that begins with it (token healing).
+        heal: for prompts that end inside a word: remove the prompt's last token; the first new one
+            has to begin with the removed text (token healing).
         speculate: draft tokens to verify in one pass; changes the speed, not the text. They are
             looked up in the text so far, or come from a draft model.
 

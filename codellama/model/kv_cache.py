@@ -15,7 +15,7 @@ class KVCache:
     has filled its first `lengths[r]` positions. Lowering a length forgets tokens: what lies behind
     it is masked. Buffers grow when a pass needs more positions; reserve them to avoid copying.
 
-    Meant for `torch.no_grad()`: gradients flow through a single pass that writes, not through more.
+    Use it under `torch.no_grad()`: gradients flow through one pass, not through several.
 
     Args:
         n_layers, n_kv_heads, head_dim: the model's.

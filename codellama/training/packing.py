@@ -62,7 +62,9 @@ class PackedSequences:
 
     def __init__(self, files: Sequence[Path], tokenizer: Tokenizer, packing: Packing) -> None:
         if packing.infilling and not tokenizer.can_infill:
-            raise PromptError("the vocabulary has no infilling tokens; train with infilling 0")
+            raise PromptError(
+                "the vocabulary has no infilling tokens; set infilling to 0 in the recipe"
+            )
         self.files = files
         self.tokenizer = tokenizer
         self.packing = packing

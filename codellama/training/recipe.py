@@ -104,7 +104,7 @@ class Recipe:
         model: fields of `ModelConfig` for a new model, the size of its vocabulary among them.
         ckpt: checkpoint directory to start from, instead of a new model and vocabulary.
         data: where the documents are, each as for `documents.find_all`.
-        pattern: what the documents are called.
+        pattern: which files count as documents.
         seed: decides on everything random.
     """
 
