@@ -62,9 +62,7 @@ class PackedSequences:
 
     def __init__(self, files: Sequence[Path], tokenizer: Tokenizer, packing: Packing) -> None:
         if packing.infilling and not tokenizer.can_infill:
-            raise PromptError(
-                "the vocabulary has no infilling tokens; set infilling to 0 in the recipe"
-            )
+            raise PromptError("the vocabulary has no infilling tokens; give the stages infilling 0")
         self.files = files
         self.tokenizer = tokenizer
         self.packing = packing
