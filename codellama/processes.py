@@ -23,10 +23,20 @@ def is_launched() -> bool:
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
 
 
-def launched_mesh(device: torch.device | None = None) -> DeviceMesh | None:
+def processor_count() -> int:
+    """Processors that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def launched_mesh(
+    device: torch.device | None = None, timeout: timedelta | None = None
+) -> DeviceMesh | None:
     """Joins the other processes; None for a process that stands alone.
 
     Args:
+        timeout: how long they wait for each other; None: PyTorch's default.
         device: CUDA: each process takes a GPU of its own, and they speak over NCCL. Others: they
             share out the CPU's cores, and speak over Gloo. None: CUDA where there is one.
 
@@ -37,17 +47,20 @@ def launched_mesh(device: torch.device | None = None) -> DeviceMesh | None:
         return None
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type == "cuda" if device else torch.cuda.is_available():
-        if neighbours > (gpus := torch.cuda.device_count()):
+        gpus, own = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+        is_chosen = (gpus, own) == (1, 0) and "CUDA_VISIBLE_DEVICES" in os.environ
+        if neighbours > gpus and not is_chosen:
             raise RequestError(
                 f"{neighbours} processes were started, but this machine has {gpus} GPUs; start one "
                 "process for each, or choose the device cpu"
             )
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(own)
         kind = "cuda"
     else:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // neighbours))
+        torch.set_num_threads(max(1, processor_count() // neighbours))
         kind = "cpu"
-    dist.init_process_group(timeout=timedelta(days=7))  # in a chat they wait for the user's line
+    if not dist.is_initialized():
+        dist.init_process_group(timeout=timeout)
     return init_device_mesh(kind, (int(os.environ["WORLD_SIZE"]),))
 
 

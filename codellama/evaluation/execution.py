@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from codellama.errors import RequestError
+from codellama.processes import processor_count
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
 LIMITS = {"AS": 2**30, "FSIZE": 2**24, "NOFILE": 64, "CORE": 0, "NPROC": 32}
@@ -115,6 +116,5 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
 def run_programs(jobs: Sequence[Job], execution: Execution | None = None) -> Iterator[str]:
     """Runs one for each processor at a time; yields what `run_program` returns for each, in their
     order."""
-    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    with ThreadPoolExecutor(processors) as pool:
+    with ThreadPoolExecutor(processor_count()) as pool:
         yield from pool.map(lambda job: run_program(job, execution), jobs)

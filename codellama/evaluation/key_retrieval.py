@@ -14,7 +14,7 @@ from functools import cache, partial
 from itertools import product
 
 from codellama.errors import DataError, RequestError
-from codellama.evaluation.results import Results
+from codellama.evaluation.results import Results, digest
 from codellama.inference.generation import CodeLlama
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import Tokenizer
@@ -121,13 +121,15 @@ def key_retrieval(
     around = cache(partial(surroundings, tokenizer, filler))
     values = random.Random(cells.seed).sample(VALUES, len(VALUES))
     shapes = dict.fromkeys(product(cells.length, cells.position))  # each once
-    keys = [(*shape, sample) for shape in shapes for sample in range(cells.examples)]
-    for [(length, place, sample)] in results.missing(keys):
+    mark = digest("".join(filler))
+    keys = [(*shape, sample, mark) for shape in shapes for sample in range(cells.examples)]
+    for [key] in results.missing(keys):
+        length, place, sample, _ = key
         value = values[sample % len(values)]
         prompt = KEY.format(value).join(around(length, place)) + QUESTION
         ids = tokenizer.encode(prompt, bos=True)
         [answer] = llm.generate([ids], stop_ids=[], max_new_tokens=ANSWER_TOKENS)
         correct = re.findall(r"\d+", answer.text)[:1] == [str(value)]
-        results.add((length, place, sample), value=value, answer=answer.text, correct=correct)
+        results.add(key, value=value, answer=answer.text, correct=correct)
     counts = Counter(key[:2] for key in keys if results.records[key]["correct"])
     return {shape: counts[shape] / cells.examples for shape in shapes}

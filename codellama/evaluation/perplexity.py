@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from codellama.errors import RequestError
-from codellama.evaluation.results import Results
+from codellama.evaluation.results import Results, digest
 from codellama.inference.generation import CodeLlama
 from codellama.inference.prefill import PREFILL_CHUNK, logprobs_of
 from codellama.model.transformer import Transformer
@@ -63,12 +63,14 @@ def perplexity(
         perplexity; and bits per byte, which compare models of different vocabularies.
     """
     results, most = results or Results(), llm.model.config.max_seq_len
-    for [name] in results.missing(texts):
-        ids, nats = llm.tokenizer.encode(texts[name], bos=True), 0.0
+    keys = [(name, digest(text)) for name, text in texts.items()]
+    for [key] in results.missing(keys):
+        text = texts[key[0]]
+        ids, nats = llm.tokenizer.encode(text, bos=True), 0.0
         for window, known in windows(ids, min(context or most, most)):
             nats += token_losses(llm.model, window, known).sum(dtype=torch.float64).item()
-        results.add(name, sums=[len(texts[name].encode()), len(ids) - 1, nats])
-    sums = [results.records[name]["sums"] for name in texts]
+        results.add(key, sums=[len(text.encode()), len(ids) - 1, nats])
+    sums = [results.records[key]["sums"] for key in keys]
     size, tokens, nats = map(sum, zip(*sums, strict=True))
     figures = {"files": len(sums), "bytes": size, "tokens": tokens, "loss": nats / tokens}
     bits = nats / size / math.log(2)
@@ -101,7 +103,7 @@ def compare(
     if size != other:
         raise RequestError(f"the models have {size} and {other} token ids; expected the same")
     results, most = results or Results(), pair[0].model.config.max_seq_len
-    keys = [(text, name) for text in texts]
+    keys = [(path, digest(text), name) for path, text in texts.items()]
     for [key] in results.missing(keys):
         text = texts[key[0]]
         ids, sums = pair[0].tokenizer.encode(text, bos=True), torch.zeros(3).double()
@@ -137,9 +139,9 @@ def losses_by_position(
     every = range(0, len(ids) - length + 1, length)
     count = min(count, len(every))
     starts = [every[number * len(every) // count] for number in range(count)]
-    results = results or Results()
-    for [start] in results.missing(starts):
-        losses = token_losses(llm.model, [bos, *ids[start : start + length]]).double()
+    results, keys = results or Results(), [(start, digest(text)) for start in starts]
+    for [key] in results.missing(keys):
+        losses = token_losses(llm.model, [bos, *ids[key[0] : key[0] + length]]).double()
         ranges = [losses[low:high].mean().item() for low, high in pairwise(edges)]
-        results.add(start, losses=ranges)
-    return [results.records[start]["losses"] for start in starts]
+        results.add(key, losses=ranges)
+    return [results.records[key]["losses"] for key in keys]

@@ -37,8 +37,10 @@ def _parse(path: Path, content: bytes) -> list[Record]:
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
         lines = (json.loads(line) for line in text.split("\n") if line.strip())
         return [{**one} for one in (json.loads(text) if text.startswith("[") else lines)]
-    except (ValueError, TypeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: {error}; expected a JSON object a line, plain or .gz") from None
+    except (ValueError, TypeError, RecursionError, OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path}: {error}; expected JSON objects, one a line or in a list, plain or .gz"
+        ) from None
 
 
 class Results:
@@ -60,10 +62,12 @@ class Results:
         self.records: dict[Any, Record] = {}  # by a name or a number, or a tuple of such
         if path is None:
             return
+        if path.suffix == ".gz":
+            raise DataError(f"{path}: results are plain text; name a file that does not end in .gz")
         path.touch()
         content = path.read_bytes()
         end = content.rfind(b"\n") + 1
-        if path.suffix == ".gz" or not content[end:].startswith(BEGINNING[: len(content) - end]):
+        if not content[end:].startswith(BEGINNING[: len(content) - end]):
             raise DataError(f"{path} holds no results of a measurement; name another file")
         for record in _parse(path, content[:end]):
             if record.get("run") != run:
@@ -90,6 +94,11 @@ class Results:
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(json.dumps(self.records[key]) + "\n")
+
+
+def digest(text: str) -> str:
+    """Twelve digits that tell a text from others."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
 
 
 def fingerprint(llm: CodeLlama) -> str:

@@ -75,7 +75,12 @@ class Remote:
         return vars(self)["judge"].ask(vars(self)["key"], args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return vars(self)["judge"].ask("getattr", (self, name), {})
+        try:
+            return vars(self)["judge"].ask("getattr", (self, name), {})
+        except RuntimeError as error:
+            if str(error).startswith("AttributeError"):
+                raise AttributeError(str(error)) from None
+            raise
 
     def __setattr__(self, name: str, value: Any) -> None:
         vars(self)["judge"].ask("setattr", (self, name, value), {})

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from codellama.errors import DataError
 from codellama.evaluation.execution import Execution, Job, run_programs
-from codellama.evaluation.results import Record, Results
+from codellama.evaluation.results import Record, Results, digest
 from codellama.inference.generation import CodeLlama
 from codellama.inference.requests import Completion, Options
 
@@ -115,8 +114,8 @@ def score(
             raise DataError(f"{record!s:.80} is no completion of one of these tasks")
         job = task.job(text)
         # A verdict holds for one program and one timeout.
-        digest = hashlib.sha256(f"{job} {execution.timeout}".encode()).hexdigest()[:12]
-        jobs[task.task_id, samples[task.task_id], digest] = job
+        key = task.task_id, samples[task.task_id], digest(f"{job} {execution.timeout}")
+        jobs[key] = job
         samples[task.task_id] += 1
     for keys in results.missing(jobs, 32):
         reasons = run_programs([jobs[key] for key in keys], execution)

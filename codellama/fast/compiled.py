@@ -110,6 +110,7 @@ class CompiledSteps:
         with self._lock:
             static, needed = self._static_of.get(cache), cache.longest + count
             if static is None or cache.keys[0] is not static.keys[0] or needed > cache.capacity:
+                static = None  # frees buffers that the cache has left
                 static = self._move_in(cache, needed)
             static.starts.copy_(torch.tensor(cache.lengths)[:, None])
             try:
@@ -136,6 +137,7 @@ class CompiledSteps:
         is_fixed = self._buffers.keys[0].is_inference() and not torch.is_inference_mode_enabled()
         fits = self._buffers.capacity == capacity and len(self._buffers.lengths) >= rows
         if is_taken or is_fixed or not fits:
+            self._static_of.pop(cache, None)
             self._buffers = self._model.new_cache(0)  # frees the old ones first
             self._buffers = self._model.new_cache(rows, capacity)
             self._starts = self._starts.new_zeros(rows, 1)

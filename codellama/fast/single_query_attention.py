@@ -8,7 +8,8 @@ Instead: the query heads of a group are passed as several positions of one head,
 Gains (two cores, 2026-11): decoding is 1.5 to 4 times faster with grouped queries. Two queries of
     bfloat16 take a third of the time of one. Written out, 512 to 4,096 keys take two fifths to half
     of the time of PyTorch's kernel.
-Costs: nothing.
+Costs: nothing; on CUDA, prefill behind a first chunk holds a layer's keys and values once for each
+    query head.
 Not for: prefill and training, which go to `grouped_query_attention`.
 """
 
@@ -29,10 +30,10 @@ def single_query_attention(
     _, heads, seq, _ = queries.shape
     group = heads // keys.shape[1]
     if seq > 1:
-        if queries.is_cuda and mask is not None:
+        if queries.is_cuda and mask is not None and group > 1:
             # Of PyTorch's CUDA kernels only one takes both a mask and groups, in float32 with all
             # scores in memory (2.13).
-            keys, values = (heads.repeat_interleave(group, 1) for heads in (keys, values))
+            keys, values = (part.repeat_interleave(group, 1) for part in (keys, values))
         return grouped_query_attention(queries, keys, values, mask)
     grouped = queries.unflatten(1, (-1, group)).flatten(2, 3)  # (batch, kv_heads, group, head_dim)
     if torch.compiler.is_compiling():

@@ -143,7 +143,7 @@ class CodeLlama:
         as soon as it and those before it are done. `echo` is for texts without a gap."""
         batch = [
             self._infilling(split_fill(text), suffix_first)
-            if FILL in text
+            if isinstance(text, str) and FILL in text
             else self._completion(text)
             for text in _several(texts)
         ]
@@ -211,7 +211,8 @@ class CodeLlama:
     def _infilling(
         self, gap: tuple[str, str], suffix_first: bool, allow_control_tags: bool = False
     ) -> Prompt:
-        if [*map(type, gap)] != [str, str]:
+        is_pair = isinstance(gap, Sequence) and len(gap) == 2
+        if not is_pair or not all(isinstance(part, str) for part in gap):
             raise RequestError(f"a gap is {gap!r:.60}; expected a prefix and a suffix, two texts")
         ids = prompts.infilling(
             self.tokenizer, *gap, suffix_first=suffix_first, allow_control_tags=allow_control_tags

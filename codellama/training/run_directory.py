@@ -24,6 +24,7 @@ from codellama.text.tokenizer import TOKENIZER
 from codellama.training.packing import Position
 from codellama.training.recipe import Recipe, difference, read_recipe
 from codellama.training.trainer import Trainer
+from codellama.weights.downloads import OUT_OF_MEMORY
 
 RECIPE = "recipe.json"
 STATE = "state.pt"
@@ -64,9 +65,11 @@ def _reading(path: Path) -> Iterator[None]:
     """Turns any error from reading a damaged file into a DataError."""
     try:
         yield
-    except (DataError, torch.OutOfMemoryError):
+    except (DataError, PermissionError, MemoryError):
         raise
-    except Exception:
+    except Exception as error:
+        if OUT_OF_MEMORY.search(str(error)):
+            raise
         raise DataError(f"{path} is damaged; start a new run") from None
 
 
@@ -110,8 +113,8 @@ def save_state(run: Path, steps: int, trainer: Trainer) -> None:
         state = {"steps": steps, **trainer.state_dict()}
         try:
             replace_file(run / STATE, lambda path: torch.save(state, path))
-        except RuntimeError:  # what torch makes of a full disk
-            raise _unwritable(run / STATE) from None
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise _unwritable(run / STATE, error) from None
 
     def tidy() -> None:
         for older in {*_slice_directories(run)} - {newest}:
@@ -120,8 +123,19 @@ def save_state(run: Path, steps: int, trainer: Trainer) -> None:
     trainer.machine.once(tidy)
 
 
-def _unwritable(path: Path) -> DataError:
-    return DataError(f"{path} cannot be written; free some of the disk and resume the run")
+def _unwritable(path: Path, error: Exception) -> DataError:
+    reason = str(error).split("\n")[0]
+    return DataError(
+        f"{path} cannot be written; free some of the disk and resume the run ({reason:.200})"
+    )
+
+
+def _cause(error: Any) -> Exception:
+    """What has failed in one of the processes; Ctrl-C is raised."""
+    [(cause, _), *_] = error.failures.values()
+    if not isinstance(cause, Exception):
+        raise cause
+    return cause
 
 
 def _slices(trainer: Trainer) -> dict[str, Any]:
@@ -140,8 +154,8 @@ def _save_slices(directory: Path, trainer: Trainer) -> None:
     state = _slices(trainer)
     try:
         save(state, checkpoint_id=directory)
-    except CheckpointException:  # which is no Exception
-        raise _unwritable(directory) from None
+    except CheckpointException as error:  # which is no Exception
+        raise _unwritable(directory, _cause(error)) from None
 
 
 def _load_slices(directory: Path, trainer: Trainer) -> None:
@@ -153,7 +167,7 @@ def _load_slices(directory: Path, trainer: Trainer) -> None:
     try:
         load(state, checkpoint_id=directory)
     except CheckpointException as error:  # which is no Exception
-        raise ValueError from error
+        raise _cause(error) from None
     model, optimizers = state["model"], state["optimizers"]
     set_state_dict(
         trainer.model, trainer.optimizers, model_state_dict=model, optim_state_dict=optimizers

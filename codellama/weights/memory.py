@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,7 @@ def check_memory(
     """
     device = torch_device(options.device) or default_device()
     free = free_bytes(device)
-    weights, cache = needed_bytes(checkpoint, options, tokens)
+    weights, cache = needed_bytes(checkpoint, options, tokens, fast=fast)
     if free is not None and device.type == "cuda":
         free *= devices
     if free is None or weights + cache <= free:
@@ -60,12 +61,15 @@ def check_memory(
     )
 
 
-def needed_bytes(checkpoint: Checkpoint, options: LoadOptions, tokens: int) -> tuple[int, int]:
+def needed_bytes(
+    checkpoint: Checkpoint, options: LoadOptions, tokens: int, *, fast: bool = True
+) -> tuple[int, int]:
     """Bytes of the weights, and of the KV cache of `tokens` tokens."""
     config = checkpoint.config
     itemsize = (torch_dtype(options.dtype) or checkpoint).itemsize
     embedding = config.vocab_size * config.dim
-    per_weight = BYTES_PER_WEIGHT.get(options.quantize or checkpoint.format, itemsize)
+    form = options.quantize or checkpoint.format
+    per_weight = BYTES_PER_WEIGHT.get(form, itemsize) if fast else itemsize
     weights = embedding * itemsize + int((config.parameter_count - embedding) * per_weight)
     cache = config.kv_cache_bytes(tokens, 1 if options.kv_dtype == "int8" else itemsize)
     return weights, 2 * cache if options.compile else cache  # it moves into static buffers
@@ -83,12 +87,18 @@ def free_bytes(device: torch.device) -> int | None:
         lines = Path("/proc/meminfo").read_text().splitlines()
         sizes = dict(line.split(":") for line in lines)
         free = 1024 * int(sizes["MemAvailable"].removesuffix("kB"))
-        own = re.search("^0::/(.*)", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
     except (OSError, KeyError, ValueError):
         return None
-    group = Path(own[1] if own else "")
-    groups = [CONTROL_GROUP / one for one in (group, *group.parents)]
-    return min(free, *[_free_in_group(one, free) for one in groups])
+    return min(free, *[_free_in_group(group, free) for group in _control_groups()])
+
+
+def _control_groups() -> list[Path]:
+    """This process's control group and those above it."""
+    found = None
+    with contextlib.suppress(OSError):
+        found = re.search("^0::/(.*)", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+    own = Path(found[1] if found else "")
+    return [CONTROL_GROUP / group for group in (own, *own.parents)]
 
 
 def _free_in_group(group: Path, otherwise: int) -> int:

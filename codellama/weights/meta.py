@@ -84,7 +84,13 @@ class MetaCheckpoint(Checkpoint):
                         "ones, or remove those of another model"
                     )
         dtypes = check_tensors(self.directory / PARAMS, expected, self.shards)
-        check_shards(self.config, self.file_count)
+        cut = {name: shape for name, shape in shapes.items() if cut_dimension(name) is not None}
+        whole = [name for name, shape in cut.items() if expected[name] == list(shape)]
+        if self.file_count > 1 and whole:
+            raise CheckpointError(
+                f"{self.directory} has {self.file_count} shards, but {whole[0]} cannot be cut into "
+                "as many equal slices; the files belong to different models"
+            )
         return dtypes
 
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:

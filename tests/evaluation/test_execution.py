@@ -139,7 +139,7 @@ def test_the_reference_helps_the_test_and_is_not_the_program():
 
 def test_objects_of_the_program_can_be_handed_back():
     program = "class A:\n  pass\ndef f(a): return a.x.x"
-    test = "a = A()\na.x = A()\na.x.x = 42\nassert a.x.x == f(a) == 42"
+    test = "a = A()\na.x = A()\na.x.x = 42\nassert a.x.x == f(a) == 42\nassert not hasattr(a, 'y')"
     assert run_program(job(program, test, ["A", "f"])) == ""
 
 

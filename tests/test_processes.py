@@ -1,0 +1,18 @@
+"""Processes that a launcher has started."""
+
+import pytest
+import torch
+
+from codellama.errors import RequestError
+from codellama.processes import launched_mesh
+
+
+@pytest.mark.parametrize("gpus", [1, 3])
+def test_more_processes_than_gpus_are_refused(monkeypatch, gpus):
+    names = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4, "MASTER_ADDR": "x"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(RequestError, match=f"4 processes were started, but .* {gpus} GPUs"):
+        launched_mesh(torch.device("cuda"))
