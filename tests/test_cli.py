@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from codellama import cli
-from codellama.arguments import help_text
+from codellama.arguments import _groups, _options
 from codellama.errors import UsageError
 
 
@@ -155,13 +155,13 @@ def test_help_has_every_word_about_an_option(name):
         assert all(f"--{field.name}" in shown for field in fields(group))
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, "train", "evaluate"])
 def test_every_option_is_explained_once(name):
     command = getattr(importlib.import_module(f"codellama.{name}"), name)
-    options = [part for part in help_text(command).split("\n\n") if part.startswith("  --")]
-    assert all("\n" in option for option in options)
-    names = [option.split()[0] for option in options]
-    assert len(names) == len(set(names))
+    for one in command.values() if isinstance(command, dict) else [command]:
+        assert all(option.help for option in _options(one).values())
+        names = [field.name for group in _groups(one).values() for field in fields(group)]
+        assert len(names) == len(set(names))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,16 @@ def same(first: Path, second: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("original")
+    random_checkpoint(Shape(str(directory), n_heads=8, n_kv_heads=4, shards=2))
+    return directory
+
+
 @pytest.fixture
-def source(tmp_path) -> Path:
-    random_checkpoint(Shape(str(tmp_path / "source"), n_heads=8, n_kv_heads=4, shards=2))
-    return tmp_path / "source"
+def source(original, tmp_path) -> Path:
+    return shutil.copytree(original, tmp_path / "source")
 
 
 @pytest.mark.parametrize("shards", [1, 2, 4])

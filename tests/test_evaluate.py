@@ -1,6 +1,7 @@
 """The command that measures a model."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,11 @@ from commands import assert_one_sentence, run
 
 from codellama.cli import Source
 from codellama.errors import RequestError
-from codellama.evaluation import problems
+from codellama.evaluation import paper, problems
 from codellama.evaluation.execution import Execution
 from codellama.evaluation.perplexity import perplexity
 from codellama.evaluation.texts import Texts
+from codellama.weights.variants import VARIANTS
 
 PROBLEMS = Path(__file__).parent / "evaluation" / "problems.jsonl"
 MBPP = Path(__file__).parent / "evaluation" / "mbpp.jsonl"
@@ -157,10 +159,10 @@ class Stub:
 
     def __init__(self, llm, tasks, solves):
         self.model, self.tokenizer = llm.model, llm.tokenizer
-        self.solutions = {task.prefix: task.solution if solves else "" for task in tasks}
+        self.solutions = {str(task.prefix): task.solution if solves else "" for task in tasks}
 
     def complete(self, prompts, **_):
-        return [SimpleNamespace(text=self.solutions[prompt]) for prompt in prompts]
+        return [SimpleNamespace(text=self.solutions[str(prompt)]) for prompt in prompts]
 
     def infill(self, pairs, suffix_first, **_):
         return self.complete([prefix for prefix, _ in pairs])
@@ -204,10 +206,45 @@ def test_infilling_runs_the_tests_where_there_are_any(evaluate, llm, monkeypatch
     assert (found["psm_pass@1"] > 0) == solves
 
 
-def test_mbpp_is_written_and_scored(evaluate, confined):
+class SuffixFirst(Stub):
+    """Solves nothing but what it is shown the suffix of first."""
+
+    def infill(self, pairs, suffix_first, **_):
+        written = super().infill(pairs, suffix_first)
+        return written if suffix_first else [SimpleNamespace(text="")] * len(written)
+
+
+def test_the_orders_of_infilling_are_told_apart(evaluate, llm, monkeypatch, confined):
+    given = ("infilling", "--problems", PROBLEMS, "--json")
+    lines = map(json.loads, evaluate(*given, "--list").stdout.splitlines())
+    tasks = [SimpleNamespace(prefix=t["prompt"], solution=t["canonical_solution"]) for t in lines]
+    monkeypatch.setattr(Source, "load", lambda *_: SuffixFirst(llm, tasks, True))
+    found = figures(evaluate(*given, "--execute"))
+    orders = {key: value for key, value in found.items() if key != "tasks"}
+    assert orders == {
+        "psm_exact_match": 0, "psm_pass@1": 0, "spm_exact_match": 1, "spm_pass@1": 1
+    }  # fmt: skip
+
+
+def test_mbpp_is_written_and_scored(evaluate, llm, monkeypatch, confined):
     given = ("mbpp", "--problems", MBPP, "--max_new_tokens", 4, "--execute", "--json")
-    for more in ((), ("--num_samples", 2, "--temperature", 0.8)):
+    for more in ((), ("--num_samples", 2, "--temperature", 0.8), ("--zero_shot",)):
         assert figures(evaluate(*given, *more))["pass@1"] == 0
+    few, none = problems.mbpp(MBPP), problems.mbpp(MBPP, zero_shot=True)
+    for tasks, more in ((few, ()), (none, ("--zero_shot",))):
+        asked = [SimpleNamespace(prefix=t.prompt, solution=t.solution) for t in tasks]
+        stub = Stub(llm, asked, True)
+        stub.chat = stub.complete
+        monkeypatch.setattr(Source, "load", lambda *_, stub=stub: stub)
+        assert figures(evaluate(*given, *more))["pass@1"] == 1
+
+
+def test_the_papers_figures_stand_beside(evaluate, llm, monkeypatch, confined):
+    monkeypatch.setattr(paper, "matching", lambda _: [VARIANTS["CodeLlama-7b"]])
+    stub = Stub(llm, problems.humaneval(PROBLEMS), True)
+    monkeypatch.setattr(Source, "load", lambda *_: stub)
+    shown = evaluate("humaneval", "--problems", PROBLEMS, "--execute").stdout
+    assert re.search(r"pass@1 +100\.0 %  33\.5 \(Table 2\)", shown)
 
 
 @pytest.mark.parametrize(

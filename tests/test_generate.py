@@ -5,10 +5,9 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 
 import pytest
-from commands import ROOT, run, start
+from commands import run, start
 from shared_data import shared
 
 from codellama import CodeLlama, Completion
@@ -111,6 +110,7 @@ def test_the_same_seed_gives_the_same_text_and_stop_strings_end_it(checkpoint):
         (["--prompt", "a", "--system", "b"], "--system begins a conversation; give --chat"),
         (["--prompt", "a", "--logprobs"], "--logprobs are part of JSON objects; give --json"),
         (["--prompt", "a", "--prompt", "b"], "--prompt is given twice"),
+        (["--prompt", "a", "--draft_ckpt", "b"], "--draft_ckpt needs --speculate"),
         (["--prompt", "a", "--dtype", "int3"], "dtype is 'int3'; expected"),
         (["--prompt", "a", "--device", "abacus"], "device is 'abacus': "),
         (["--prompt", "a", "--plain", "--quantize", "int4"], "the work of codellama/fast"),
@@ -132,10 +132,9 @@ def test_a_checkpoint_that_is_not_there_gets_one_sentence_and_exit_code_2():
 
 
 def test_bytes_that_are_no_text_are_refused(checkpoint):
-    with start("generate", "--quiet", "--ckpt", checkpoint, "--prompt", b"\xff") as process:
-        output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output) == (2, b"")
-    assert b"not valid Unicode" in errors
+    done = run("generate", "--quiet", "--ckpt", checkpoint, "--prompt", os.fsdecode(b"\xff"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "not valid Unicode" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -282,13 +281,26 @@ def test_without_a_prompt_a_terminal_is_told_what_to_do(checkpoint):
     assert b"--prompt or --file" in errors
 
 
-def test_one_process_on_one_device_imports_nothing_it_does_not_need(checkpoint):
-    script = (
-        "import sys, codellama\n"
-        f"llm = codellama.CodeLlama.load({str(checkpoint)!r}, device='cpu')\n"
-        "llm.complete(['def'], max_new_tokens=2)\n"
-        "for name in ('torch.distributed.tensor', 'torch._dynamo', 'transformers', 'matplotlib'):\n"
-        "    assert name not in sys.modules, name\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr.decode()
+def test_drafts_come_from_the_model_that_is_named(checkpoint, monkeypatch):
+    given = ("--ckpt", checkpoint, "--prompt", "x = 1\n", *GREEDY)
+    seen, load = [], CodeLlama.load_draft
+
+    def load_draft(llm, directory, **options):
+        seen.append(directory)
+        load(llm, directory, **options)
+
+    monkeypatch.setattr(CodeLlama, "load_draft", load_draft)
+    done = run("generate", *given, "--draft_ckpt", checkpoint, "--speculate", 2)
+    assert (seen, done.stdout) == ([checkpoint], run("generate", *given).stdout)
+
+
+def test_each_prompt_of_a_file_has_its_samples(checkpoint, llm, tmp_path):
+    (tmp_path / "p.jsonl").write_text('"def"\n"import"\n')
+    options = {"num_samples": 2, "temperature": 1.0, "seed": 3, "max_new_tokens": 8}
+    given = [part for name, value in options.items() for part in (f"--{name}", value)]
+    done = run("generate", "--ckpt", checkpoint, "--file", tmp_path / "p.jsonl", "--json", *given)
+    records = map(json.loads, done.stdout.split("\n")[:-1])
+    found = [(record["prompt"], record["text"]) for record in records]
+    expected = llm.complete(["def", "import"], **options)
+    prompts = ["def", "def", "import", "import"]
+    assert found == list(zip(prompts, [one.text for one in expected], strict=True))

@@ -12,6 +12,8 @@ from pathlib import Path
 import commands
 import pytest
 
+from codellama.training import recipe
+
 README = (commands.ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
 LINES = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
@@ -25,6 +27,10 @@ PROBLEM = {
 }
 
 
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
 @pytest.fixture(scope="module")
 def directory(checkpoint, tmp_path_factory) -> Path:
     """A directory with all that the README's commands name."""
@@ -32,6 +38,10 @@ def directory(checkpoint, tmp_path_factory) -> Path:
     names = set(re.findall(r"CodeLlama-\w+(?:-Instruct)?", " ".join(COMMANDS)))
     for name in names - {"CodeLlama-7b-hf", "CodeLlama-7b-int4"}:  # which its commands make
         shutil.copytree(checkpoint, directory / name)
+    edit(directory / "CodeLlama-34b" / "params.json", max_seq_len=32)  # torchrun stops there
+    shutil.copytree(recipe.PACKAGED, directory / "recipes")
+    model = {"dim": 32, "n_layers": 1, "n_heads": 2, "multiple_of": 32, "vocab_size": 400}
+    edit(directory / "recipes" / "paper.json", model=model)
     (directory / "module.py").write_text("import os\n")
     shutil.copytree(commands.ROOT / "codellama" / "model", directory / "my_code")
     with gzip.open(directory / "HumanEval.jsonl.gz", "wt") as file:
@@ -44,6 +54,7 @@ def test_a_command_of_the_readme_runs(directory, monkeypatch, line):
     monkeypatch.setattr("codellama.training.run.VOCABULARY_BYTES", 200_000)
     monkeypatch.setattr("codellama.training.run.HELD_OUT_TOKENS", 1_024)
     monkeypatch.setattr("codellama.training.packing.PART_BYTES", 200_000)
+    monkeypatch.setattr(recipe, "PACKAGED", directory / "recipes")
     monkeypatch.chdir(directory)
     words = shlex.split(line, comments=True)
     if words[:2] == ["python", "-m"]:
@@ -67,5 +78,5 @@ def test_the_first_command_prints_what_the_readme_shows():
     [shown] = re.findall(r"```\n\$ (.*?)```", README, re.DOTALL)
     command, *lines = shown.splitlines()
     words = shlex.split(command)
-    done = commands.run("generate", *words[3:], "--max_new_tokens", 80)
+    done = commands.run("generate", *words[3:])
     assert "\n".join(lines) in done.stdout

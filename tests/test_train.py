@@ -342,6 +342,13 @@ def test_a_run_is_not_resumed_from_a_checkpoint_if_it_was_started_without(train,
     assert_one_sentence(train(unbroken, "--resume", ckpt=start), f"ckpt was None, is '{start}"[:40])
 
 
+@pytest.fixture(scope="module")
+def unfinished(unbroken, tmp_path_factory):
+    """What an interruption before the checkpoint leaves."""
+    out = tmp_path_factory.mktemp("unfinished") / "run"
+    return shutil.copytree(unbroken, out, ignore=shutil.ignore_patterns("model"))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -360,16 +367,18 @@ def test_a_run_is_not_resumed_from_a_checkpoint_if_it_was_started_without(train,
         ("state.pt", {"steps": 3, "step": 3, "position": [0, 0, 0], "model": {"norm": [1]}}),
     ],
 )
-def test_a_run_is_not_resumed_from_a_damaged_file(train, tmp_path, monkeypatch, name, content):
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        interrupt(patch, 5)
-        assert train(out).returncode == 130
+def test_a_run_is_not_resumed_from_a_damaged_file(train, unfinished, tmp_path, name, content):
+    out = shutil.copytree(unfinished, tmp_path / "run")
     if isinstance(content, bytes):
         (out / name).write_bytes(content)
     else:
         torch.save(content, out / name)
     assert_one_sentence(train(out, "--resume", "--quiet"), f"{out / name} is damaged")
+
+
+def test_documents_may_be_called_otherwise(train, tmp_path):
+    path = recipe_file(tmp_path, pattern="*.md")
+    assert_one_sentence(train(tmp_path / "run", recipe=path), "0 files *.md")
 
 
 def test_a_run_is_never_started_over_another(train, unbroken, tmp_path):

@@ -7,7 +7,7 @@ import importlib.util
 import math
 import os
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Docu
     if not directory.is_dir():
         raise DataError(f"{directory} is no directory; expected one with documents to train on")
     shares = {}  # evenly spread between 0 and 1
-    for path in matching(directory, pattern):
+    for path in matching(directory, pattern, FOREIGN):
         name = path.relative_to(directory)
         if path.is_file() and not FOREIGN.intersection(name.parts):
             digest = hashlib.sha256(os.fsencode(name.as_posix())).digest()
@@ -68,8 +68,11 @@ def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Docu
     return Documents(train, held_out)
 
 
-def matching(directory: Path, pattern: str) -> list[Path]:
+def matching(directory: Path, pattern: str, left_out: Collection[str] = ()) -> list[Path]:
     """The paths below a directory that fit a pattern.
+
+    Args:
+        left_out: names of directories in it that are not looked into.
 
     Raises:
         DataError: the pattern is none, or leads out of the directory.
@@ -77,7 +80,11 @@ def matching(directory: Path, pattern: str) -> list[Path]:
     try:
         if ".." in Path(pattern).parts:
             raise ValueError
-        return sorted(directory.rglob(pattern))
+        found = {*directory.glob(pattern)}
+        for inner in directory.iterdir():
+            if inner.is_dir() and not inner.is_symlink() and inner.name not in left_out:
+                found.update(inner.rglob(pattern))
+        return sorted(found)
     except (IndexError, NotImplementedError, ValueError):
         raise DataError(
             f"the pattern is {pattern!r}; expected one of files below the directory, such as *.py"

@@ -32,12 +32,14 @@ def main(directory: str, prompts: list[str]) -> None:
     tokens = [completion.tokens for completion in unseeded]
     everywhere: list[list[list[int]]] = [[] for _ in range(mesh.size())]
     dist.all_gather_object(everywhere, tokens)
+    told: list[list[object]] = [[] for _ in range(mesh.size())]
+    dist.all_gather_object(told, from_first_rank(lambda: ["ü", mesh.get_local_rank()], mesh))
     result = {
         "greedy": [completion.tokens for completion in greedy],
         "logprobs": [completion.logprobs for completion in greedy],
         "seeded": [completion.tokens for completion in seeded],
         "agreed": all(other == tokens for other in everywhere),
-        "told": from_first_rank(lambda: ["ü", mesh.get_local_rank()], mesh),
+        "told": told,
         "cache_heads": llm.model.new_cache().keys[0].shape[1],
         "memory": [float(share) for share in grown],
         "parameters": llm.model.config.parameter_count,

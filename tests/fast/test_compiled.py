@@ -1,5 +1,7 @@
 """Compiled steps: what they choose is what the model chooses, and they are compiled once."""
 
+from itertools import product
+
 import pytest
 import torch
 from random_models import random_model
@@ -33,10 +35,9 @@ def pair(tokenizer, backend="eager", cache_type=None, **changes):
 
 
 @pytest.mark.parametrize("cache_type", [None, Int8KVCache], ids=["exact", "int8"])
-@pytest.mark.parametrize("batch_size", [1, 2, 4])
-def test_each_prompt_gets_what_the_model_gives_it(tokenizer, cache_type, batch_size):
+def test_each_prompt_gets_what_the_model_gives_it(tokenizer, cache_type):
     llms = pair(tokenizer, cache_type=cache_type)
-    for options in (GREEDY, SAMPLED):
+    for options, batch_size in product((GREEDY, SAMPLED), (1, 2, 4)):
         asked = {**options, "batch_size": batch_size, "logprobs": True}
         expected, found = (llm.generate(PROMPTS, **asked) for llm in llms)
         for one, other in zip(found, expected, strict=True):

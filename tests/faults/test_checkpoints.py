@@ -192,12 +192,12 @@ FAULTS = {
         rewrite_bytes(SHARD, lambda c: c.replace(b"consolidated.00/data/1", b"\xff" * 22)),
         "is damaged",
     ),
-    "500 MB of zeros, deflated": (
+    "60 MB of zeros, deflated": (
         rewrite_entries(
-            lambda info, content: bytes(500_000_000) if info.filename.endswith("/0") else content,
+            lambda info, content: bytes(60_000_000) if info.filename.endswith("/0") else content,
             zipfile.ZIP_DEFLATED,
         ),
-        "is damaged (its tensors claim 500,",
+        "is damaged (its tensors claim 60,",
     ),
     "a storage of terabytes": (
         rewrite_pickle(lambda content: content.replace(ELEMENTS, TERABYTES)),

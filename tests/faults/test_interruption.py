@@ -1,4 +1,4 @@
-"""Commands that are interrupted or killed at any moment: random ones, the same in every run.
+"""Commands that are interrupted or killed: first at work, then at any moment, the same in each run.
 
 The environment variable CODELLAMA_MOMENTS says how many moments to try of each row (1).
 """
@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import commands
 import pytest
@@ -65,8 +66,18 @@ def start(large, tmp_path):
     return begin
 
 
-def wait(row: str, moment: int, most: float = 6.0) -> None:
-    time.sleep(random.Random(f"{row} {moment}").uniform(0.3, most))
+def wait(process: subprocess.Popen, row: str, moment: int, directory: Path | None = None) -> None:
+    """Waits until a command is at work in a directory; or, if none is given, and at all moments but
+    the first, for a random time."""
+    if moment or directory is None or row == "evaluate":
+        time.sleep(random.Random(f"{row} {moment}").uniform(0.3, 6.0))
+    elif row in ("generate", "plain", "batch"):
+        assert b"parameters in" in process.stderr.readline()
+    else:
+        pattern = "new/log.jsonl" if row == "train" else "*.part/*"
+        while not list(directory.glob(pattern)):
+            assert process.poll() is None, "it was done before"
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -76,7 +87,7 @@ def test_a_signal_ends_a_command_quietly_and_leaves_nothing_half_written(
     start, tmp_path, row, number, moment
 ):
     process = start(row)
-    wait(row + number.name, moment)
+    wait(process, row, moment, tmp_path)
     process.send_signal(number)
     errors = process.communicate(timeout=120)[1].decode()
     # Before Python has come to the package, the system itself ends the process.
@@ -98,7 +109,7 @@ def check_what_is_left(row: str, directory) -> None:
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_conversion_leaves_a_whole_directory_or_none(start, tmp_path, row, moment):
     process = start(row)
-    wait(row, moment)
+    wait(process, row, moment, tmp_path)
     process.kill()
     process.communicate()
     check_what_is_left(row, tmp_path)
@@ -112,7 +123,7 @@ def test_a_training_killed_again_and_again_ends_with_the_losses_of_one_run(start
     (tmp_path / "new").rename(tmp_path / "whole")
     for attempt in range(2):
         process = start("train", *["--resume"] * (tmp_path / "new").exists())
-        wait(f"train {attempt}", moment, most=5.0)
+        wait(process, f"train {attempt}", moment)
         process.kill()
         process.communicate()
     process = start("train", *["--resume"] * (tmp_path / "new").exists())

@@ -476,3 +476,20 @@ def test_a_wrong_tokenizer_is_noticed_before_the_weights_are_read(
     for fast in (False, True):
         with pytest.raises(CheckpointError, match="600 ids, but the model has 512"):
             CodeLlama.load(tmp_path / "model", "cpu", fast=fast)
+
+
+def test_each_gives_a_text_before_the_next_is_read(llm):
+    before = llm.decoder.timing.prompt_tokens
+    next(llm.each(["a", "def f(x):"], batch_size=1, max_new_tokens=2))
+    assert llm.decoder.timing.prompt_tokens - before == len(llm.tokenizer.encode("a", bos=True))
+
+
+def test_a_dialog_that_was_read_still_has_the_logprobs_of_its_prompt(llm):
+    fresh = CodeLlama(llm.model, llm.tokenizer)
+    options = {"max_new_tokens": 3, "echo": True, "logprobs": True}
+    found = []
+    for _ in range(2):
+        stream = fresh.stream_chat(HI, **options)
+        assert list(stream)
+        found.append(stream.completion.logprobs)
+    assert found[1] == pytest.approx(found[0], abs=1e-4)

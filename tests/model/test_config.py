@@ -29,6 +29,7 @@ def configs(draw) -> ModelConfig:
         ffn_dim_multiplier=draw(st.floats(0.5, 2.0)),
         norm_eps=draw(st.floats(1e-8, 1e-3)),
         rope_theta=draw(st.sampled_from([500.0, 1e4, 1e6]) | st.floats(1.0, 1e9)),
+        rope_scaling_factor=draw(st.floats(1.0, 16.0)),
         max_seq_len=draw(st.sampled_from([4096, 100 * 1024]) | st.integers(1, 2**20)),
     )
 

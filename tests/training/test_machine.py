@@ -180,6 +180,12 @@ def test_all_raise_what_the_first_process_raises(cluster):
         cluster.once(lambda: new_error())
 
 
+def test_other_processes_raise_it_without_writing(monkeypatch):
+    monkeypatch.setattr("codellama.training.machine.from_first_rank", lambda *_: DataError("text"))
+    with pytest.raises(DataError, match="text"):
+        Machine(torch.device("cpu")).once(lambda: pytest.fail("is not the first"))
+
+
 def restore(directory, machine):
     run_directory.restore_state(run_directory.newest_state(directory)[1], new_trainer(machine))
 

@@ -1,5 +1,6 @@
 """Recipe files, and what is wrong with them."""
 
+import inspect
 import json
 from dataclasses import fields, replace
 
@@ -55,7 +56,7 @@ def test_a_recipe_survives_its_file(tmp_path):
 def test_every_field_is_told_in_the_docstring():
     for kind in (Stage, Recipe):
         for field in fields(kind):
-            assert f"        {field.name}: " in f"    {kind.__doc__}"
+            assert f"\n    {field.name}: " in inspect.getdoc(kind)
 
 
 @pytest.mark.parametrize(

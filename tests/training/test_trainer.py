@@ -216,14 +216,18 @@ def test_the_loss_falls_on_a_document_that_repeats(tokenizer, tmp_path, optimize
     assert losses[-1] < 0.5
 
 
-def test_every_step_takes_its_own_learning_rate_and_batch(stream):
-    trainer = Trainer(small_model(), stream(), STAGE, CPU)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_step_takes_its_own_learning_rate_and_batch(stream, optimizer):
+    stage = replace(STAGE, optimizer=optimizer, beta2=0.97)
+    trainer = Trainer(small_model(), stream(), stage, CPU)
+    assert {group["betas"] for group in trainer.optimizers[0].param_groups} == {(0.9, 0.97)}
     rows = stream().take(3 * STAGE.batch_size).split(STAGE.batch_size)
     for step, batch in enumerate(rows):
         expected = trainer.loss(batch)
         assert trainer.step == step
         assert trainer.train_step() == pytest.approx(expected, abs=1e-5)
-        rates = {group["lr"] for group in trainer.optimizers[0].param_groups}
+        groups = [group for one in trainer.optimizers for group in one.param_groups]
+        rates = {group["lr"] for group in groups}
         assert rates == {learning_rate(STAGE, step)}
 
 

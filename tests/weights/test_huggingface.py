@@ -63,11 +63,14 @@ def test_what_is_written_is_read_back_to_the_bit(tmp_path, file_bytes, dtype):
 
 
 @pytest.mark.parametrize("n_kv_heads", [2, 4])
-@pytest.mark.parametrize("theta", [1e4, 1e6])
+@pytest.mark.parametrize(("theta", "factor"), [(1e4, 1.0), (1e6, 1.0), (1e4, 4.0)])
 @pytest.mark.parametrize("file_bytes", [10**9, 100_000])
-def test_transformers_loads_it_with_the_same_logits(tmp_path, n_kv_heads, theta, file_bytes):
+def test_transformers_loads_it_with_the_same_logits(
+    tmp_path, n_kv_heads, theta, factor, file_bytes
+):
     transformers = pytest.importorskip("transformers")
-    model = write(tmp_path, file_bytes, n_kv_heads=n_kv_heads, rope_theta=theta)
+    rope = {"rope_theta": theta, "rope_scaling_factor": factor}
+    model = write(tmp_path, file_bytes, n_kv_heads=n_kv_heads, **rope)
     theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path).eval()
     tokens = torch.randint(512, (2, 50), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
