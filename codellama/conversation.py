@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import sys
+from dataclasses import dataclass
 
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -14,37 +15,31 @@ from codellama.inference.generation import CodeLlama
 from codellama.inference.requests import Options
 from codellama.processes import from_first_rank
 from codellama.text import prompts
+from codellama.text.prompts import Message
 from codellama.weights.variants import matching
 
 PASTE_SECONDS = 0.03
 """In which the next line of a pasted text comes."""
 
 
+@dataclass
 class Conversation:
-    """A chat on the terminal, with the history that the model is shown."""
+    """A chat on the terminal."""
 
-    def __init__(
-        self,
-        llm: CodeLlama,
-        system: str | None,
-        options: Options,
-        *,
-        quiet: bool,
-        mesh: DeviceMesh | None,
-    ) -> None:
-        self.llm = llm
-        self.options = vars(options)
-        self.quiet = quiet
-        self.mesh = mesh
-        self.opening = [{"role": "system", "content": system}] if system else []
-        self.messages = list(self.opening)
+    llm: CodeLlama
+    system: str | None
+    options: Options
+    quiet: bool
+    mesh: DeviceMesh | None
 
     def hold(self) -> None:
         """Answers line after line, until /exit or the end of the input."""
+        system = {"role": "system", "content": self.system or ""}
+        history = opening = list[Message]([system] if self.system else [])
         variants = matching(self.llm.model.config)
         if variants and not any(variant.chat for variant in variants):
             self._note("note: this model was not trained to chat; Instruct models are\n")
-        prompts.chat(self.llm.tokenizer, [*self.opening, {"role": "user", "content": ""}])
+        prompts.chat(self.llm.tokenizer, [*opening, {"role": "user", "content": ""}])
         self._note("/reset forgets the conversation, /exit ends it\n")
         while True:
             self._note("> ")
@@ -55,16 +50,16 @@ class Conversation:
             if not line or line.strip() == "/exit":
                 return
             if line.strip() == "/reset":
-                self.messages = list(self.opening)
+                history = opening
             elif line.strip():
-                self._answer(line.strip())
+                history = self._answer(history, line.strip())
 
-    def _answer(self, question: str) -> None:
-        """Streams the answer and adds both to the history; Ctrl-C keeps what has come so far."""
-        messages = [*self.messages, {"role": "user", "content": question}]
+    def _answer(self, history: list[Message], question: str) -> list[Message]:
+        """Streams the answer; returns the history with both. Ctrl-C keeps what has come so far."""
+        messages = [*history, {"role": "user", "content": question}]
         answer = ""
         try:
-            stream = self.llm.stream_chat(messages, **self.options)
+            stream = self.llm.stream_chat(messages, **vars(self.options))
             for piece in stream:
                 print(piece, end="", flush=True)
                 answer += piece
@@ -74,17 +69,17 @@ class Conversation:
             pass
         except (PromptError, RequestError) as error:
             say(f"error: {error} (or /reset)")
-            return
+            return history
         print(flush=True)
         if not answer.strip():
-            return
+            return history
         messages.append({"role": "assistant", "content": answer, "destination": "user"})
         try:
             prompts.chat(self.llm.tokenizer, [*messages, {"role": "user", "content": ""}])
         except PromptError:
             self._note("note: the answer has a tag of the chat's format in it; it is forgotten\n")
-        else:
-            self.messages = messages
+            return history
+        return messages
 
     def _note(self, text: str) -> None:
         if not self.quiet:

@@ -233,11 +233,8 @@ def _solving(name: str, doc: str, read: Callable[[Programs], list[Task]]) -> Com
             else:
                 lines = read_json_lines(user_path(str(programs.score)))
                 others = {task.task_id for task in tasks[limit:]} if limit else set()
-                written = [
-                    line
-                    for line in lines
-                    if "passed" not in line and str(line.get("task_id")) not in others
-                ]
+                written = [line for line in lines if str(line.get("task_id")) not in others]
+                written = [line for line in written if "passed" not in line]  # a verdict
             if not execution.execute:
                 return _show({"completions": len(written)}, source)
             verdicts = score(tasks, written, execution, results)

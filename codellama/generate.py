@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-import itertools
 import json
 import sys
 import time
@@ -19,9 +18,9 @@ from codellama.cli import Source, peak_memory_bytes, run, say, user_path
 from codellama.conversation import Conversation
 from codellama.errors import CodeLlamaError, UsageError
 from codellama.inference.cache_rows import bytes_per_token
-from codellama.inference.decoding import PlainSteps
+from codellama.inference.decoding import Steps
 from codellama.inference.generation import CodeLlama
-from codellama.inference.requests import Completion, Options, check_length
+from codellama.inference.requests import Options, check_length
 from codellama.processes import from_first_rank, launched_mesh
 from codellama.text import prompts as formats
 from codellama.text.prompts import FILL, split_fill
@@ -183,18 +182,14 @@ def _print_batches(
     llm: CodeLlama, prompts: list[str], request: Request, options: Options, *, as_json: bool
 ) -> None:
     completions = llm.each(prompts, request.suffix_first, **vars(options))
-    for text in prompts:
-        for completion in itertools.islice(completions, options.num_samples):
-            _print_result(text, completion, as_json)
-
-
-def _print_result(prompt: str, completion: Completion, as_json: bool) -> None:
-    filled = {"filled": prompt.replace(FILL, completion.text)} if FILL in prompt else {}
-    if as_json:
-        result = {"prompt": prompt, **dataclasses.asdict(completion), **filled}
-        print(json.dumps(result, ensure_ascii=False), flush=True)
-    else:
-        print(filled.get("filled", completion.text), flush=True)
+    repeated = (text for text in prompts for _ in range(options.num_samples))
+    for prompt, completion in zip(repeated, completions, strict=True):
+        filled = {"filled": prompt.replace(FILL, completion.text)} if FILL in prompt else {}
+        if as_json:
+            result = {"prompt": prompt, **dataclasses.asdict(completion), **filled}
+            print(json.dumps(result, ensure_ascii=False), flush=True)
+        else:
+            print(filled.get("filled", completion.text), flush=True)
 
 
 def _summary(llm: CodeLlama, seconds: float, mesh: DeviceMesh | None) -> str:
@@ -204,18 +199,14 @@ def _summary(llm: CodeLlama, seconds: float, mesh: DeviceMesh | None) -> str:
     names = " or ".join(variant.name for variant in matching(config)) or "unpublished model"
     per_token = bytes_per_token(llm.model.new_cache())
     weights = weight_bytes(llm.model)
-    contexts = {1_000, 10_000, 100_000, config.max_seq_len}
-    sizes = [
-        f"{human_bytes(weights + per_token * tokens)} at {tokens:,}"
-        for tokens in sorted(contexts)
-        if tokens <= config.max_seq_len
-    ]
+    contexts = sorted({min(n, config.max_seq_len) for n in (1_000, 10_000, 100_000, 2**60)})
+    sizes = [f"{human_bytes(weights + per_token * tokens)} at {tokens:,}" for tokens in contexts]
     wait = "\ncompiling before the second token: minutes at first, seconds once it is cached"
     return (
         f"{names}: {config.parameter_count:,} parameters in {str(weight.dtype)[6:]} on {device}, "
         f"θ = {config.rope_theta:,.0f}, context {config.max_seq_len:,}; loaded in {seconds:.2f} s\n"
         f"weights and KV cache: {human_bytes(weights)}, with tokens {', '.join(sizes)}"
-        f"{'' if isinstance(llm.decoder.steps, PlainSteps) else wait}"
+        f"{'' if type(llm.decoder.steps) is Steps else wait}"
     )
 
 

@@ -83,16 +83,12 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
     execution, nonce = execution or Execution(), secrets.token_hex(16)
     if sys.platform != "linux":
         raise RequestError(f"programs can be confined on Linux alone; this is {sys.platform}")
-    order = {
-        **asdict(job),
-        "sandbox": SANDBOX.read_text(),
-        "nonce": nonce,
-        "limits": {"CPU": math.ceil(execution.timeout), **LIMITS},
-    }
+    sandbox, limits = SANDBOX.read_text(), {"CPU": math.ceil(execution.timeout), **LIMITS}
+    order = {**asdict(job), "sandbox": sandbox, "nonce": nonce, "limits": limits}
     python = os.path.realpath(sys.executable)  # a virtual environment's packages stay outside
     try:
         done = subprocess.run(  # the judge dies with it, and with the judge all that it began
-            [python, "-I", "-S", "-Xint_max_str_digits=0", "-c", order["sandbox"]],
+            [python, "-I", "-S", "-Xint_max_str_digits=0", "-c", sandbox],
             input=json.dumps(order).encode(),
             capture_output=True,
             cwd="/",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,49 +29,37 @@ def check(path: Path) -> None:
 
 def curve(path: Path, edges: Sequence[int], losses: Sequence[float]) -> None:
     """Perplexity by position, which is logarithmic (figure 4a)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(layout="constrained")
-    axes = figure.subplots()
-    axes.plot(edges[1:], [math.exp(loss) for loss in losses], "o-")
-    axes.set(xscale="log", xlabel="position, tokens", ylabel="perplexity")
-    save(figure, path)
+    with _axes(path) as axes:
+        axes.plot(edges[1:], [math.exp(loss) for loss in losses], "o-")
+        axes.set(xscale="log", xlabel="position, tokens", ylabel="perplexity")
 
 
 def heat_map(path: Path, shares: Mapping[tuple[int, float], float]) -> None:
     """Key retrieval: a field for each length (across) and position of the key (down), in %."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(layout="constrained")
-    axes = figure.subplots()
     lengths, places = (sorted(set(parts)) for parts in zip(*shares, strict=True))
     rows = [[100 * shares[length, place] for length in lengths] for place in places]
-    axes.imshow(rows, vmin=0, vmax=100, cmap="RdYlGn", aspect="auto")
-    axes.set(xlabel="length, tokens", ylabel="position of the key")
-    axes.set_xticks(range(len(lengths)), lengths)
-    axes.set_yticks(range(len(places)), places)
-    for row, shown in enumerate(rows):
-        for column, value in enumerate(shown):
-            axes.text(column, row, f"{value:.1f}", ha="center", va="center")
-    save(figure, path)
+    with _axes(path) as axes:
+        axes.imshow(rows, vmin=0, vmax=100, cmap="RdYlGn", aspect="auto")
+        axes.set(xlabel="length, tokens", ylabel="position of the key")
+        axes.set_xticks(range(len(lengths)), lengths)
+        axes.set_yticks(range(len(places)), places)
+        for row, shown in enumerate(rows):
+            for column, value in enumerate(shown):
+                axes.text(column, row, f"{value:.1f}", ha="center", va="center")
 
 
 def loss_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Training and held-out loss over tokens, a curve for each stage of a run's log."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for stage in dict.fromkeys(record["stage"] for record in log):
-        steps = [record for record in log if record["stage"] == stage]
-        losses = smoothed([step["loss"] for step in steps])
-        axes.plot([step["tokens"] for step in steps], losses, label=f"{stage}, train")
-        saved = [step for step in steps if "held_out_loss" in step]
-        losses = [step["held_out_loss"] for step in saved]
-        axes.plot([step["tokens"] for step in saved], losses, "o-", label=f"{stage}, held out")
-    axes.set(xlabel="tokens", ylabel="nats a token")
-    axes.legend()
-    save(figure, path)
+    with _axes(path, figsize=(8, 5)) as axes:
+        for stage in dict.fromkeys(record["stage"] for record in log):
+            steps = [record for record in log if record["stage"] == stage]
+            losses = smoothed([step["loss"] for step in steps])
+            axes.plot([step["tokens"] for step in steps], losses, label=f"{stage}, train")
+            saved = [step for step in steps if "held_out_loss" in step]
+            losses = [step["held_out_loss"] for step in saved]
+            axes.plot([step["tokens"] for step in saved], losses, "o-", label=f"{stage}, held out")
+        axes.set(xlabel="tokens", ylabel="nats a token")
+        axes.legend()
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
@@ -82,8 +71,13 @@ def smoothed(values: Sequence[float]) -> list[float]:
     return result
 
 
-def save(figure: Any, path: Path) -> None:
-    """Writes a figure of matplotlib beside its place, then renames it."""
+@contextlib.contextmanager
+def _axes(path: Path, **options: Any) -> Iterator[Any]:
+    """Axes of a figure of matplotlib, which is then written beside its place and renamed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained", **options)
+    yield figure.subplots()
     beside = path.with_name(f"{path.stem}.part{path.suffix}")
     figure.savefig(beside)
     beside.replace(path)

@@ -44,11 +44,7 @@ def load_accelerated(
     progress: Progress | None = None,
     mesh: DeviceMesh | None = None,
 ) -> CodeLlama:
-    """As `CodeLlama.load`, whose arguments it takes.
-
-    Raises:
-        CheckpointError, RequestError: as `CodeLlama.load`.
-    """
+    """As `CodeLlama.load`, whose arguments and errors it has."""
     device = loading.torch_device(options.device) or loading.default_device()
     if options.compile and mesh is None:
         check_compiler(device)

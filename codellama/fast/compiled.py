@@ -34,6 +34,7 @@ from codellama.errors import RequestError
 from codellama.fast.int8_kv_cache import Int8KVCache
 from codellama.fast.single_row_linear import without_onednn
 from codellama.inference.cache_rows import view_rows
+from codellama.inference.decoding import Steps
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
@@ -77,8 +78,8 @@ def check_compiler(device: torch.device) -> None:
     )
 
 
-class CompiledSteps:
-    """A model's passes over one token a row, compiled at the first one (see `decoding.Steps`).
+class CompiledSteps(Steps):
+    """A model's passes over one token a row, compiled at the first one (see `Steps`).
 
     Args:
         model: on one device.
@@ -86,6 +87,8 @@ class CompiledSteps:
     """
 
     def __init__(self, model: Transformer, backend: str = "inductor") -> None:
+        super().__init__(model)
+
         def step(tokens: Tensor, cache: StaticKVCache) -> Tensor:
             return cast(Tensor, model(tokens, cache))
 
@@ -98,7 +101,6 @@ class CompiledSteps:
         self._is_graph = device.type != "cpu"
         self.steps_per_sync = STEPS_PER_SYNC if self._is_graph else 1
         self._lock = threading.Lock()
-        self._model = model
         self._buffers = model.new_cache(0)
         self._starts = torch.zeros(0, 1, dtype=torch.long, device=device)
         self._user: Callable[[], KVCache | None] = lambda: None  # the cache in the buffers
@@ -138,8 +140,8 @@ class CompiledSteps:
         fits = self._buffers.capacity == capacity and len(self._buffers.lengths) >= rows
         if is_taken or is_fixed or not fits:
             self._static_of.pop(cache, None)
-            self._buffers = self._model.new_cache(0)  # frees the old ones first
-            self._buffers = self._model.new_cache(rows, capacity)
+            self._buffers = self.model.new_cache(0)  # frees the old ones first
+            self._buffers = self.model.new_cache(rows, capacity)
             self._starts = self._starts.new_zeros(rows, 1)
         static = self._static_of[cache] = static_rows(self._buffers, rows, self._starts)
         buffers = [buffer for kind in static.kinds for buffer in getattr(static, kind)]

@@ -26,10 +26,8 @@ class Int8KVCache(KVCache):
     def __init__(self, *shape: Any, dtype: torch.dtype = torch.float32, **options: Any) -> None:
         options["dtype"] = torch.int8
         super().__init__(*shape, **options)
-        self.key_scales, self.value_scales = (
-            [buffer.new_zeros(*buffer.shape[:3], 1, dtype=dtype) for buffer in buffers]
-            for buffers in (self.keys, self.values)
-        )
+        self.key_scales = [one.new_zeros(*one.shape[:3], 1, dtype=dtype) for one in self.keys]
+        self.value_scales = [one.new_zeros(*one.shape[:3], 1, dtype=dtype) for one in self.values]
         self._expanded = [scales[0].new_empty(0) for scales in (self.key_scales, self.value_scales)]
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

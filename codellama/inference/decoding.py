@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +20,6 @@ from codellama.errors import CheckpointError
 from codellama.inference.cache_rows import join_rows, keep_rows
 from codellama.inference.prefill import PrefixCache, logprobs_of, prefill
 from codellama.inference.requests import RunningSequence
-from codellama.inference.sampling import sample
 from codellama.inference.speculative import Drafter, PromptLookup
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
@@ -40,40 +38,27 @@ class Timing:
     decode_seconds: float = 0.0
 
 
-class Steps(Protocol):
-    """Runs passes over one token a row.
+class Steps:
+    """Runs passes over one token a row; these are plain calls of the model.
 
     Attributes:
         steps_per_sync: steps after which the host should look at the tokens, unless they are
             streamed.
     """
 
-    steps_per_sync: int
+    steps_per_sync = 1
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
 
     def cache_for(self, cache: KVCache, count: int) -> AbstractContextManager[KVCache]:
         """The cache to use instead of `cache` in the next `count` steps, after which `cache` holds
         their tokens too."""
-        ...
-
-    def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Tokens (batch, 1) -> float32 logits (batch, 1, vocab_size)."""
-        ...
-
-
-class PlainSteps:
-    """Steps that are plain calls of the model."""
-
-    steps_per_sync = 1
-
-    def __init__(self, model: Transformer) -> None:
-        self._model = model
-
-    def cache_for(self, cache: KVCache, count: int) -> AbstractContextManager[KVCache]:
-        """The cache itself."""
         return nullcontext(cache)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        return self._model(tokens, cache)
+        """Tokens (batch, 1) -> float32 logits (batch, 1, vocab_size)."""
+        return self.model(tokens, cache)
 
 
 class Decoder:
@@ -85,12 +70,10 @@ class Decoder:
         timing: what all runs so far have spent in the model.
     """
 
-    def __init__(
-        self, model: Transformer, new_drafter: Callable[[], Drafter] = PromptLookup
-    ) -> None:
+    def __init__(self, model: Transformer) -> None:
         self.model = model
-        self.steps: Steps = PlainSteps(model)
-        self.new_drafter = new_drafter
+        self.steps = Steps(model)
+        self.new_drafter: Callable[[], Drafter] = PromptLookup
         self.timing = Timing()
 
     def run(
@@ -145,7 +128,7 @@ class _Batch:
         for row in unread:
             row.prompt_read()
         timing.prompt_tokens += read.tokens
-        texts = self._accept(unread, read.logits[:, None])
+        texts = self._accept(unread, read.logits[:, None], [()] * len(unread))
         timing.prefill_seconds += time.perf_counter() - started
         if self.rows:
             join_rows(self.cache, read.cache)
@@ -197,29 +180,21 @@ class _Batch:
         ]
 
     def _accept(
-        self,
-        rows: Sequence[RunningSequence],
-        logits: Tensor,
-        drafts: Sequence[Sequence[int]] | None = None,
+        self, rows: Sequence[RunningSequence], logits: Tensor, drafts: Sequence[Sequence[int]]
     ) -> list[tuple[RunningSequence, str]]:
         """Chooses the next token of each row by its logits (rows, width, vocab_size), and one more
         for as long as the token chosen is the row's next draft token."""
-        drafts = drafts or [()] * len(rows)
         texts: list[tuple[RunningSequence, str]] = []
         active = [number for number, row in enumerate(rows) if not row.finish_reason]
         for place in range(logits.shape[1]):
             if not active:
                 break
             chosen = _Chosen([rows[number] for number in active], logits[active, place]).pairs()
-            texts += [
-                (rows[number], rows[number].accept(*pair))
-                for number, pair in zip(active, chosen, strict=True)
-            ]
-            active = [
-                number
-                for number, (token, _) in zip(active, chosen, strict=True)
-                if not rows[number].finish_reason and token in drafts[number][place : place + 1]
-            ]
+            pairs, active = zip(active, chosen, strict=True), []
+            for number, (token, logprob) in pairs:
+                texts.append((rows[number], rows[number].accept(token, logprob)))
+                if not rows[number].finish_reason and token in drafts[number][place : place + 1]:
+                    active.append(number)
         return texts
 
     def _drop_finished(self) -> None:
@@ -239,7 +214,7 @@ class _Batch:
 
 def _draft(row: RunningSequence, drafter: Drafter) -> list[int]:
     count = min(row.options.speculate, row.budget - len(row.tokens) - 1)
-    return drafter.draft(row.prompt.ids + row.tokens, count) if count > 0 else []
+    return drafter(row.prompt.ids + row.tokens, count) if count > 0 else []
 
 
 class _Chosen:
@@ -247,16 +222,7 @@ class _Chosen:
 
     @torch.no_grad()
     def __init__(self, rows: Sequence[RunningSequence], logits: Tensor) -> None:
-        drawn = [
-            sample(
-                row.allowed(scores),
-                temperature=row.options.temperature,
-                top_k=row.options.top_k,
-                top_p=row.options.top_p,
-                generator=row.generator,
-            )
-            for row, scores in zip(rows, logits, strict=True)
-        ]
+        drawn = [row.draw(scores) for row, scores in zip(rows, logits, strict=True)]
         self.rows = rows
         self.tokens = torch.stack(drawn)
         wanted = any(row.options.logprobs for row in rows)

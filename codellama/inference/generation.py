@@ -30,14 +30,8 @@ from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import Tokenizer
+from codellama.weights import loading
 from codellama.weights.downloads import Progress
-from codellama.weights.loading import (
-    LoadOptions,
-    fast_module,
-    load_model,
-    load_tokenizer,
-    open_checkpoint,
-)
 from codellama.weights.variants import matching
 
 
@@ -87,17 +81,17 @@ class CodeLlama:
                 vocabulary than the model.
             RequestError: an option is out of its range, or this machine cannot follow it.
         """
-        chosen = LoadOptions(device, dtype, **options)
-        if fast and (acceleration := fast_module("acceleration")):
+        chosen = loading.LoadOptions(device, dtype, **options)
+        if fast and (acceleration := loading.fast_module("acceleration")):
             return acceleration.load_accelerated(directory, chosen, progress=progress, mesh=mesh)
-        if chosen != LoadOptions(device, dtype) or mesh is not None:
+        if chosen != loading.LoadOptions(device, dtype) or mesh is not None:
             raise RequestError(
                 "quantize, kv_dtype, compile and several processes are the work of codellama/fast; "
                 "leave them out, or load with it (fast=True)"
             )
-        checkpoint = open_checkpoint(directory)
-        tokenizer = load_tokenizer(directory, checkpoint.config.vocab_size)
-        return cls(load_model(checkpoint, device, dtype, progress), tokenizer)
+        checkpoint = loading.open_checkpoint(directory)
+        tokenizer = loading.load_tokenizer(directory, checkpoint.config.vocab_size)
+        return cls(loading.load_model(checkpoint, device, dtype, progress), tokenizer)
 
     def load_draft(self, directory: str | Path, *, fast: bool = True) -> None:
         """Loads a smaller model, in the same dtype and to the same device, that makes draft tokens
@@ -106,7 +100,7 @@ class CodeLlama:
         Args and errors are those of `load`; a RequestError also if the vocabulary is another.
         """
         weight, size = self.model.tok_embeddings.weight, self.model.config.vocab_size
-        if (found := open_checkpoint(directory).config.vocab_size) != size:
+        if (found := loading.open_checkpoint(directory).config.vocab_size) != size:
             raise RequestError(
                 f"{directory} has {found} token ids, the model {size}; drafts need the same "
                 "vocabulary"
@@ -150,10 +144,7 @@ class CodeLlama:
         return self._each(batch, options)
 
     def chat(
-        self,
-        dialogs: Iterable[Sequence[Message]],
-        allow_control_tags: bool = False,
-        **options: Any,
+        self, dialogs: Iterable[Sequence[Message]], allow_control_tags: bool = False, **options: Any
     ) -> list[Completion]:
         """Answers the last message of each dialog (see `prompts.chat`)."""
         several = _several(dialogs, Mapping)
@@ -237,15 +228,13 @@ class CodeLlama:
         """The samples of each prompt, in order, each as soon as it and those before it are done."""
         options = Options(**keywords)
         sequences = [
-            self._sequence(prompt, _nth(options, number))
+            self._sequence(prompt, options, number)
             for prompt in batch
             for number in range(options.num_samples)
         ]
         pending = deque(sequences)
-        steps_per_sync = self.decoder.steps.steps_per_sync
-        for _ in self.decoder.run(
-            sequences, batch_size=options.batch_size, steps_per_sync=steps_per_sync
-        ):
+        size, steps = options.batch_size, self.decoder.steps.steps_per_sync
+        for _ in self.decoder.run(sequences, batch_size=size, steps_per_sync=steps):
             while pending and pending[0].finish_reason:
                 yield pending.popleft().completion()
         yield from (sequence.completion() for sequence in pending)
@@ -260,9 +249,11 @@ class CodeLlama:
         pieces = (text for _, text in self.decoder.run([sequence], prefix=prefix) if text)
         return CompletionStream(sequence, pieces)
 
-    def _sequence(self, prompt: Prompt, options: Options) -> RunningSequence:
+    def _sequence(self, prompt: Prompt, options: Options, number: int = 0) -> RunningSequence:
         ids, config = prompt.ids, self.model.config
-        if options.seed is None and self.draw_seed is not None:
+        if options.seed is not None:  # each sample has one of its own
+            options = replace(options, seed=options.seed + number)
+        elif self.draw_seed is not None:
             options = replace(options, seed=self.draw_seed())
         if prompt.kind == "gap":
             options = replace(options, echo=False)
@@ -281,13 +272,6 @@ class CodeLlama:
         budget = min(options.max_new_tokens, config.max_seq_len - len(ids))
         device = self.model.tok_embeddings.weight.device
         return RunningSequence(prompt, options, self.tokenizer, budget, device=device)
-
-
-def _nth(options: Options, number: int) -> Options:
-    """The options of a prompt's n-th sample; each has a seed of its own."""
-    if options.seed is None or number == 0:
-        return options
-    return replace(options, seed=options.seed + number)
 
 
 def _whole_numbers(ids: Iterable[Any]) -> list[int]:

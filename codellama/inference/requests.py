@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from codellama.errors import RequestError
+from codellama.inference.sampling import sample
 from codellama.text.tokenizer import IncrementalDecoder, Tokenizer
 
 FinishReason = Literal["stop", "length"]
@@ -158,7 +159,7 @@ class RunningSequence:
         self._healing_ids: list[int] = []
         healed = b""  # what was taken back of the prompt; the first new token begins with it
         if options.heal and budget and len(prompt.ids) > 1:
-            healed = tokenizer.bytes_of(prompt.ids[-1])
+            healed = tokenizer.bytes_of[prompt.ids[-1]]
         if healed:
             self.prompt = replace(prompt, ids=prompt.ids[:-1])
             self._healing_ids = tokenizer.starting_with(healed)
@@ -168,10 +169,8 @@ class RunningSequence:
         self.prompt_logprobs = [0.0]
         self.finish_reason: FinishReason | None = None
         self.generator = torch.Generator(device)
-        if options.seed is None:
-            self.generator.seed()
-        else:
-            self.generator.manual_seed(options.seed)
+        own = self.generator.seed()
+        self.generator.manual_seed(own if options.seed is None else options.seed)
         self._decoder = IncrementalDecoder(tokenizer, prompt.continuation, len(healed))
         self._held_back = ""  # may turn out to be the beginning of a stop string
 
@@ -202,12 +201,13 @@ class RunningSequence:
             text += self._finish("length")
         return text
 
-    def allowed(self, logits: Tensor) -> Tensor:
-        """The logits (vocab_size) of the next token, -inf for tokens that may not come next."""
-        if not self._healing_ids or self.tokens:
-            return logits
-        ids = torch.tensor(self._healing_ids, device=logits.device)
-        return torch.full_like(logits, -torch.inf).index_copy(0, ids, logits[ids])
+    def draw(self, logits: Tensor) -> Tensor:
+        """The next token (), by its logits (vocab_size)."""
+        if self._healing_ids and not self.tokens:  # others may not come first
+            ids = torch.tensor(self._healing_ids, device=logits.device)
+            logits = torch.full_like(logits, -torch.inf).index_copy(0, ids, logits[ids])
+        how = self.options
+        return sample(logits, how.temperature, how.top_k, how.top_p, generator=self.generator)
 
     def completion(self) -> Completion:
         """The result, once the sequence has ended."""

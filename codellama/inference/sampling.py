@@ -43,10 +43,10 @@ def token_probabilities(
 
 def sample(
     logits: Tensor,
-    *,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    *,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draws one token from `token_probabilities`; the most likely one where temperature is 0.

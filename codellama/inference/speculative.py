@@ -8,8 +8,7 @@ is therefore the model's own (Leviathan et al. 2022, arXiv 2211.17192, with dete
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -19,12 +18,9 @@ from codellama.model.transformer import Transformer
 LONGEST_MATCH = 4
 
 
-class Drafter(Protocol):
-    """Proposes draft tokens for one sequence."""
-
-    def draft(self, ids: Sequence[int], count: int) -> list[int]:
-        """Up to `count` tokens that may follow `ids`; each call's `ids` extend those before."""
-        ...
+Drafter = Callable[[Sequence[int], int], list[int]]
+"""Proposes up to so many draft tokens that may follow the ids of one sequence; each call's ids
+extend those before."""
 
 
 class PromptLookup:
@@ -35,8 +31,7 @@ class PromptLookup:
         self._read = 0
         self._ends: dict[tuple[int, ...], int] = {}  # the index after the last copy of some tokens
 
-    def draft(self, ids: Sequence[int], count: int) -> list[int]:
-        """As `Drafter.draft`."""
+    def __call__(self, ids: Sequence[int], count: int) -> list[int]:
         for end in range(self._read, len(ids)):  # without the newest tokens: nothing follows them
             for size in range(1, min(LONGEST_MATCH, end) + 1):
                 self._ends[tuple(ids[end - size : end])] = end
@@ -57,8 +52,7 @@ class DraftModel:
         self._ids: list[int] = []
 
     @torch.no_grad()
-    def draft(self, ids: Sequence[int], count: int) -> list[int]:
-        """As `Drafter.draft`."""
+    def __call__(self, ids: Sequence[int], count: int) -> list[int]:
         device = self.model.tok_embeddings.weight.device
         same = common_prefix(self._ids, ids)
         self.cache.lengths = [same]  # forgets drafts that were not accepted

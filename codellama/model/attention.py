@@ -37,13 +37,10 @@ def grouped_query_attention(
     Returns:
         (batch, heads, seq, head_dim)
     """
+    is_causal = mask is None and queries.shape[2] > 1
+    has_groups = keys.shape[1] != queries.shape[1]
     return F.scaled_dot_product_attention(
-        queries,
-        keys,
-        values,
-        attn_mask=mask,
-        is_causal=mask is None and queries.shape[2] > 1,
-        enable_gqa=keys.shape[1] != queries.shape[1],
+        queries, keys, values, mask, is_causal=is_causal, enable_gqa=has_groups
     )
 
 

@@ -61,24 +61,17 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            whole = field.type == "int"
-            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+            name, value = field.name, getattr(self, field.name)
+            whole, most = field.type == "int", _BOUNDS.get(field.name, LARGEST)
+            is_number = isinstance(value, Integral if whole else Real)
+            if isinstance(value, bool) or not is_number:
                 kind = "a whole number" if whole else "a number"
-                raise ConfigError(f"{field.name} is {value!r}; expected {kind}")
-        derived = {
-            "n_kv_heads": self.n_kv_heads or self.n_heads,
-            "max_seq_len": self.max_seq_len
-            or (LLAMA2_CONTEXT if self.rope_theta <= 10_000 else CODE_LLAMA_CONTEXT),
-        }
-        for name, value in derived.items():
-            object.__setattr__(self, name, value)
-        for field in fields(self):
-            value, most = getattr(self, field.name), _BOUNDS.get(field.name, LARGEST)
-            if not 0 < value <= most:
-                raise ConfigError(
-                    f"{field.name} is {value}; a positive number up to {most:,} is needed"
-                )
+                raise ConfigError(f"{name} is {value!r}; expected {kind}")
+            if value != field.default and not 0 < value <= most:
+                raise ConfigError(f"{name} is {value}; a positive number up to {most:,} is needed")
+        context = LLAMA2_CONTEXT if self.rope_theta <= 10_000 else CODE_LLAMA_CONTEXT
+        object.__setattr__(self, "n_kv_heads", self.n_kv_heads or self.n_heads)
+        object.__setattr__(self, "max_seq_len", self.max_seq_len or context)
         if not 0 < self.hidden_dim <= LARGEST:
             raise ConfigError(
                 f"ffn_dim_multiplier {self.ffn_dim_multiplier} makes the feed-forward "

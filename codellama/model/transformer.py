@@ -119,12 +119,5 @@ class Transformer(nn.Module):
         """An empty cache for this model, of its dtype and on its device."""
         attention = cast(Attention, self.layers[0].attention)
         weight = self.tok_embeddings.weight
-        return self.cache_type(
-            len(self.layers),
-            attention.n_kv_heads,
-            attention.head_dim,
-            batch_size,
-            capacity=capacity,
-            dtype=weight.dtype,
-            device=weight.device,
-        )
+        shape = len(self.layers), attention.n_kv_heads, attention.head_dim, batch_size
+        return self.cache_type(*shape, capacity=capacity, dtype=weight.dtype, device=weight.device)

@@ -38,6 +38,7 @@ class Tokenizer:
             and `▁<EOT>`; None where the vocabulary lacks them (arXiv 2308.12950, section 2.3).
         step_id: `<step>`, which ends a turn of Code Llama 70B Instruct; None elsewhere.
         can_infill: whether the vocabulary has all four infilling tokens.
+        bytes_of: what each id adds to a text, in UTF-8; nothing for control tokens.
         control_ids: all of these ids, and those of the pieces of several `<EOT>` at the end of Code
             Llama's vocabulary; they never appear in decoded text.
 
@@ -74,7 +75,7 @@ class Tokenizer:
         self.control_ids = frozenset(mark for mark in marks if mark is not None)
         if min(self.control_ids) < 0:
             raise ValueError  # no token for the beginning or the end of a text
-        self._bytes_of = [self._piece_bytes(id) for id in range(self.vocab_size)]
+        self.bytes_of = [self._piece_bytes(id) for id in range(self.vocab_size)]
         self._implicit_space = self._processor.encode("a", out_type=str)[0].startswith(SPACE)
 
     def piece(self, id: int) -> str:
@@ -115,13 +116,9 @@ class Tokenizer:
         """
         return self.encode(SENTINEL + text)[len(self.encode(SENTINEL)) :]
 
-    def bytes_of(self, id: int) -> bytes:
-        """What a token adds to a text, in UTF-8; nothing if it is a control token."""
-        return self._bytes_of[id]
-
     def starting_with(self, beginning: bytes) -> list[int]:
         """The ids of all tokens whose bytes begin with `beginning`."""
-        return [id for id, piece in enumerate(self._bytes_of) if piece.startswith(beginning)]
+        return [id for id, piece in enumerate(self.bytes_of) if piece.startswith(beginning)]
 
     def decode(self, ids: Sequence[int], continuation: bool = False) -> str:
         """The text of token ids. Control tokens have none.
@@ -171,7 +168,7 @@ class IncrementalDecoder:
             raise TokenizerError(
                 f"token id {id} is outside the vocabulary of {self._tokenizer.vocab_size}"
             )
-        piece = self._tokenizer._bytes_of[id]
+        piece = self._tokenizer.bytes_of[id]
         if piece and self._implicit_space_ahead:
             self._implicit_space_ahead = False
             if self._tokenizer.piece(id).startswith(SPACE):

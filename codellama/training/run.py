@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from codellama.errors import DataError
 from codellama.model.transformer import Transformer
@@ -97,7 +96,10 @@ class Run:
                     self._train_stage(trainer, steps, tokens, report)
             steps += stage.steps
             tokens += stage.steps * stage.step_tokens
-        weights = {name: _whole(weight) for name, weight in model.named_parameters()}
+        weights = {}
+        for name, weight in model.named_parameters():  # gathered if several processes hold it
+            whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+            weights[name] = whole.detach().to("cpu", torch.bfloat16)
 
         def write() -> None:
             with new_directory(self.model_directory) as beside:
@@ -168,9 +170,3 @@ class Run:
                     report(trainer, record)
             if save:
                 run_directory.save_state(self.directory, steps + trainer.step, trainer)
-
-
-def _whole(weight: Tensor) -> Tensor:
-    """A weight in bfloat16 on the CPU, gathered if several processes hold it."""
-    weight = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
-    return weight.detach().to("cpu", torch.bfloat16)

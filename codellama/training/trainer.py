@@ -36,7 +36,13 @@ class Trainer:
     def __init__(
         self, model: Transformer, stream: PackedSequences, stage: Stage, machine: Machine
     ) -> None:
-        prepare(model, stage)
+        theta = stage.rope_theta or model.config.rope_theta
+        context = max(model.config.max_seq_len, stage.sequence)
+        model.config = replace(model.config, rope_theta=theta, max_seq_len=context)
+        for block in model.layers:
+            vars(block).pop("forward", None)  # of the stage before
+            if stage.recompute:  # Chen et al. 2016, arXiv 1604.06174
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         self.model = model.train()
         self.stream = stream
         self.stage = stage
@@ -122,21 +128,6 @@ def new_optimizers(model: Transformer, stage: Stage) -> list[Optimizer]:
         return [adamw]
     muon = torch.optim.Muon(by_muon, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
     return [adamw, muon]
-
-
-def prepare(model: Transformer, stage: Stage) -> None:
-    """Gives a model a stage's rotary base, a context as long as its sequences, and, where asked
-    for, blocks that are computed again for their gradients (Chen et al. 2016, arXiv 1604.06174).
-    """
-    model.config = replace(
-        model.config,
-        rope_theta=stage.rope_theta or model.config.rope_theta,
-        max_seq_len=max(model.config.max_seq_len, stage.sequence),
-    )
-    for block in model.layers:
-        vars(block).pop("forward", None)  # of the stage before
-        if stage.recompute:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def initialise(model: Transformer, generator: torch.Generator) -> None:

@@ -121,9 +121,8 @@ class HuggingFaceCheckpoint(Checkpoint):
         embedding = self.tensors.get("model.embed_tokens.weight")
         if settings.get("tie_word_embeddings") and embedding is not None:
             self.tensors.setdefault("lm_head.weight", embedding)
-        expected = {
-            hugging_face_name(name): shape for name, shape in parameter_shapes(self.config).items()
-        }
+        shapes = parameter_shapes(self.config)
+        expected = {hugging_face_name(name): shape for name, shape in shapes.items()}
         self.dtypes = check_tensors(path, expected, [self.tensors])
 
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:

@@ -19,12 +19,7 @@ BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.625}
 
 
 def check_memory(
-    checkpoint: Checkpoint,
-    options: LoadOptions,
-    tokens: int,
-    devices: int = 1,
-    *,
-    fast: bool = True,
+    checkpoint: Checkpoint, options: LoadOptions, tokens: int, devices: int = 1, fast: bool = True
 ) -> None:
     """Compares what a model needs with what is free.
 
@@ -62,7 +57,7 @@ def check_memory(
 
 
 def needed_bytes(
-    checkpoint: Checkpoint, options: LoadOptions, tokens: int, *, fast: bool = True
+    checkpoint: Checkpoint, options: LoadOptions, tokens: int, fast: bool = True
 ) -> tuple[int, int]:
     """Bytes of the weights, and of the KV cache of `tokens` tokens."""
     config = checkpoint.config

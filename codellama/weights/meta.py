@@ -39,10 +39,8 @@ MOST_DEFLATED = 20
 MOST_SHARDS = 64
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
 _ROTARY_TABLE = "rope.freqs"  # of Llama 2's files; follows from params.json
-_CUT = {
-    **dict.fromkeys(("wq", "wk", "wv", "w1", "w3", "output"), 0),
-    **dict.fromkeys(("wo", "w2", "tok_embeddings"), 1),
-}
+_CUT = dict.fromkeys(("wq", "wk", "wv", "w1", "w3", "output"), 0)
+_CUT |= dict.fromkeys(("wo", "w2", "tok_embeddings"), 1)
 
 
 def cut_dimension(name: str) -> int | None:
@@ -69,10 +67,6 @@ class MetaCheckpoint(Checkpoint):
         self.shards = [_read_shard(path) for path in _shard_paths(directory)]
         self.file_count = len(self.shards)
         self.config = described(directory, params, self.shards[0])
-        self.dtypes = self._check_tensors()
-
-    def _check_tensors(self) -> set[torch.dtype]:
-        """Compares the shards with the model in `params.json`; returns the dtypes in them."""
         shapes = parameter_shapes(self.config)
         expected = _slice_shapes(shapes, self.file_count)
         if differences(expected, self.shards[0]):
@@ -83,7 +77,7 @@ class MetaCheckpoint(Checkpoint):
                         f"is 1/{count} of a whole, so {count} are needed; download the missing "
                         "ones, or remove those of another model"
                     )
-        dtypes = check_tensors(self.directory / PARAMS, expected, self.shards)
+        self.dtypes = check_tensors(self.directory / PARAMS, expected, self.shards)
         cut = {name: shape for name, shape in shapes.items() if cut_dimension(name) is not None}
         whole = [name for name, shape in cut.items() if expected[name] == list(shape)]
         if self.file_count > 1 and whole:
@@ -91,7 +85,6 @@ class MetaCheckpoint(Checkpoint):
                 f"{self.directory} has {self.file_count} shards, but {whole[0]} cannot be cut into "
                 "as many equal slices; the files belong to different models"
             )
-        return dtypes
 
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
         """The slices that a region reaches into, narrowed to it; see `Checkpoint.parts`."""

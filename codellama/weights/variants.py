@@ -57,8 +57,5 @@ VARIANTS: dict[str, Variant] = {row[0]: Variant(*row) for row in _TABLE}
 def matching(config: ModelConfig) -> list[Variant]:
     """The published checkpoints of exactly this configuration, whatever context it allows: none,
     one, or several that only their weights tell apart."""
-    return [
-        variant
-        for variant in VARIANTS.values()
-        if replace(variant.config, max_seq_len=config.max_seq_len) == config
-    ]
+    context = config.max_seq_len
+    return [one for one in VARIANTS.values() if replace(one.config, max_seq_len=context) == config]

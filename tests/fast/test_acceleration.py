@@ -17,7 +17,7 @@ from codellama.fast.prepacked import PrepackedLinear, can_prepack
 from codellama.fast.rounded_checkpoint import place_quantized, save_checkpoint
 from codellama.fast.single_query_attention import single_query_attention
 from codellama.fast.single_row_linear import SingleRowLinear
-from codellama.inference.decoding import PlainSteps
+from codellama.inference.decoding import Steps
 from codellama.model.attention import Attention
 
 TOKENS = torch.tensor([[1, 300, 7, 9, 40, 41]])
@@ -79,7 +79,7 @@ def test_each_kind_of_weight_gets_its_layer(
         assert found == (on_x86 if prepacks else elsewhere)
     attention = [module for module in llm.model.modules() if isinstance(module, Attention)]
     assert {module.attend for module in attention} == {single_query_attention}
-    steps = CompiledSteps if options.get("compile") else PlainSteps
+    steps = CompiledSteps if options.get("compile") else Steps
     assert type(llm.decoder.steps) is steps
 
 

@@ -327,8 +327,8 @@ def test_healing_lets_a_word_go_on_that_the_prompt_cuts(llm):
     cut = "def fib(n):\n    retu"
     last = llm.tokenizer.encode(cut)[-1]
     [healed] = llm.complete([cut], max_new_tokens=6, heal=True)
-    first = llm.tokenizer.bytes_of(healed.tokens[0])
-    assert first.startswith(llm.tokenizer.bytes_of(last))
+    first = llm.tokenizer.bytes_of[healed.tokens[0]]
+    assert first.startswith(llm.tokenizer.bytes_of[last])
     ids = llm.tokenizer.encode(cut, bos=True)[:-1] + healed.tokens
     assert llm.tokenizer.decode(ids) == cut + healed.text
 
@@ -337,7 +337,7 @@ def test_healing_chooses_among_the_tokens_that_begin_with_the_one_taken_back(llm
     cut = "import o"
     ids = llm.tokenizer.encode(cut, bos=True)
     [healed] = llm.complete([cut], max_new_tokens=1, heal=True)
-    allowed = llm.tokenizer.starting_with(llm.tokenizer.bytes_of(ids[-1]))
+    allowed = llm.tokenizer.starting_with(llm.tokenizer.bytes_of[ids[-1]])
     with torch.no_grad():
         scores = llm.model(torch.tensor([ids[:-1]]))[0, -1]
     assert healed.tokens == [allowed[int(scores[allowed].argmax())]]

@@ -88,34 +88,34 @@ class _FewTokens:
 
     eos_id, control_ids, can_infill = 2, frozenset(), False
     vocab_size, _implicit_space = 8, False
-    _bytes_of = [b""] * 8
+    bytes_of = [b""] * 8
 
 
 def test_lookup_finds_what_followed_the_longest_copy():
     lookup = PromptLookup()
     text = [1, 2, 3, 4, 9, 9, 2, 3, 5, 8, 1, 2, 3]
-    assert lookup.draft(text, 3) == [4, 9, 9]
-    assert lookup.draft([*text, 5], 2) == [8, 1]
-    assert PromptLookup().draft([1, 2, 3], 4) == []
+    assert lookup(text, 3) == [4, 9, 9]
+    assert lookup([*text, 5], 2) == [8, 1]
+    assert PromptLookup()([1, 2, 3], 4) == []
 
 
 def test_a_draft_model_forgets_what_was_not_kept(llm):
     drafter = DraftModel(llm.model)
     ids = [1, 5, 6, 7]
-    drafter.draft(ids, 4)
+    drafter(ids, 4)
     other = [*ids, 300, 301]
-    assert drafter.draft(other, 4) == DraftModel(llm.model).draft(other, 4)
+    assert drafter(other, 4) == DraftModel(llm.model)(other, 4)
 
 
 def test_a_draft_model_reads_a_chunk_at_a_time(llm, monkeypatch):
     ids = [1, *range(40, 60)]
-    expected = DraftModel(llm.model).draft(ids, 4)
+    expected = DraftModel(llm.model)(ids, 4)
     monkeypatch.setattr("codellama.inference.speculative.PREFILL_CHUNK", 6)
     read = []
     hook = llm.model.tok_embeddings.register_forward_pre_hook(
         lambda _, inputs: read.append(inputs[0].numel())
     )
-    assert DraftModel(llm.model).draft(ids, 4) == expected
+    assert DraftModel(llm.model)(ids, 4) == expected
     hook.remove()
     assert read == [6, 6, 6, 3, 1, 1, 1]
 
