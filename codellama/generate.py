@@ -36,8 +36,7 @@ class Request:
     Args:
         prompt: the text, taken exactly as given; <FILL_ME> in it marks a gap to fill. Without
             prompt and file it is read from stdin.
-        file: a file that holds the prompt; a .jsonl file holds one JSON string a line, each a
-            prompt.
+        file: a file that holds the prompt, or, as .jsonl, a JSON string a line, each a prompt.
         chat: hold a conversation; /reset forgets it, /exit ends it, Ctrl-C stops an answer.
         system: system message of the conversation.
         suffix_first: infill in suffix-prefix-middle order.
@@ -134,8 +133,7 @@ def _json_strings(path: Path, text: str) -> dict[str, str]:
 
 
 def _longest(prompts: dict[str, str], request: Request, source: Source) -> int:
-    """Tokens of the longest prompt. Raises UsageError for one that the model does not take, before
-    its weights are loaded."""
+    """Tokens of the longest prompt. Raises UsageError for one that the model does not take."""
     config = source.checkpoint.config
     tokenizer = load_tokenizer(source.directory, config.vocab_size)
     longest = 0

@@ -26,12 +26,10 @@ class TrainOptions:
     """What to train, on what and for how long; all else is in the recipe.
 
     Args:
-        out: directory of the run; must be new, unless the run is resumed. Its checkpoint will be in
-            `model`.
+        out: directory of the run, new unless it is resumed; its checkpoint will be in `model`.
         recipe: paper, tiny, finetune or a file; without it, paper, or that of the resumed run.
         ckpt: checkpoint to start from, instead of the recipe's model.
-        data: directory of documents, `stdlib` or `package:NAME`, instead of the recipe's; may be
-            repeated.
+        data: directory, `stdlib` or `package:NAME`, instead of the recipe's; may be repeated.
         tokens: to train on in all; every stage keeps its share.
         sequence: tokens in a sequence at most, in every stage.
         learning_rate: the highest of the stages' peaks; every stage keeps its ratio to it.

@@ -110,7 +110,6 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
 
 
 def run_programs(jobs: Sequence[Job], execution: Execution | None = None) -> Iterator[str]:
-    """Runs one for each processor at a time; yields what `run_program` returns for each, in their
-    order."""
+    """Runs one for each processor at a time; yields what `run_program` returns, in their order."""
     with ThreadPoolExecutor(processor_count()) as pool:
         yield from pool.map(lambda job: run_program(job, execution), jobs)

@@ -1,5 +1,4 @@
-"""Key retrieval: is a value far back in a long context found again (arXiv 2308.12950, appendix
-G.2)?"""
+"""Key retrieval: is a value far back in a context found again (arXiv 2308.12950, appendix G.2)?"""
 
 from __future__ import annotations
 

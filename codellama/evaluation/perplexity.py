@@ -33,8 +33,7 @@ def chunk_logits(
 
 @torch.no_grad()
 def token_losses(model: Transformer, ids: Sequence[int], known: int = 1) -> Tensor:
-    """The loss (n - known; float32, in nats, on the CPU) of each of n tokens but the first
-    `known`."""
+    """The losses (n - known; float32, in nats, on the CPU) of n tokens but the first `known`."""
     return -torch.cat([logprobs_of(*chunk) for chunk in chunk_logits(model, ids, known)]).cpu()
 
 

@@ -8,8 +8,7 @@ the result as JSON, from which the judge makes plain values of Python's own type
 compares what only the judge has made, and a program passes by right answers alone. When the judge
 ends, the kernel kills every process of the namespace.
 
-Linux only: `unshare(2)`, `mount_setattr(2)` (5.12), `prctl(2)`, and limits that count the processes
-of a namespace (5.14).
+Linux only: `unshare(2)`, `mount_setattr(2)` (5.12), `prctl(2)`, limits for a namespace (5.14).
 """
 
 from __future__ import annotations
@@ -164,9 +163,8 @@ def clone_interpreter(libc: Any) -> int:
 
 
 def hide_files(libc: Any, interpreter: int) -> None:
-    """Makes all files read-only and no device usable, /tmp empty and writable, and empties /proc,
-    and /run with its sockets. Of a private directory on the way to the interpreter only the
-    interpreter stays."""
+    """Makes all files read-only and no device usable, /tmp empty and writable, and empties /proc
+    and /run. Of a private directory on the way to the interpreter only the interpreter stays."""
 
     def mount(target: Path, flags: int = NOSUID_NODEV) -> None:
         options = str(target).encode(), b"tmpfs", ctypes.c_ulong(flags), b"size=64m,mode=755"

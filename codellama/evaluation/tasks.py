@@ -1,5 +1,4 @@
-"""Programs to be completed, and the share of them that passes its tests (Chen et al. 2021, arXiv
-2107.03374)."""
+"""Programs to complete, and the share that passes tests (Chen et al. 2021, arXiv 2107.03374)."""
 
 from __future__ import annotations
 
@@ -69,8 +68,7 @@ def complete(
 
     Args:
         results: keeps them.
-        order: psm or spm: fill the gaps, shown the prefix or the suffix first; "": continue or
-            answer the prompts.
+        order: psm or spm: fill gaps, prefix or suffix first; "": continue or answer prompts.
     """
     results, samples = results or Results(), range(sampling.num_samples)
     together = max(1, 4 * sampling.batch_size // sampling.num_samples)  # fill several batches

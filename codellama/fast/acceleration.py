@@ -73,8 +73,7 @@ def load_accelerated(
 
 
 def accelerate(model: Transformer) -> Transformer:
-    """Exchanges the attention and the linear layers of a loaded model by the table above, in place;
-    returns it."""
+    """Exchanges the attention and linear layers of a model by the table, in place; returns it."""
     for name in [name for name, _ in model.named_modules()]:
         _accelerate_layer(model, name)
     return model

@@ -39,8 +39,7 @@ from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
 CPU_CAPACITY_STEP, GPU_CAPACITY_STEP = 256, 1024
-"""Tokens of which a capacity is a multiple. A pass reads masked keys too; a GPU records a graph for
-each capacity."""
+"""Tokens that divide a capacity. Masked keys are read, too; a GPU records a graph for each one."""
 STEPS_PER_SYNC = 16
 """Steps on a GPU before the host looks at the tokens: until then the device need not wait."""
 CUDA_OPTIONS: dict[str, Any] = {

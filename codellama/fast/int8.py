@@ -36,8 +36,7 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def least_scale(dtype: torch.dtype) -> float:
-    """The least positive number of a dtype, if it is a normal one in float32: some processors take
-    others for 0."""
+    """A dtype's least positive number, normal in float32: some processors take others for 0."""
     kind = torch.finfo(dtype)
     return max(kind.tiny * kind.eps, torch.finfo(torch.float32).tiny)
 

@@ -1,7 +1,6 @@
 """Decoding: after the prefill of a batch, each step adds a token to every row.
 
-Batching is continuous (Yu et al. 2022, "Orca"): a row that ends leaves the batch, and a waiting
-prompt takes its place.
+Batching is continuous (Yu et al. 2022, "Orca"): a waiting prompt takes the place of one that ends.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ class Steps:
     """Runs passes over one token a row; these are plain calls of the model.
 
     Attributes:
-        steps_per_sync: steps after which the host should look at the tokens, unless they are
-            streamed.
+        steps_per_sync: steps after which the host looks at the tokens, unless they are streamed.
     """
 
     steps_per_sync = 1
@@ -52,8 +50,7 @@ class Steps:
         self.model = model
 
     def cache_for(self, cache: KVCache, count: int) -> AbstractContextManager[KVCache]:
-        """The cache to use instead of `cache` in the next `count` steps, after which `cache` holds
-        their tokens too."""
+        """The cache to use in the next `count` steps; `cache` then holds their tokens, too."""
         return nullcontext(cache)
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
@@ -87,8 +84,7 @@ class Decoder:
         """Runs up to `batch_size` sequences together; none of them changes what another gets.
 
         Args:
-            steps_per_sync: steps after which the host looks at the tokens; those after a row's end
-                are discarded.
+            steps_per_sync: as in `Steps`; tokens after a row's end are discarded.
             prefix: the cache that a single sequence may continue; holds its tokens afterwards.
 
         Yields:

@@ -209,11 +209,7 @@ class CodeLlama:
             self.tokenizer, *gap, suffix_first=suffix_first, allow_control_tags=allow_control_tags
         )
         if any(variant.infilling == "unstated" for variant in matching(self.model.config)):
-            warnings.warn(
-                "Code Llama 70B Python and Instruct have infilling tokens, but may not have been "
-                "trained with them",
-                stacklevel=3,
-            )
+            warnings.warn("this 70B model may not have been trained to infill", stacklevel=3)
         return Prompt(ids, self._stop_ids(self.tokenizer.eot_id), continuation=True, kind="gap")
 
     def _chat(self, messages: Sequence[Message], allow_control_tags: bool) -> Prompt:
@@ -258,10 +254,7 @@ class CodeLlama:
         if prompt.kind == "gap":
             options = replace(options, echo=False)
         if prompt.kind == "dialog" and options.heal:
-            raise RequestError(
-                "heal is for prompts that end inside a word; a dialog ends with the format's own "
-                "tokens"
-            )
+            raise RequestError("heal is for prompts that end inside a word; a dialog never does")
         if not ids:
             raise RequestError("a prompt has no tokens; the shortest one is [BOS]")
         if outside := [id for id in ids if not 0 <= id < config.vocab_size]:

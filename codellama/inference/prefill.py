@@ -138,6 +138,5 @@ def _prefill_group(
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probability, in nats, of each of `tokens` (rows) under its row of `logits` (rows,
-    vocab_size)."""
+    """Log-probability, in nats, of each of `tokens` (rows) by its `logits` (rows, vocab_size)."""
     return logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]

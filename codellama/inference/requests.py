@@ -28,8 +28,7 @@ class Options:
         temperature: 0 always takes the most likely token; 1 samples from the model's distribution.
         top_p: sample from the most likely tokens that together have this probability (nucleus).
         top_k: sample from this many of the most likely tokens; 0: from all.
-        seed: the same seed gives the same text, whatever else is in the batch; without a seed each
-            text differs.
+        seed: gives the same text, whatever else is in the batch; without one each text differs.
         stop: a string that ends the text and is not part of it; may be given several times.
         logprobs: also return the log-probability, in nats, that the model's own distribution (at
             temperature 1) gives to each token.
@@ -102,8 +101,7 @@ class Completion:
         tokens: the ids likewise, with those of a stop string, without a stop id.
         logprobs: for each of `tokens` its log-probability in nats, if asked for. A prompt's first
             token, which nothing predicts, has 0.
-        finish_reason: "stop" at a stop id or string, "length" at max_new_tokens or at the end of
-            the context.
+        finish_reason: "stop" at a stop id or string, "length" at max_new_tokens or a full context.
     """
 
     text: str
@@ -131,8 +129,7 @@ class Prompt:
 
 
 class RunningSequence:
-    """A prompt and what has been generated after it. This is the one place that decides when a
-    completion ends.
+    """A prompt and what has been generated after it; the one place that decides when it ends.
 
     Args:
         budget: tokens that may be generated: `max_new_tokens`, or fewer if the context ends before.

@@ -13,8 +13,7 @@ def token_probabilities(
 
     Args:
         logits: (..., vocab_size)
-        temperature: divides the logits; below 1 sharpens, above 1 flattens. 0 gives the most likely
-            token the probability 1.
+        temperature: divides the logits; below 1 sharpens, above 1 flattens, 0 takes the largest.
         top_k: keep only this many of the most likely tokens; 0 keeps all.
         top_p: keep the fewest tokens that together have at least this probability: the nucleus
             (Holtzman et al. 2019, arXiv 1904.09751). Applied after top_k.

@@ -25,8 +25,7 @@ def grouped_query_attention(
 ) -> Tensor:
     """`softmax(Q K^T / sqrt(head_dim)) V`, where each group of query heads shares a key head.
 
-    Keys and values are not repeated for the query heads of a group. The softmax is float32 inside
-    PyTorch's kernels.
+    Keys and values are not repeated for a group. PyTorch's kernels have a float32 softmax inside.
 
     Args:
         queries: (batch, heads, seq, head_dim)

@@ -21,8 +21,7 @@ _BOUNDS = {"n_layers": 1000, "rope_theta": 10**12}
 class ModelConfig:
     """Every number that fixes a model's shape and arithmetic.
 
-    The field names are the keys of Meta's `params.json`. Of `n_kv_heads` and `max_seq_len`, 0
-    counts as not given.
+    The fields are the keys of Meta's `params.json`; 0 `n_kv_heads` or `max_seq_len`: not given.
 
     Args:
         dim: width of the residual stream.

@@ -76,8 +76,7 @@ class KVCache:
             keys, values: (batch, seq, kv_heads, head_dim), in the order of `next_positions`.
 
         Returns:
-            Keys and values of all tokens so far, (batch, kv_heads, key_count, head_dim), not
-            copied.
+            Keys and values so far, (batch, kv_heads, key_count, head_dim), not copied.
         """
         end = self._store(layer, keys=keys, values=values)
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]

@@ -20,8 +20,7 @@ from codellama.model.rotary import rotary_angles
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then the feed-forward; each reads a normalised copy of the residual stream and
-    adds to the stream.
+    """Attention, then the feed-forward; each reads the residual stream normalised, and adds to it.
 
     Shape:
         (batch, seq, dim) -> (batch, seq, dim)

@@ -25,9 +25,7 @@ def split_fill(text: str) -> tuple[str, str]:
     """
     parts = text.split(FILL)
     if len(parts) != 2:
-        raise PromptError(
-            f"the text has {len(parts) - 1} {FILL} marks; infilling fills exactly one"
-        )
+        raise PromptError(f"the text has {len(parts) - 1} {FILL} marks; infilling fills one")
     return parts[0], parts[1]
 
 
@@ -38,8 +36,7 @@ def infilling(
     suffix_first: bool = False,
     allow_control_tags: bool = False,
 ) -> list[int]:
-    """Token ids that ask for the text between `prefix` and `suffix` (arXiv 2308.12950, section
-    2.3).
+    """Token ids that ask for the text between two (arXiv 2308.12950, section 2.3).
 
     Prefix-suffix-middle: `<PRE> prefix <SUF>suffix <MID>`. Suffix-prefix-middle puts the prefix
     last, right before the text to come: `<PRE> <SUF>suffix <MID> prefix`.

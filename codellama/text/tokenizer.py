@@ -94,8 +94,7 @@ class Tokenizer:
             bos, eos: put the sequence marks around it.
 
         Raises:
-            TokenizerError: the text holds half of a surrogate pair, which no encoding can express,
-                or is none.
+            TokenizerError: the text is none, or holds half of a surrogate pair.
         """
         if not isinstance(text, str):
             raise TokenizerError(f"expected a text, got {text!r:.40}")
@@ -164,10 +163,8 @@ class IncrementalDecoder:
 
     def push(self, id: int) -> str:
         """The text that is certain once token `id` has come."""
-        if not 0 <= id < self._tokenizer.vocab_size:
-            raise TokenizerError(
-                f"token id {id} is outside the vocabulary of {self._tokenizer.vocab_size}"
-            )
+        if not 0 <= id < (size := self._tokenizer.vocab_size):
+            raise TokenizerError(f"token id {id} is outside the vocabulary of {size}")
         piece = self._tokenizer.bytes_of[id]
         if piece and self._implicit_space_ahead:
             self._implicit_space_ahead = False

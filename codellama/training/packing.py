@@ -139,8 +139,7 @@ class PackedSequences:
             yield row
 
     def _run(self, sizes: Sequence[int], free: int, random_numbers: random.Random) -> int:
-        """How many lines of such sizes to take: up to a total drawn evenly on a logarithmic scale;
-        at least one."""
+        """How many lines of such sizes to take: at least one, up to a log-uniform random total."""
         shortest = self.packing.shortest_run
         longest = max(free - _MARKS, shortest)
         wanted = shortest * (longest / shortest) ** random_numbers.random()

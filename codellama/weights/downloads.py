@@ -32,9 +32,7 @@ def check_download(path: Path) -> None:
         CheckpointError: the file is missing, empty, a web page, or a Git LFS or Xet pointer.
     """
     if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing, or is no file; it is part of the download, fetch it again"
-        )
+        raise CheckpointError(f"{path} is missing, or is no file; fetch it from the download again")
     with path.open("rb") as file:
         head = file.read(512).lstrip()
     if not head:

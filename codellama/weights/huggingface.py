@@ -206,8 +206,7 @@ def _weight_paths(directory: Path) -> list[Path]:
 
 
 def settings_of(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """The contents of `config.json`. A key that was renamed between releases of transformers stands
-    under both names."""
+    """The contents of `config.json`; keys that transformers has renamed stand under both names."""
     dtype_name = str(dtype).removeprefix("torch.")
     factor = config.rope_scaling_factor
     rope = {"rope_type": "default"} if factor == 1 else {"rope_type": "linear", "factor": factor}
@@ -231,16 +230,13 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
     """The model that a `config.json` describes. As in transformers, null counts as not given.
 
     Raises:
-        CheckpointError: the architecture is not Code Llama's, a key is missing, or the values
-            describe no model.
+        CheckpointError: the architecture is another, a key is missing, or the values no model's.
     """
     settings = {key: value for key, value in settings.items() if value is not None}
     settings = {"model_type": None, **_DEFAULTS, **settings}
     for key, only in _FIXED.items():
         if settings.get(key, only) != only:
-            raise CheckpointError(
-                f"{path}: {key} is {settings[key]!r}; Code Llama's architecture has {only!r}"
-            )
+            raise CheckpointError(f"{path}: {key} is {settings[key]!r}; Code Llama has {only!r}")
     settings["rope_theta"], factor = _rope(path, settings)
     if missing := [key for key in _KEYS.values() if key not in settings]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
@@ -288,8 +284,7 @@ def _rope(path: Path, settings: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _feed_forward_shape(dim: int, hidden_dim: int) -> tuple[int, float]:
-    """`multiple_of` and `ffn_dim_multiplier` for a hidden width: those of a published size if they
-    give it, else others."""
+    """`multiple_of` and `ffn_dim_multiplier` for a hidden width, of a published size if it fits."""
     plain = int(2 * 4 * dim / 3)
     plain_widths = ((2**power, 1.0) for power in range(12, -1, -1))
     for multiple_of, multiplier in ((256, 1.0), (4096, 1.3), *plain_widths):

@@ -73,8 +73,7 @@ def needed_bytes(
 def free_bytes(device: torch.device) -> int | None:
     """Memory that a new model can take; None where the system does not say.
 
-    On Linux: what can be had without swapping, pages of mapped files included, within the limits of
-    the control groups.
+    On Linux: what is there without swapping, mapped files included, within the control groups.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

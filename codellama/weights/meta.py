@@ -1,8 +1,7 @@
 """Meta's checkpoint format: `params.json` and `consolidated.00.pth` … `consolidated.NN.pth`.
 
 Meta trained with tensor parallelism and saved what each process held. So each of N shards has the
-same names, and holds one of N equal slices of every matrix. Reading joins the slices, in one
-process and for any N.
+same names, and one of N equal slices of every matrix. Reading joins them in one process.
 """
 
 from __future__ import annotations
@@ -107,8 +106,7 @@ class MetaCheckpoint(Checkpoint):
 def described(
     directory: Path, params: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> ModelConfig:
-    """The model in `params.json`; the embedding gives the vocabulary's size where the file has
-    none."""
+    """The model in `params.json`, whose vocabulary size may be left to the embedding."""
     embedding = tensors.get("tok_embeddings.weight", torch.empty(0))
     rows = len(embedding) if embedding.dim() == 2 else None
     try:
