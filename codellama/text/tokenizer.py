@@ -163,7 +163,8 @@ class IncrementalDecoder:
 
     def push(self, id: int) -> str:
         """The text that is certain once token `id` has come."""
-        if not 0 <= id < (size := self._tokenizer.vocab_size):
+        size = self._tokenizer.vocab_size
+        if not 0 <= id < size:
             raise TokenizerError(f"token id {id} is outside the vocabulary of {size}")
         piece = self._tokenizer.bytes_of[id]
         if piece and self._implicit_space_ahead:
