@@ -8,7 +8,6 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +73,7 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
     Text goes to stdout as it comes, everything else to stderr.
     """
     request.check(source, options)
-    # In a chat, processes wait for the user's line.
-    timeout = timedelta(days=7) if request.chat else None
-    mesh = launched_mesh(torch_device(loading.device), timeout)
+    mesh = launched_mesh(torch_device(loading.device))
     prompts = {} if request.chat else _prompts(request, mesh)
     longest = _longest(prompts, request, source)
     rows = min(options.batch_size, max(1, len(prompts)) * options.num_samples)

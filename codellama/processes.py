@@ -16,6 +16,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from codellama.errors import RequestError
 
 T = TypeVar("T")
+TIMEOUT = timedelta(hours=12)
+"""For which others wait while the first process reads its user's line, or writes a checkpoint."""
 
 
 def is_launched() -> bool:
@@ -30,13 +32,10 @@ def processor_count() -> int:
     return os.cpu_count() or 1
 
 
-def launched_mesh(
-    device: torch.device | None = None, timeout: timedelta | None = None
-) -> DeviceMesh | None:
+def launched_mesh(device: torch.device | None = None) -> DeviceMesh | None:
     """Joins the other processes; None for a process that stands alone.
 
     Args:
-        timeout: how long they wait for each other; None: PyTorch's default.
         device: CUDA: each process takes a GPU of its own, and they speak over NCCL. Others: they
             share out the CPU's cores, and speak over Gloo. None: CUDA where there is one.
 
@@ -57,10 +56,11 @@ def launched_mesh(
         torch.cuda.set_device(own)
         kind = "cuda"
     else:
-        torch.set_num_threads(max(1, processor_count() // neighbours))
+        shared = max(1, (os.cpu_count() or 1) // neighbours)
+        torch.set_num_threads(min(shared, processor_count()))
         kind = "cpu"
     if not dist.is_initialized():
-        dist.init_process_group(timeout=timeout)
+        dist.init_process_group(timeout=TIMEOUT)
     return init_device_mesh(kind, (int(os.environ["WORLD_SIZE"]),))
 
 

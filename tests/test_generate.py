@@ -297,7 +297,8 @@ def test_drafts_come_from_the_model_that_is_named(checkpoint, monkeypatch):
 def test_each_prompt_of_a_file_has_its_samples(checkpoint, llm, tmp_path):
     (tmp_path / "p.jsonl").write_text('"def"\n"import"\n')
     options = {"num_samples": 2, "temperature": 1.0, "seed": 3, "max_new_tokens": 8}
-    given = [part for name, value in options.items() for part in (f"--{name}", value)]
+    given = ["--device", "cpu"]
+    given += [part for name, value in options.items() for part in (f"--{name}", value)]
     done = run("generate", "--ckpt", checkpoint, "--file", tmp_path / "p.jsonl", "--json", *given)
     records = map(json.loads, done.stdout.split("\n")[:-1])
     found = [(record["prompt"], record["text"]) for record in records]

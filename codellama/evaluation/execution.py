@@ -1,9 +1,8 @@
 """Runs generated programs against tests, each in processes of its own, as hostile code.
 
-A program cannot harm the host by mistake. It passes only if its answers are right; `sandbox` says
-how.
-It can read what the user who started it can read; if that is root, what everybody can. This is no
-security boundary: it is as strong as the kernel.
+A program cannot harm the host by mistake, and passes only if its answers are right; `sandbox` says
+how. It can read what the user who started it can read; if that is root, what everybody can. This is
+no security boundary: it is as strong as the kernel.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def from_files(
 
 
 def _closest(text: str, tokenizer: Tokenizer, most: int) -> str:
-    """As many of the first lines, or of the last if `most` is negative, as have so many tokens."""
+    """As many first lines (last, if `most` is negative) as have at most so many tokens together."""
     step = -1 if most < 0 else 1
     lines = text.splitlines(keepends=True)[::step]
     sizes = accumulate(len(tokenizer.encode(line)) for line in lines)

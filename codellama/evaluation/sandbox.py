@@ -8,7 +8,7 @@ the result as JSON, from which the judge makes plain values of Python's own type
 compares what only the judge has made, and a program passes by right answers alone. When the judge
 ends, the kernel kills every process of the namespace.
 
-Linux only: `unshare(2)`, `mount_setattr(2)` (5.12), `prctl(2)`, limits for a namespace (5.14).
+Linux only: `unshare(2)`, `mount_setattr(2)` (5.12), `prctl(2)`, process counts by namespace (5.14).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Options:
         temperature: 0 always takes the most likely token; 1 samples from the model's distribution.
         top_p: sample from the most likely tokens that together have this probability (nucleus).
         top_k: sample from this many of the most likely tokens; 0: from all.
-        seed: gives the same text, whatever else is in the batch; without one each text differs.
+        seed: the same one gives the same text whatever else is in the batch; without, each differs.
         stop: a string that ends the text and is not part of it; may be given several times.
         logprobs: also return the log-probability, in nats, that the model's own distribution (at
             temperature 1) gives to each token.

@@ -42,7 +42,7 @@ def find_all(sources: Iterable[str], pattern: str = "*.py") -> Documents:
 
 
 def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Documents:
-    """Splits the files below a directory (None: the standard library), but for packages in it.
+    """Splits the files below a directory (None: the standard library), without site-packages.
 
     Raises:
         DataError: there is no such directory, too few files for both sides, or no such pattern.

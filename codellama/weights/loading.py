@@ -120,7 +120,7 @@ def load_model(
 
 
 def open_checkpoint(directory: str | Path) -> Checkpoint:
-    """Reads the headers of a checkpoint in any format, and checks that they fit together.
+    """Reads the headers of a checkpoint, not its tensors, and checks that they fit together.
 
     Raises:
         CheckpointError: there is no such directory, or it is not one whole checkpoint.

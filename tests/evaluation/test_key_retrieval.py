@@ -54,12 +54,12 @@ def test_a_prompt_has_its_length_and_the_key_its_position(tokenizer, filler, len
     assert before + behind == "".join(filler[: (before + behind).count("def ")])
 
 
-def test_each_cell_is_asked_once_with_the_rotary_settings_asked_for(tokenizer):
+def test_each_cell_is_asked_once_with_the_rotary_settings_asked_for(tokenizer, tmp_path):
     llm = CodeLlama(random_model(vocab_size=tokenizer.vocab_size, max_seq_len=400), tokenizer)
     cells = Cells((200, 200), (0.5,), 2, rope_theta=5e5, rope_scaling_factor=4.0)
-    results = Results()
+    results = Results(tmp_path / "results.jsonl")
     assert list(key_retrieval(llm, FILES, cells, results)) == [(200, 0.5)]
-    assert len(results.records) == 2
+    assert len(results.path.read_text().splitlines()) == 2
     config = llm.model.config
     assert (config.rope_theta, config.rope_scaling_factor) == (5e5, 4.0)
 
