@@ -40,6 +40,8 @@ def benchmark(form: Form, work: speed.Workload, source: Source, loading: LoadOpt
             f"the model's context holds {most:,} tokens; take fewer in --prompt_tokens and "
             "--new_tokens"
         )
+    if form.table and source.json:
+        raise UsageError("--table is Markdown; leave out --json")
     if form.table:
         _print_table(work, source, loading)
         return
@@ -84,11 +86,11 @@ def _print_table(work: speed.Workload, source: Source, loading: LoadOptions) -> 
         try:
             way = replace(loading, quantize=quantize, compile=compile)
             llm = source.load(way, tokens=work.tokens)
-        except CodeLlamaError as error:
+            load_seconds = time.perf_counter() - started
+            prefill, decode, _ = speed.speeds(llm, work).values()
+        except (CodeLlamaError, MemoryError, torch.OutOfMemoryError) as error:
             say(f"{quantize or 'as stored'}{', compiled' * compile} is left out: {error}")
             continue
-        load_seconds = time.perf_counter() - started
-        prefill, decode, _ = speed.speeds(llm, work).values()
         dtype = str(llm.model.tok_embeddings.weight.dtype).removeprefix("torch.")
         stored = dtype if source.plain else getattr(source.checkpoint, "mode", dtype)
         held = quantize or stored
@@ -98,6 +100,7 @@ def _print_table(work: speed.Workload, source: Source, loading: LoadOptions) -> 
             flush=True,
         )
         del llm  # before the next is loaded
+        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -94,6 +95,7 @@ def run(command: Command | Mapping[str, Command]) -> NoReturn:
         os.dup2(2, 1)  # Gloo greets on stdout before PyTorch 2.13
         if os.environ["RANK"] != "0":  # the first process speaks for all
             sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+            sys.excepthook = lambda *error: traceback.print_exception(*error, file=sys.__stderr__)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115

@@ -7,6 +7,7 @@ import select
 import sys
 from dataclasses import dataclass
 
+import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from codellama.cli import say
@@ -67,8 +68,8 @@ class Conversation:
                 self._note("\nnote: the answer was cut at its length")
         except KeyboardInterrupt:
             pass
-        except (PromptError, RequestError) as error:
-            say(f"error: {error} (or /reset)")
+        except (PromptError, RequestError, torch.OutOfMemoryError) as error:
+            say(f"error: {str(error).splitlines()[0]} (or /reset)")
             return history
         print(flush=True)
         if not answer.strip():

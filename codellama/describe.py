@@ -8,8 +8,9 @@ from typing import Any
 
 from codellama.cli import checkpoint_directory, progress_bar, run
 from codellama.errors import CheckpointError
+from codellama.text.tokenizer import TOKENIZER
 from codellama.weights.checkpoint import Checkpoint, dtype_names, parameter_shapes
-from codellama.weights.downloads import verify_checklist
+from codellama.weights.downloads import CHECKLIST, verify_checklist
 from codellama.weights.loading import load_tokenizer, open_checkpoint
 from codellama.weights.memory import human_bytes
 from codellama.weights.variants import matching
@@ -56,6 +57,8 @@ def describe(description: Description) -> None:
     else:
         for name, verdict in verdicts.items():
             print(f"{'md5 of ' + name:<26} {verdict}")
+        if description.md5 and not verdicts:
+            print(f"{'md5':<26} not compared: there is no {CHECKLIST}")
     if description.check:
         _check_weights(checkpoint)
     if wrong := [name for name, verdict in verdicts.items() if verdict != "ok"]:
@@ -81,7 +84,9 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     config = checkpoint.config
     variants = matching(config)
     infilling = "yes"
-    if not load_tokenizer(checkpoint.directory, config.vocab_size).can_infill:
+    if not (checkpoint.directory / TOKENIZER).exists():
+        infilling = f"unknown, since {TOKENIZER} is missing"
+    elif not load_tokenizer(checkpoint.directory, config.vocab_size).can_infill:
         infilling = "no: the vocabulary has no infilling tokens"
     elif any(variant.infilling == "unstated" for variant in variants):
         infilling = "the vocabulary has the tokens, but the model may not be trained with them"

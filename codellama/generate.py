@@ -23,7 +23,13 @@ from codellama.inference.requests import Options, check_length
 from codellama.processes import from_first_rank, launched_mesh
 from codellama.text import prompts as formats
 from codellama.text.prompts import FILL, split_fill
-from codellama.weights.loading import LoadOptions, load_tokenizer, torch_device, weight_bytes
+from codellama.weights.loading import (
+    LoadOptions,
+    load_tokenizer,
+    open_checkpoint,
+    torch_device,
+    weight_bytes,
+)
 from codellama.weights.memory import human_bytes
 from codellama.weights.variants import matching
 
@@ -76,6 +82,8 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
     mesh = launched_mesh(torch_device(loading.device))
     prompts = {} if request.chat else _prompts(request, mesh)
     longest = _longest(prompts, request, source)
+    if request.draft_ckpt is not None:
+        open_checkpoint(user_path(request.draft_ckpt))  # a mistake shows before anything is loaded
     rows = min(options.batch_size, max(1, len(prompts)) * options.num_samples)
     started = time.perf_counter()
     most = min(longest + options.max_new_tokens, source.checkpoint.config.max_seq_len)
@@ -104,7 +112,7 @@ def _prompts(request: Request, mesh: DeviceMesh | None) -> dict[str, str]:
             content = path.read_bytes()
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}") from None
-        text = _text(str(path), content.removeprefix(codecs.BOM_UTF8))
+        text = _text(str(path), content)
         if path.suffix.lower() == ".jsonl":
             return _json_strings(path, text)
     elif text is None:
@@ -155,7 +163,7 @@ def _standard_input() -> str:
 
 def _text(source: str, content: bytes) -> str:
     try:
-        return content.decode()
+        return content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise UsageError(f"{source} is not UTF-8 text: byte {error.start} does not fit") from None
 

@@ -22,7 +22,7 @@ TIMEOUT = timedelta(hours=12)
 
 def is_launched() -> bool:
     """Whether this process is one of several."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
 def processor_count() -> int:
@@ -42,7 +42,7 @@ def launched_mesh(device: torch.device | None = None) -> DeviceMesh | None:
     Raises:
         RequestError: there are fewer GPUs than processes.
     """
-    if not is_launched():
+    if not is_launched() or os.environ["WORLD_SIZE"] == "1":
         return None
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type == "cuda" if device else torch.cuda.is_available():

@@ -43,12 +43,17 @@ class Budget:
 class RecordedAttention:
     """Attention that keeps its weights, (batch, heads, seq, keys), for whoever wants to look."""
 
-    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, mask: None = None) -> Tensor:
+    def __call__(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         sharing = queries.shape[1] // keys.shape[1]  # query heads for each key and value head
         keys, values = keys.repeat_interleave(sharing, 1), values.repeat_interleave(sharing, 1)
         scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-        self.weights = scores.masked_fill(later, -torch.inf).softmax(-1)
+        if mask is None:  # each query sees the keys up to its own, which are the last
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(
+                keys.shape[2] - queries.shape[2]
+            )
+        self.weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
         return self.weights @ values
 
 

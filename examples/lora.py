@@ -21,7 +21,7 @@ from codellama import Tokenizer, Transformer, load_model
 from codellama.cli import checkpoint_directory
 from codellama.errors import DataError
 from codellama.training.documents import find_all
-from codellama.training.machine import Machine
+from codellama.training.machine import Machine, fast_dtype
 from codellama.training.packing import PackedSequences, Packing
 from codellama.training.recipe import Stage
 from codellama.training.trainer import Trainer
@@ -63,8 +63,8 @@ class LoraLinear(nn.Module):
     def __init__(self, linear: nn.Linear, rank: int) -> None:
         super().__init__()
         self.weight = linear.weight
-        thin = torch.randn(rank, linear.in_features, device=linear.weight.device)
-        self.a = nn.Parameter(thin * linear.in_features**-0.5)
+        thin = linear.weight.new_empty(rank, linear.in_features)
+        self.a = nn.Parameter(nn.init.normal_(thin, std=linear.in_features**-0.5))
         self.b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +101,8 @@ def lora(options: LoraOptions) -> None:
         stage = Stage("lora", options.tokens, 256, 1_024, options.learning_rate)
         stream = PackedSequences(documents.train, tokenizer, Packing(257))
         rows = PackedSequences(documents.held_out, tokenizer, Packing(257, 0.0)).take(32)
-        trainer = Trainer(model, stream, stage, Machine.best(default_device()))
+        device = default_device()
+        trainer = Trainer(model, stream, stage, Machine(device, fast_dtype(device)))
         print(f"held-out loss before: {trainer.loss(rows):.3f} nats a token", flush=True)
         while trainer.step < stage.steps:
             trainer.train_step()

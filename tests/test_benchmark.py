@@ -83,5 +83,10 @@ def test_a_table_has_a_row_for_each_way_of_running(checkpoint, monkeypatch):
     assert done.stderr.count("compiled is left out: no compiler") == 3
 
 
+def test_a_table_is_no_json(checkpoint):
+    done = run("benchmark", "--ckpt", checkpoint, "--table", "--json")
+    assert (done.returncode, "leave out --json" in done.stderr) == (2, True)
+
+
 def no_compiler(_):
     raise RequestError("no compiler")

@@ -43,12 +43,14 @@ def test_what_a_checkpoint_is_and_needs_is_printed(checkpoint):
         ("CodeLlama-70b-Instruct", "CodeLlama-70b-Instruct", "Source:"),
     ],
 )
-def test_published_checkpoints_are_recognised(monkeypatch, tokenizer, name, model, chat):
+def test_published_checkpoints_are_recognised(
+    monkeypatch, checkpoint, tokenizer, name, model, chat
+):
     monkeypatch.setattr("codellama.describe.load_tokenizer", lambda *_: tokenizer)
     config = ModelConfig.from_params(VARIANTS[name].config.to_params())
     headers = Headers()
     vars(headers).update(
-        directory=None, config=config, dtypes={torch.bfloat16}, file_count=1, format="Meta"
+        directory=checkpoint, config=config, dtypes={torch.bfloat16}, file_count=1, format="Meta"
     )
     facts = describe_checkpoint(headers)
     assert model in facts["model"]
@@ -99,3 +101,12 @@ def test_weights_of_any_dtypes_are_checked(checkpoint, tmp_path, dtype):
         done = run("describe", "--ckpt", tmp_path / "mixed", "--check")
         assert done.returncode == (2 if broken else 0), done.stderr
         assert ("norm.weight holds NaN" in done.stderr) == broken
+
+
+def test_without_a_tokenizer_the_rest_is_told(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.model").unlink()
+    done = run("describe", "--ckpt", tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    assert "tokenizer.model is missing" in done.stdout
+    assert "there is no checklist.chk" in done.stdout

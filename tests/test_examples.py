@@ -211,6 +211,7 @@ def test_continuations_are_counted(monkeypatch, capsys):
         ("lora", ["new", "--rank", -1], "--rank is -1; expected more than 0"),
         ("lora", ["new", "--layers", "norm"], "no linear layer norm"),
         ("3_base_of_a_million", ["--shrink", 0], "--shrink is 0; expected more than 0"),
+        ("3_base_of_a_million", ["--shrink", 17], "--shrink is 17; expected 16 at most"),
         ("train_tiny", ["new", "--minutes", 0], "--minutes is 0.0; expected more than 0"),
     ],
 )

@@ -305,3 +305,16 @@ def test_each_prompt_of_a_file_has_its_samples(checkpoint, llm, tmp_path):
     expected = llm.complete(["def", "import"], **options)
     prompts = ["def", "def", "import", "import"]
     assert found == list(zip(prompts, [one.text for one in expected], strict=True))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(checkpoint):
+    given = ("--ckpt", checkpoint, *GREEDY, "--quiet", "--echo")
+    marked = run("generate", *given, stdin=codecs.BOM_UTF8 + b"x = 1")
+    assert marked.stdout == run("generate", *given, stdin=b"x = 1").stdout
+
+
+def test_a_draft_that_is_not_there_shows_before_the_model_is_loaded(checkpoint, monkeypatch):
+    monkeypatch.setattr(CodeLlama, "load", lambda *_, **__: pytest.fail("was loaded"))
+    given = ("--ckpt", checkpoint, "--prompt", "a", "--speculate", 2)
+    done = run("generate", *given, "--draft_ckpt", "/absent")
+    assert (done.returncode, "/absent: no such directory" in done.stderr) == (2, True)

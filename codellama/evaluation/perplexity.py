@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from codellama.errors import RequestError
+from codellama.errors import DataError, RequestError
 from codellama.evaluation.results import Results, digest
 from codellama.inference.generation import CodeLlama
 from codellama.inference.prefill import PREFILL_CHUNK, logprobs_of
@@ -60,7 +60,12 @@ def perplexity(
     Returns:
         Numbers of files, bytes (UTF-8) and tokens; the loss in nats a token; its exponential, the
         perplexity; and bits per byte, which compare models of different vocabularies.
+
+    Raises:
+        DataError: all texts are empty.
     """
+    if not any(texts.values()):
+        raise DataError("there is no text to predict; give others")
     results, most = results or Results(), llm.model.config.max_seq_len
     keys = [(name, digest(text)) for name, text in texts.items()]
     for [key] in results.missing(keys):

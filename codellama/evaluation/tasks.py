@@ -73,12 +73,14 @@ def complete(
     results, samples = results or Results(), range(sampling.num_samples)
     together = max(1, 4 * sampling.batch_size // sampling.num_samples)  # fill several batches
     by_name = {task.task_id: task for task in tasks}
-    for keys in results.missing([(name, order, samples[-1]) for name in by_name], together):
-        group = [by_name[name] for name, _, _ in keys]
-        written = iter(_ask(llm, group, sampling, order))
-        for task, sample in product(group, samples):
-            text, key = next(written).text, (task.task_id, order, sample)
-            results.add(key, task_id=task.task_id, sample=sample, completion=text)
+    for stop in dict.fromkeys(task.stop for task in tasks):  # of all of them together
+        named = [(name, order, samples[-1]) for name, task in by_name.items() if task.stop == stop]
+        for keys in results.missing(named, together):
+            group = [by_name[name] for name, _, _ in keys]
+            written = iter(_ask(llm, group, sampling, order))
+            for task, sample in product(group, samples):
+                text, key = next(written).text, (task.task_id, order, sample)
+                results.add(key, task_id=task.task_id, sample=sample, completion=text)
     return [results.records[name, order, sample] for name, sample in product(by_name, samples)]
 
 

@@ -28,7 +28,7 @@ from codellama.fast.rounded_checkpoint import RoundedCheckpoint, place_quantized
 from codellama.fast.single_query_attention import single_query_attention
 from codellama.fast.single_row_linear import SingleRowLinear
 from codellama.inference.generation import CodeLlama
-from codellama.model.attention import Attention
+from codellama.model.attention import Attention, grouped_query_attention
 from codellama.model.transformer import Transformer
 from codellama.processes import from_first_rank
 from codellama.weights import loading
@@ -73,7 +73,8 @@ def load_accelerated(
 
 
 def accelerate(model: Transformer) -> Transformer:
-    """Exchanges the attention and linear layers of a model by the table, in place; returns it."""
+    """Exchanges the attention and linear layers of a model by the table, in place; returns it.
+    Other attention and layers that somebody has put there stay."""
     for name in [name for name, _ in model.named_modules()]:
         _accelerate_layer(model, name)
     return model
@@ -82,11 +83,11 @@ def accelerate(model: Transformer) -> Transformer:
 def _accelerate_layer(model: Transformer, name: str, prepack: bool = False) -> None:
     """Exchanges one layer; `prepack` says whether to prepack 16 bits, too."""
     layer = model.get_submodule(name)
-    if isinstance(layer, Attention):
+    if isinstance(layer, Attention) and layer.attend is grouped_query_attention:
         layer.attend = single_query_attention
     elif isinstance(layer, Int8Linear) and can_prepack(layer.values.device):
         model.set_submodule(name, FbgemmInt8Linear(layer.values, layer.scales))
-    elif type(layer) is nn.Linear and SingleRowLinear.suits(layer.weight):
+    elif type(layer) is nn.Linear and layer.bias is None and SingleRowLinear.suits(layer.weight):
         if prepack and can_prepack(layer.weight.device):
             model.set_submodule(name, PrepackedLinear.from_weight(layer.weight.detach()))
         else:

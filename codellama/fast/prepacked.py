@@ -69,8 +69,15 @@ class PrepackedLinear(nn.Module):
         self.packed = packed
         self.out_features = out_features
         self.weight_bytes = weight_bytes
+        self._register()
+
+    def _register(self) -> None:
         self.number = next(_numbers)
         _layers[self.number] = self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._register()  # a copy is a layer of its own
 
     @staticmethod
     def from_weight(weight: Tensor) -> PrepackedLinear:
@@ -87,7 +94,9 @@ class PrepackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
             return without_gradient(x, self)
-        return torch.ops.codellama.prepacked_product(x, self.number, self.out_features)
+        rows = x.reshape(-1, x.shape[-1])
+        product = torch.ops.codellama.prepacked_product(rows, self.number, self.out_features)
+        return product.view(*x.shape[:-1], -1)
 
 
 class OneDnnLinear(PrepackedLinear):
@@ -138,9 +147,9 @@ class FbgemmInt8Linear(PrepackedLinear):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
             return without_gradient(x, self)
-        parts, scales = split_activations(x.flatten(0, -2).float())
+        parts, scales = split_activations(x.reshape(-1, x.shape[-1]).float())
         product = join_products(super().forward(parts), scales).to(x.dtype)
-        return product.unflatten(0, x.shape[:-1])
+        return product.view(*x.shape[:-1], -1)
 
     def multiply(self, x: Tensor) -> Tensor:
         """By FBGEMM, in integers of 8 bits."""

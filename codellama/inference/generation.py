@@ -48,11 +48,15 @@ class CodeLlama:
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
-        self.model = model
         self.tokenizer = tokenizer
         self.decoder = Decoder(model)
         self.draw_seed: Callable[[], int] | None = None
         self._dialog = PrefixCache()
+
+    @property
+    def model(self) -> Transformer:
+        """The model that the decoder runs; for another one, make a new `CodeLlama`."""
+        return self.decoder.model
 
     @classmethod
     def load(
@@ -161,7 +165,7 @@ class CodeLlama:
         Args:
             stop_ids: ids that end a sequence; None: the end-of-sequence id alone.
         """
-        stops = frozenset([self.tokenizer.eos_id] if stop_ids is None else stop_ids)
+        stops = frozenset(_whole_numbers([self.tokenizer.eos_id] if stop_ids is None else stop_ids))
         control = self.tokenizer.control_ids
         batch = [
             Prompt(ids, stops, not control.issuperset(ids))

@@ -21,6 +21,7 @@ def token_probabilities(
     Returns:
         float32 probabilities of the shape of `logits`
     """
+    logits = logits.float()
     if temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
     # The largest logit becomes 0, so that a tiny temperature cannot overflow.

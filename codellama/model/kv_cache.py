@@ -94,7 +94,7 @@ class KVCache:
                 buffer[:, :, end - seq : end] = new.transpose(1, 2)
             else:
                 rows = torch.arange(len(positions), device=positions.device)[:, None]
-                buffer[rows, :, positions] = new
+                buffer[rows, :, positions] = new.to(buffer.dtype)
         return end
 
     def advance(self, seq: int) -> None:

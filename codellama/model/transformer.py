@@ -6,8 +6,6 @@ into a score for every token that may come next.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -116,7 +114,7 @@ class Transformer(nn.Module):
 
     def new_cache(self, batch_size: int = 1, capacity: int = 0) -> KVCache:
         """An empty cache for this model, of its dtype and on its device."""
-        attention = cast(Attention, self.layers[0].attention)
+        heads = getattr(self.layers[0].attention, "n_kv_heads", self.config.n_kv_heads)
         weight = self.tok_embeddings.weight
-        shape = len(self.layers), attention.n_kv_heads, attention.head_dim, batch_size
+        shape = len(self.layers), heads, self.config.head_dim, batch_size
         return self.cache_type(*shape, capacity=capacity, dtype=weight.dtype, device=weight.device)

@@ -35,10 +35,10 @@ def find_all(sources: Iterable[str], pattern: str = "*.py") -> Documents:
     """As `find_documents`, for several directories; `stdlib` stands for the standard library, and
     `package:NAME` for the directory of an installed package."""
     found = [find_documents(_directory(source), pattern) for source in sources]
-    return Documents(
-        [path for documents in found for path in documents.train],
-        [path for documents in found for path in documents.held_out],
-    )
+    held_out = [path for documents in found for path in documents.held_out]
+    never = {path.resolve() for path in held_out}  # where one source lies in another
+    train = [path for documents in found for path in documents.train]
+    return Documents([path for path in train if path.resolve() not in never], held_out)
 
 
 def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Documents:
@@ -53,7 +53,8 @@ def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Docu
     shares = {}  # evenly spread between 0 and 1
     for path in matching(directory, pattern, FOREIGN):
         name = path.relative_to(directory)
-        if path.is_file() and not FOREIGN.intersection(name.parts):
+        is_text = path.is_file() and path.stat().st_size > 0
+        if is_text and not FOREIGN.intersection(name.parts):
             digest = hashlib.sha256(os.fsencode(name.as_posix())).digest()
             shares[path] = int.from_bytes(digest[:8], "big") / 2**64
     limit = max(HELD_OUT_SHARE, math.nextafter(min(shares.values(), default=0.0), 1))

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from codellama.errors import RequestError
 from codellama.model.transformer import Transformer
 from codellama.processes import from_first_rank, launched_mesh
 from codellama.training.packing import PADDING
@@ -64,7 +65,11 @@ class Machine:
 
     def place(self, model: Transformer) -> Transformer:
         """The model in float32, ready to train here. Of several processes, each copies its slice of
-        `model`, which may have any dtype and be mapped from disk."""
+        `model`, which may have any dtype and be mapped from disk.
+
+        Raises:
+            RequestError: of several processes, for a model whose modules were changed.
+        """
         if self.mesh is None:
             return model.to(self.device, torch.float32)
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -72,6 +77,13 @@ class Machine:
 
         with torch.device("meta"):
             shared = Transformer(model.config)
+        whole = dict(model.named_parameters())
+        shapes = {name: weight.shape for name, weight in shared.named_parameters()}
+        if shapes != {name: weight.shape for name, weight in whole.items()}:
+            raise RequestError(
+                "a model whose modules were changed cannot be shared by several processes; train "
+                "it in one"
+            )
         # Block inputs stay as they are: cosines in bfloat16 would ruin the rotary embedding.
         policy = MixedPrecisionPolicy(
             param_dtype=self.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -79,8 +91,8 @@ class Machine:
         for part in (*shared.layers, shared):
             fully_shard(part, mesh=self.mesh, mp_policy=policy)
         shared.to_empty(device=self.device)
-        whole = dict(model.named_parameters())
         for name, weight in shared.named_parameters():
+            weight.requires_grad_(whole[name].requires_grad)
             slices = whole[name].detach().chunk(self.processes)
             if isinstance(weight, DTensor) and self.rank < len(slices):
                 weight.to_local().detach().copy_(slices[self.rank])

@@ -132,7 +132,7 @@ class PackedSequences:
                     ids = self._plain(lines[start])[:free]
                 row += ids
                 start = end
-                if length - len(row) < self.packing.shortest_run:
+                if row and length - len(row) < self.packing.shortest_run:
                     yield row
                     row = []
         if row:

@@ -101,7 +101,8 @@ class Recipe:
     Args:
         stages: what to do, one after the other.
         about: for whoever reads the file.
-        model: fields of `ModelConfig` for a new model, the size of its vocabulary among them.
+        model: fields of `ModelConfig` for a new model, the size of its vocabulary among them. Its
+            context becomes that of the longest sequence.
         ckpt: checkpoint directory to start from, instead of a new model and vocabulary.
         data: where the documents are, each as for `documents.find_all`.
         pattern: which files count as documents.
@@ -117,6 +118,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, list):
+            object.__setattr__(self, "data", tuple(self.data))
         _check(self, "the recipe")
         if not self.data or not all(isinstance(source, str) for source in self.data):
             raise DataError(f"the recipe: data is {self.data!r:.60}; expected a list of texts")
@@ -177,8 +180,6 @@ def read_recipe(name: str, **changes: Any) -> Recipe:
     except (TypeError, ValueError, RecursionError):
         raise DataError(f"{path} is damaged, or no recipe; expected one in JSON") from None
     values["stages"] = tuple(_build(Stage, stage, "a stage") for stage in stages)
-    if isinstance(values.get("data"), list):
-        values["data"] = tuple(values["data"])
     if values.get("model") is not None:
         values["model"] = _build(ModelConfig, values["model"], "model")
     return _build(Recipe, values, "the recipe")

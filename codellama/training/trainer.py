@@ -121,7 +121,7 @@ def new_optimizers(model: Transformer, stage: Stage) -> list[Optimizer]:
     decayed = others if stage.optimizer == "muon" else [*matrices.values()]
     groups = [
         {"params": decayed, "weight_decay": WEIGHT_DECAY},
-        {"params": [w for w in model.parameters() if w.dim() == 1], "weight_decay": 0.0},
+        {"params": [w for w in model.parameters() if w.dim() < 2], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, betas=(0.9, stage.beta2), fused=True)
     if stage.optimizer == "adamw":

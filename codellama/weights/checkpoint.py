@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from codellama.errors import CheckpointError
@@ -199,24 +201,31 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     exists = path.exists()
     if exists and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path} exists; choose a new directory")
-    above = next(parent for parent in (path, *path.parents) if parent.exists())
+    # A mount point cannot be replaced, nor a directory in one that others own.
+    inside = exists and (path.is_mount() or not os.access(path.parent, os.W_OK))
+    places = (path, *path.parents) if inside else path.parents
+    above = next(place for place in places if place.exists())
     scratch = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=above))
     try:
         yield scratch
         scratch.chmod(0o755)  # temporary directories and safetensors files are private at first
         for file in scratch.iterdir():
             file.chmod(0o644)
-        if exists:  # and may be a mount point, which cannot be replaced
+        if inside:
             for file in scratch.iterdir():
                 file.rename(path / file.name)
             scratch.rmdir()
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if exists:
+                path.rmdir()
             scratch.rename(path)
     except BaseException as error:
         shutil.rmtree(scratch)
-        if full := _DISK_FULL.search(str(error)):
+        full = _DISK_FULL.search(str(error))
+        if full or isinstance(error, SafetensorError):
+            reason = full[0] if full else error
             raise CheckpointError(
-                f"{path} could not be written ({full[0]}); is the disk full?"
+                f"{path} could not be written ({reason}); is the disk full?"
             ) from error
         raise

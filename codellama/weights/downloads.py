@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 """Told how many bytes are done, and of how many."""
 
 CHECKLIST = "checklist.chk"
-OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory")
+OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory|ALLOC_FAILED")
 """What PyTorch says of it on Linux, on Windows, and of GPUs."""
 LARGEST_HEADER = 64_000_000
 """Bytes; the names and shapes of the largest model take a thousandth of it."""
@@ -95,7 +95,10 @@ def unreadable(path: Path, error: Exception) -> CheckpointError:
     if "weights_only" in reason:  # PyTorch's advice to switch it off
         return CheckpointError(f"{path} is not a set of tensors; get it from its publisher")
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(reason):
-        return CheckpointError(f"{path} does not fit into memory ({reason}); free some of it")
+        return CheckpointError(
+            f"{path} does not fit into memory ({reason}); free some of it, or add swap: Linux maps "
+            "no file that is larger than both together, unless vm.overcommit_memory is 1"
+        )
     if str(path).encode(errors="replace") != os.fsencode(path):
         return CheckpointError(f"{path} has a name that is not UTF-8; rename it, or link to it")
     return CheckpointError(f"{path} is damaged ({reason}); download it again")

@@ -169,11 +169,13 @@ def save_checkpoint(
             file = SINGLE_FILE
             if len(files) > 1:
                 file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-            tensors = {}
+            tensors = dict[str, Tensor]()
             for name in names:
                 tensor = read(name, None)
                 if _is_rotated(name):
                     tensor = neighbours_to_halves(tensor, config.head_dim)
+                tied = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
+                tensor = tensor.clone() if tied else tensor
                 tensors[hugging_face_name(name)] = tensor.cpu().contiguous()
             save_file(tensors, scratch / file, metadata={"format": "pt"})
             weight_map |= dict.fromkeys(tensors, file)

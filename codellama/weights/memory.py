@@ -47,6 +47,8 @@ def check_memory(
         smaller = {}  # such a model is not rounded
     needs = {name: sum(needed_bytes(checkpoint, other, tokens)) for name, other in smaller.items()}
     fitting = [f"{name} ({human_bytes(bytes)})" for name, bytes in needs.items() if bytes <= free]
+    if device.type != "cpu" and weights + cache <= (free_bytes(torch.device("cpu")) or 0):
+        fitting.append("the device cpu")
     if tokens and weights < free:
         fitting.append(f"{int((free - weights) / cache * tokens):,} tokens")
     raise RequestError(
@@ -66,7 +68,9 @@ def needed_bytes(
     form = options.quantize or checkpoint.format
     per_weight = BYTES_PER_WEIGHT.get(form, itemsize) if fast else itemsize
     weights = embedding * itemsize + int((config.parameter_count - embedding) * per_weight)
-    cache = config.kv_cache_bytes(tokens, 1 if options.kv_dtype == "int8" else itemsize)
+    cache = config.kv_cache_bytes(tokens, itemsize)
+    if options.kv_dtype == "int8":  # each head's vector has a scale
+        cache = config.kv_cache_bytes(tokens, 1) + cache // config.head_dim
     return weights, 2 * cache if options.compile else cache  # it moves into static buffers
 
 

@@ -9,6 +9,7 @@ import torch
 from random_models import random_model
 
 from codellama import CodeLlama
+from codellama.errors import DataError
 from codellama.evaluation import perplexity as module
 from codellama.evaluation.perplexity import losses_by_position, token_losses
 
@@ -189,3 +190,9 @@ def test_a_text_shorter_than_the_last_edge_has_no_sequence(model, tokenizer):
     length = len(tokenizer.encode(text))
     assert loss_by_position(model, tokenizer, text, [0, length], 4)[1] == 1
     assert loss_by_position(model, tokenizer, text, [0, 1, length + 1], 4)[1] == 0
+
+
+@pytest.mark.parametrize("texts", [{}, {"a": ""}])
+def test_without_text_there_is_nothing_to_measure(llm, texts):
+    with pytest.raises(DataError, match="no text to predict"):
+        module.perplexity(llm, texts)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from dataclasses import replace
 from itertools import combinations
 from math import comb
 from pathlib import Path
@@ -65,6 +66,14 @@ def test_samples_and_stop_strings_are_asked_for():
     for options in llm.options:
         assert (options["temperature"], options["seed"]) == (0.8, 0)
         assert options["stop"] == ("x", *problems.STOP)
+
+
+def test_each_task_has_its_own_stop_strings():
+    llm = Writer(HUMAN_EVAL, True)
+    tasks = [replace(task, stop=(str(n % 2),)) for n, task in enumerate(HUMAN_EVAL)]
+    written = complete(llm, tasks, Sampling())
+    assert [options["stop"] for options in llm.options] == [("0",), ("1",)]
+    assert [record["task_id"] for record in written] == [task.task_id for task in tasks]
 
 
 def test_what_is_there_is_not_written_again(tmp_path):

@@ -190,3 +190,13 @@ def test_a_rounded_checkpoint_is_not_rounded_another_way(rounded):
 def test_a_rounded_checkpoint_is_for_one_process(rounded):
     with pytest.raises(RequestError, match=r"are for one process.* not rounded"):
         CodeLlama.load(rounded, "cpu", mesh=object())
+
+
+def test_what_somebody_has_changed_stays(checkpoint):
+    model = load_model(checkpoint, "cpu", torch.bfloat16)
+    attention = model.layers[0].attention
+    attention.attend = attend = lambda *of: single_query_attention(*of)
+    attention.wo = linear = nn.Linear(64, 64, dtype=torch.bfloat16)
+    accelerate(model)
+    assert attention.attend is attend and attention.wo is linear
+    assert type(attention.wq) is not nn.Linear

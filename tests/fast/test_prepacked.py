@@ -1,5 +1,6 @@
 """Products with matrices in the order of a processor's library, against products in float64."""
 
+import copy
 import gc
 
 import pytest
@@ -197,3 +198,13 @@ def test_a_layer_says_what_its_prepacked_weight_takes():
 def test_float32_weights_are_refused_by_name():
     with pytest.raises(CheckpointError, match=r"torch\.float32.*load it as bfloat16"):
         PrepackedLinear.from_weight(torch.ones(4, 4))
+
+
+@pytest.mark.parametrize("pack", [FbgemmLinear, fbgemm_int8, onednn])
+def test_a_copy_is_a_layer_of_its_own(pack):
+    layer, x = pack(torch.randn(96, 192).bfloat16()), torch.randn(2, 192).bfloat16()
+    expected, copied = layer(x), copy.deepcopy(layer)
+    del layer
+    gc.collect()
+    assert torch.equal(copied(x), expected)
+    assert torch.equal(copied(x[0]), copied(x[:1])[0])

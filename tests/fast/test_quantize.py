@@ -221,3 +221,10 @@ def test_4_bits_are_for_matrices_that_fit_and_not_for_the_output(mode, name, sha
     model = random_model()
     place_quantized(mode)(model, name, lambda: torch.ones(shape))
     assert type(model.get_submodule(name.removesuffix(".weight"))) is kind
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_vector_gives_a_vector(kind):
+    layer, _ = rounded(kind)
+    x = torch.randn(1, layer_width(layer))
+    assert torch.equal(layer(x[0]), layer(x)[0])

@@ -493,3 +493,20 @@ def test_a_dialog_that_was_read_still_has_the_logprobs_of_its_prompt(llm):
         assert list(stream)
         found.append(stream.completion.logprobs)
     assert found[1] == pytest.approx(found[0], abs=1e-4)
+
+
+def test_rows_of_different_lengths_run_under_autocast(llm):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(llm.complete(["a", "def f(x):\n"], max_new_tokens=4)) == 2
+
+
+def test_another_model_takes_another_object(llm):
+    with pytest.raises(AttributeError):
+        llm.model = llm.model
+
+
+def test_stop_ids_may_be_a_tensor(llm):
+    [whole] = llm.generate([[1, 5]], max_new_tokens=4)
+    stop = torch.tensor(whole.tokens[1:2])
+    [ended] = llm.generate([[1, 5]], stop, max_new_tokens=4)
+    assert (ended.tokens, ended.finish_reason) == (whole.tokens[:1], "stop")

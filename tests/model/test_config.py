@@ -4,6 +4,7 @@ import json
 import warnings
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -238,3 +239,8 @@ def test_cache_bytes_are_those_that_the_models_cache_takes(n_kv_heads):
     taken = sum(store.nbytes for store in cache.keys + cache.values)
     assert model.config.kv_cache_bytes(10, bytes_per_number=4) == taken
     assert model.config.kv_cache_bytes(10) == taken // 2
+
+
+def test_numbers_of_numpy_become_python_s():
+    config = ModelConfig(np.int64(64), np.int32(2), 4, np.int64(512))
+    assert json.loads(json.dumps(config.to_params()))["dim"] == 64

@@ -76,7 +76,7 @@ def test_a_pattern_that_leads_out_of_the_directory_is_refused(directory, pattern
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
 def test_a_name_in_another_encoding_is_a_name(tmp_path):
     fill(tmp_path)
-    (tmp_path / os.fsdecode(b"caf\xe9.py")).touch()
+    (tmp_path / os.fsdecode(b"caf\xe9.py")).write_text("x = 1\n")
     found = find_documents(tmp_path)
     assert len(found.train + found.held_out) == len(NAMES) + 1
 
@@ -164,3 +164,18 @@ def test_a_file_of_another_encoding_reads_as_empty(tmp_path, content):
     path = tmp_path / "document.py"
     path.write_bytes(content)
     assert read_document(path) == ""
+
+
+def test_an_empty_file_is_on_neither_side(tmp_path):
+    fill(tmp_path, ["main.py", "model.py"])
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "__init__.py").touch()  # would be held out
+    found = find_documents(tmp_path)
+    assert len(found.train + found.held_out) == 2
+
+
+def test_what_one_source_holds_out_no_other_trains_on(tmp_path):
+    names = [f"src/{name}" for name in NAMES]
+    found = find_all([str(fill(tmp_path, names)), str(tmp_path / "src")])
+    assert not set(found.train).intersection(found.held_out)
+    assert len(set(found.train)) > len(NAMES) / 2

@@ -17,7 +17,7 @@ from random_models import random_model
 from torch.distributed.device_mesh import init_device_mesh
 
 from codellama import load_model
-from codellama.errors import DataError
+from codellama.errors import DataError, RequestError
 from codellama.training import run_directory
 from codellama.training.machine import Machine
 from codellama.training.packing import Position
@@ -192,3 +192,18 @@ def restore(directory, machine):
 
 def new_error():
     raise DataError("no text")
+
+
+def test_a_model_with_other_modules_is_for_one_process(cluster):
+    model = random_model(dim=32, n_heads=2)
+    model.norm = torch.nn.LayerNorm(32)
+    with pytest.raises(RequestError, match="whose modules were changed"):
+        cluster.place(model)
+
+
+def test_frozen_weights_stay_frozen(cluster):
+    model = random_model(dim=32, n_heads=2)
+    model.output.requires_grad_(False)
+    placed = cluster.place(model)
+    frozen = [name for name, weight in placed.named_parameters() if not weight.requires_grad]
+    assert frozen == ["output.weight"]

@@ -304,3 +304,11 @@ def test_products_of_another_dtype_leave_the_weights_float32(stream):
         assert one != other
         assert one == pytest.approx(other, rel=0.02)
     assert {weight.dtype for weight in rough.model.parameters()} == {torch.float32}
+
+
+def test_a_number_of_its_own_learns_too():
+    model = small_model()
+    model.gate = torch.nn.Parameter(torch.zeros(()))
+    model.norm.register_forward_hook(lambda _, __, out: out * (1 + model.gate))
+    Trainer(model, Rows(random_rows()), STAGE, CPU).train_step()
+    assert model.gate != 0

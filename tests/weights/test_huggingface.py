@@ -287,3 +287,11 @@ def test_other_architectures_and_nonsense_are_refused(changes, says):
         model_config(PATH, settings(**changes))
     assert says in str(error.value)
     assert "config.json" in str(error.value)
+
+
+def test_a_model_with_tied_matrices_is_written(tmp_path):
+    model = random_model()
+    model.output.weight = model.tok_embeddings.weight
+    save_checkpoint(tmp_path / "new", model.config, reader(model.state_dict()))
+    loaded = load_model(tmp_path / "new", "cpu")
+    assert torch.equal(loaded.output.weight, model.tok_embeddings.weight)
