@@ -48,12 +48,10 @@ class _Option:
 
 
 def parse(arguments: Sequence[str], command: Command) -> dict[str, Any] | None:
-    """Instances of the dataclasses that `command` takes, by parameter; None if there is `--help` or
-    `-h` in an option's place.
+    """Instances of the dataclasses that `command` takes, by parameter; None for `--help` or `-h`.
 
-    `--name value` and `--name=value` take the value as it is, even if it looks like an option; a
-    flag needs none; a field whose default is a tuple collects repetitions; `-n` stands for the one
-    option that begins so.
+    `--name value` and `--name=value` take the value as it is, even one that looks like an option; flags
+    need none; a field whose default is a tuple collects; `-n` is the one option that begins so.
 
     Raises:
         UsageError: an option is unknown, given twice, without a value, of another type, or missing.

@@ -1,9 +1,7 @@
 """Compiled steps: passes over one token a row, fused by torch.compile, recorded as a CUDA graph.
 
-Slow: a pass of small matrices waits for Python, and on a GPU for the launches of some thousand
-    kernels.
-Instead: torch.compile fuses what lies between the matrices, and a CUDA graph launches all kernels
-    at once.
+Slow: a pass of small matrices waits for Python, and on a GPU for a thousand kernels' launches.
+Instead: torch.compile fuses what lies between matrices; a CUDA graph launches all kernels at once.
 Gains: figures in README.md.
 Costs: a minute or two at first, seconds once the code is on disk; a C++ compiler on a CPU; memory
     for two KV caches, since one is moved into the static buffers.
@@ -120,8 +118,7 @@ class CompiledSteps(Steps):
                 cache.lengths = [length + count for length in cache.lengths]
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """As the model's `forward`, for tokens (batch, 1) and the cache of `cache_for`; the logits
-        hold until the next call."""
+        """As `Steps`, with a cache of `cache_for`; the logits hold until the next call."""
         torch.compiler.cudagraph_mark_step_begin()
         if not self._is_graph and len(tokens) > 1:
             torch._dynamo.mark_dynamic(tokens, 0)

@@ -1,9 +1,8 @@
 """Prepacked weights: linear layers whose weight is in the order that an x86 library reads fastest.
 
 Slow: `F.linear` has to hand rows as they lie in the file to libraries that read blocks.
-Instead: the weight is reordered once, while loading, for a library inside PyTorch: bfloat16 for
-    oneDNN where the processor multiplies it (AVX-512 BF16, AMX), other numbers of 16 bits and
-    integers for FBGEMM.
+Instead: loading reorders the weight for a library inside PyTorch: bfloat16 for oneDNN where the
+    processor multiplies it (AVX-512 BF16, AMX), other numbers of 16 bits and integers for FBGEMM.
 Gains: on two AMD cores with AVX2 alone (2026-11-25, a matrix of 5,632 x 2,048, in ms):
 
 | rows of activations | 1 | 8 | 64 | 512 |
@@ -14,8 +13,7 @@ Gains: on two AMD cores with AVX2 alone (2026-11-25, a matrix of 5,632 x 2,048, 
 | int8, PyTorch's kernel | 0.98 | 2.8 | 22 | 178 |
 | int8, prepacked | 0.68 | 1.5 | 10.7 | 90 |
 
-Costs: the weights are copied, and packing a billion of them takes 13 s (float16), 6 s (int8) or
-    1 s (oneDNN) on one core.
+Costs: a copy. Packing a billion weights takes a core 13 s (float16), 6 s (int8) or 1 s (oneDNN).
 Not for: other processors than x86.
 """
 
@@ -54,8 +52,7 @@ def can_prepack(device: torch.device) -> bool:
 
 
 class PrepackedLinear(nn.Module):
-    """A linear layer without bias whose weight is prepacked; each library has a subclass, whose
-    method `multiply` calls it.
+    """A linear layer without bias, prepacked for one library; a subclass's `multiply` calls it.
 
     Shape:
         (..., in) -> (..., out)

@@ -1,5 +1,4 @@
-"""Prefill: prompts go through the model many tokens at a time. The result is a filled KV cache and
-the logits of the first new token."""
+"""Prefill: prompts fill a KV cache, many tokens at a time, and give the first token's logits."""
 
 from __future__ import annotations
 
@@ -89,8 +88,7 @@ class PrefixCache:
 
 
 def common_prefix(known: Sequence[int], ids: Sequence[int]) -> int:
-    """Length of the common prefix of two sequences, without the last of `ids`: that one has to run
-    in any case, for its logits."""
+    """Length of the common prefix but for the last of `ids`, which has to run for its logits."""
     most = min(len(known), len(ids) - 1)
     return next((at for at in range(most) if known[at] != ids[at]), most)
 

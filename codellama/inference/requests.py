@@ -30,8 +30,7 @@ class Options:
         top_k: sample from this many of the most likely tokens; 0: from all.
         seed: the same one gives the same text whatever else is in the batch; without, each differs.
         stop: a string that ends the text and is not part of it; may be given several times.
-        logprobs: also return the log-probability, in nats, that the model's own distribution (at
-            temperature 1) gives to each token.
+        logprobs: also return each token's log-probability in nats, at temperature 1.
         echo: let text, tokens and logprobs begin with the prompt's.
         batch_size: sequences that run through the model together.
         num_samples: completions of each prompt; with a seed, the n-th has seed + n, from n = 0.
@@ -99,8 +98,7 @@ class Completion:
     Attributes:
         text: the new text, up to a stop string; with `echo`, after the prompt's.
         tokens: the ids likewise, with those of a stop string, without a stop id.
-        logprobs: for each of `tokens` its log-probability in nats, if asked for. A prompt's first
-            token, which nothing predicts, has 0.
+        logprobs: log-probabilities of `tokens` in nats, if asked for; 0 for a prompt's first one.
         finish_reason: "stop" at a stop id or string, "length" at max_new_tokens or a full context.
     """
 

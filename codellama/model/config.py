@@ -33,13 +33,10 @@ class ModelConfig:
         multiple_of: the feed-forward's hidden width is rounded up to a multiple of this.
         ffn_dim_multiplier: widens the feed-forward before that rounding.
         norm_eps: added to the mean square in RMSNorm.
-        rope_theta: base of the rotary embedding: 1e4 in Llama 2, 1e6 in Code Llama
-            (arXiv 2308.12950, section 2.4).
-        max_seq_len: tokens of context, prompt and completion together. Not given, as in Meta's
-            files: 4096 for a base of 1e4, else 100 x 1024, the length up to which the paper uses
-            Code Llama (section 3.3).
-        rope_scaling_factor: positions are divided by this (linear position interpolation,
-            arXiv 2306.15595). Code Llama takes 1.
+        rope_theta: rotary base: 1e4 in Llama 2, 1e6 in Code Llama (arXiv 2308.12950, section 2.4).
+        max_seq_len: tokens of prompt and completion together. Not given, as in Meta's files: 4096
+            for a base of 1e4, else 100 x 1024, up to which the paper goes (section 3.3).
+        rope_scaling_factor: divides positions (linear interpolation, arXiv 2306.15595); usually 1.
 
     Raises:
         ConfigError: a value is no number, not positive or too large; or numbers of heads do not

@@ -1,10 +1,9 @@
 """Rotary position embedding (Su et al. 2021, arXiv 2104.09864).
 
-Channels are taken in pairs (0, 1), (2, 3), …, as Meta's weights expect. Pair `i` of the vector at
-position `m` is rotated by the angle `m * theta ** (-2i / head_dim)`. The dot product of a rotated
-query and a rotated key then depends only on the vectors and their distance. Code Llama raises
-`theta` from 1e4 to 1e6: the slow pairs rotate slower still, and tell distances of 100k tokens apart
-(arXiv 2308.12950, section 2.4).
+Channels are taken in pairs (0, 1), (2, 3), …, as Meta's weights expect. Pair `i` at position `m` is
+rotated by the angle `m * theta ** (-2i / head_dim)`. The dot product of a rotated query and key
+then depends only on the vectors and their distance. Code Llama raises `theta` from 1e4 to 1e6, so
+that slow pairs tell distances of 100k tokens apart (arXiv 2308.12950, section 2.4).
 """
 
 import torch

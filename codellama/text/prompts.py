@@ -68,8 +68,7 @@ def chat(
 ) -> list[int]:
     """Token ids that ask for the assistant's next message.
 
-    The vocabulary decides on the format: one with `<step>` is Code Llama 70B Instruct's, every
-    other takes Llama 2's `[INST]`.
+    A vocabulary with `<step>` takes Code Llama 70B Instruct's format, any other Llama 2's `[INST]`.
 
     Args:
         messages: `{"role": ..., "content": ...}` with the roles system (optional, first), then user

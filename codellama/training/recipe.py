@@ -164,8 +164,7 @@ class Recipe:
 
 
 def read_recipe(name: str, **changes: Any) -> Recipe:
-    """Reads a recipe that comes with the package (paper, tiny, finetune), or a file; `changes` are
-    fields that replace those read.
+    """Reads a packaged recipe (paper, tiny, finetune) or a file; `changes` replace its fields.
 
     Raises:
         DataError, ConfigError: there is no such file, or it is no recipe that can be followed.

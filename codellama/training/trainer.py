@@ -1,5 +1,4 @@
-"""Next-token training with AdamW and a cosine schedule: the paper's way (arXiv 2308.12950, sections
-2.1 to 2.4), in any size."""
+"""Next-token training with AdamW and a cosine schedule (arXiv 2308.12950, sections 2.1 to 2.4)."""
 
 from __future__ import annotations
 

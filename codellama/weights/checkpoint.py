@@ -135,8 +135,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
 def differences(
     expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor], where: str = ""
 ) -> list[str]:
-    """How named tensors differ from the expected shapes: a phrase for each kind of difference, with
-    a count and the first few names."""
+    """How tensors differ from the expected shapes: of each kind a count and the first few names."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     misshapen = [

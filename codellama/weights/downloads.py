@@ -89,8 +89,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def unreadable(path: Path, error: Exception) -> CheckpointError:
-    """Says why a library could not read a file: the file may be damaged, or its name or the
-    machine's memory be the cause."""
+    """Why a library could not read a file: damage, the file's name or the machine's memory."""
     reason = str(error).split("\n")[0] or type(error).__name__
     if "weights_only" in reason:  # PyTorch's advice to switch it off
         return CheckpointError(f"{path} is not a set of tensors; get it from its publisher")

@@ -1,9 +1,8 @@
 """Hugging Face's checkpoint format: `config.json` and safetensors files.
 
-The weights are those of Meta's files, under other names, and two matrices have their rows in
-another order. Meta rotates the channel pairs (0, 1), (2, 3), …; Hugging Face rotates channel `i`
-with channel `i + head_dim / 2`. So Hugging Face stores the rows of each query and key head with all
-even channels first, then all odd ones.
+The weights are Meta's under other names, but for the rows of two matrices. Meta rotates the channel
+pairs (0, 1), (2, 3), …; Hugging Face rotates channel `i` with `i + head_dim / 2`. So it stores the
+rows of each query and key head with all even channels first, then all odd ones.
 """
 
 from __future__ import annotations
@@ -126,8 +125,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         self.dtypes = check_tensors(path, expected, [self.tensors])
 
     def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
-        """The one tensor, in Meta's order; a region of query or key rows has to consist of whole
-        heads. See `Checkpoint.parts`."""
+        """As `Checkpoint.parts`; a region of query or key rows has to consist of whole heads."""
         tensor = self.tensors[hugging_face_name(name)]
         if region is not None:
             tensor = tensor[region]
@@ -264,8 +262,7 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
 
 
 def _rope(path: Path, settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The rotary base and the factor of linear scaling. Their keys depend on the release of
-    transformers that wrote the file."""
+    """The rotary base and the factor of linear scaling, under the keys of any transformers."""
     theta: Any = settings.get("rope_theta", 10_000.0)
     factor: Any = 1.0
     for key in ("rope_scaling", "rope_parameters"):

@@ -89,9 +89,8 @@ def load_model(
 ) -> Transformer:
     """Builds the model of a checkpoint directory, weights in place, in evaluation mode.
 
-    On a CPU a parameter stays mapped from disk if one file holds it as it is, in the same dtype; it
-    is then read when it is used. Otherwise memory grows to the size of the weights plus one
-    parameter, however many files there are.
+    On a CPU a parameter stays mapped from disk, to be read when used, if one file holds it in that
+    dtype. Otherwise memory grows by the weights and one parameter, however many files there are.
 
     Args:
         directory: a checkpoint in any format, or what `open_checkpoint` made of it.
@@ -145,8 +144,7 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
 
 
 def fast_module(name: str) -> ModuleType | None:
-    """A module of `codellama.fast`, found by name since nothing here depends on it; None where the
-    folder has been left out."""
+    """A module of `codellama.fast`, on which nothing here depends; None where that is left out."""
     try:
         return importlib.import_module(f"codellama.fast.{name}")
     except ModuleNotFoundError as error:
