@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"] and re.search(r"\0-m\0?codellama\.", "\0".join(sys.orig_argv)):
+if sys.argv[:1] == ["-m"] and re.search(r"\0-\w*m\0?codellama\.", "\0".join(sys.orig_argv)):
     # A command is about to start (see `cli.run`): Ctrl-C ends it without a traceback.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 

@@ -82,6 +82,8 @@ def _print_table(work: speed.Workload, source: Source, loading: LoadOptions) -> 
         "|weights|`--compile`|load, s|prefill, tokens/s|decode, tokens/s|memory|\n|-|-|-|-|-|-|"
     )
     for quantize, compile in itertools.product((None, "int8", "int4"), (False, True)):
+        llm = None  # frees the one before
+        torch.cuda.empty_cache()
         started = time.perf_counter()
         try:
             way = replace(loading, quantize=quantize, compile=compile)
@@ -99,8 +101,6 @@ def _print_table(work: speed.Workload, source: Source, loading: LoadOptions) -> 
             f"|{weight_bytes(llm.model) / 1e9:,.2f} GB|",
             flush=True,
         )
-        del llm  # before the next is loaded
-        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

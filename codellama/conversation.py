@@ -69,6 +69,8 @@ class Conversation:
         except KeyboardInterrupt:
             pass
         except (PromptError, RequestError, torch.OutOfMemoryError) as error:
+            if self.mesh and isinstance(error, torch.OutOfMemoryError):
+                raise  # the others wait for this process
             say(f"error: {str(error).splitlines()[0]} (or /reset)")
             return history
         print(flush=True)

@@ -27,9 +27,13 @@ def is_launched() -> bool:
 
 def processor_count() -> int:
     """Processors that this process may use."""
+    return len(_processors())
+
+
+def _processors(process: int = 0) -> set[int]:
     if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return os.sched_getaffinity(process)
+    return {*range(os.cpu_count() or 1)}
 
 
 def launched_mesh(device: torch.device | None = None) -> DeviceMesh | None:
@@ -56,8 +60,8 @@ def launched_mesh(device: torch.device | None = None) -> DeviceMesh | None:
         torch.cuda.set_device(own)
         kind = "cuda"
     else:
-        shared = max(1, (os.cpu_count() or 1) // neighbours)
-        torch.set_num_threads(min(shared, processor_count()))
+        shares = neighbours if _processors() == _processors(os.getppid()) else 1  # or is bound
+        torch.set_num_threads(max(1, len(_processors()) // shares))
         kind = "cpu"
     if not dist.is_initialized():
         dist.init_process_group(timeout=TIMEOUT)

@@ -102,10 +102,13 @@ def compare(
 
     Raises:
         RequestError: the models have different vocabularies.
+        DataError: all texts are empty.
     """
     size, other = (llm.model.config.vocab_size for llm in pair)
     if size != other:
         raise RequestError(f"the models have {size} and {other} token ids; expected the same")
+    if not any(texts.values()):
+        raise DataError("there is no text to predict; give others")
     results, most = results or Results(), pair[0].model.config.max_seq_len
     keys = [(path, digest(text), name) for path, text in texts.items()]
     for [key] in results.missing(keys):

@@ -73,7 +73,7 @@ def complete(
     results, samples = results or Results(), range(sampling.num_samples)
     together = max(1, 4 * sampling.batch_size // sampling.num_samples)  # fill several batches
     by_name = {task.task_id: task for task in tasks}
-    for stop in dict.fromkeys(task.stop for task in tasks):  # of all of them together
+    for stop in dict.fromkeys(task.stop for task in tasks):  # which hold for all prompts of a call
         named = [(name, order, samples[-1]) for name, task in by_name.items() if task.stop == stop]
         for keys in results.missing(named, together):
             group = [by_name[name] for name, _, _ in keys]

@@ -132,7 +132,7 @@ class Int4Linear(nn.Module):
         else:  # a sum, which torch.compile fuses with the expansion
             product = (self._in_blocks() * rows.float().view(-1, GROUP, 1)).sum((1, 2))
             product = product.view(1, -1).to(x.dtype)
-        return product.view(*x.shape[:-1], -1)
+        return product.view(*x.shape[:-1], product.shape[-1])
 
     def _in_blocks(self) -> Tensor:
         """The weight in the order of its bytes, float32 (blocks, in / GROUP, GROUP, block)."""

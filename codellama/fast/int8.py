@@ -82,5 +82,5 @@ class Int8Linear(nn.Module):
         suits = x.device.type == "cpu" and HAS_KERNEL and x.shape[-1] % 16 == 0
         if suits and len(rows) <= MOST_ROWS:
             product = torch._weight_int8pack_mm(rows, self.values, self.scales)
-            return product.view(*x.shape[:-1], -1)
+            return product.view(*x.shape[:-1], product.shape[-1])
         return F.linear(x, self.values.to(x.dtype)) * self.scales

@@ -19,6 +19,7 @@ Not for: other processors than x86.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from itertools import count
 from typing import Any
@@ -72,6 +73,9 @@ class PrepackedLinear(nn.Module):
         self.number = next(_numbers)
         _layers[self.number] = self
 
+    def __deepcopy__(self, _: dict[int, Any]) -> PrepackedLinear:
+        return copy.copy(self)  # what is packed never changes
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._register()  # a copy is a layer of its own
@@ -93,7 +97,7 @@ class PrepackedLinear(nn.Module):
             return without_gradient(x, self)
         rows = x.reshape(-1, x.shape[-1])
         product = torch.ops.codellama.prepacked_product(rows, self.number, self.out_features)
-        return product.view(*x.shape[:-1], -1)
+        return product.view(*x.shape[:-1], product.shape[-1])
 
 
 class OneDnnLinear(PrepackedLinear):
@@ -146,7 +150,7 @@ class FbgemmInt8Linear(PrepackedLinear):
             return without_gradient(x, self)
         parts, scales = split_activations(x.reshape(-1, x.shape[-1]).float())
         product = join_products(super().forward(parts), scales).to(x.dtype)
-        return product.view(*x.shape[:-1], -1)
+        return product.view(*x.shape[:-1], product.shape[-1])
 
     def multiply(self, x: Tensor) -> Tensor:
         """By FBGEMM, in integers of 8 bits."""

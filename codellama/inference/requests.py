@@ -30,7 +30,7 @@ class Options:
         top_k: sample from this many of the most likely tokens; 0: from all.
         seed: the same one gives the same text whatever else is in the batch; without, each differs.
         stop: a string that ends the text and is not part of it; may be given several times.
-        logprobs: also return each token's log-probability in nats, at temperature 1.
+        logprobs: also return each token's log-probability in nats, before temperature and top_p.
         echo: let text, tokens and logprobs begin with the prompt's.
         batch_size: sequences that run through the model together.
         num_samples: completions of each prompt; with a seed, the n-th has seed + n, from n = 0.

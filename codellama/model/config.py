@@ -65,8 +65,8 @@ class ModelConfig:
                 raise ConfigError(f"{name} is {value!r}; expected {kind}")
             if value != field.default and not 0 < value <= most:
                 raise ConfigError(f"{name} is {value}; a positive number up to {most:,} is needed")
-            if whole:  # numpy's numbers become Python's, which JSON can hold
-                object.__setattr__(self, name, int(value))
+            # Numpy's numbers become Python's, which JSON can hold.
+            object.__setattr__(self, name, int(value) if whole else float(value))
         context = LLAMA2_CONTEXT if self.rope_theta <= 10_000 else CODE_LLAMA_CONTEXT
         object.__setattr__(self, "n_kv_heads", self.n_kv_heads or self.n_heads)
         object.__setattr__(self, "max_seq_len", self.max_seq_len or context)

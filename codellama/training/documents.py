@@ -42,7 +42,8 @@ def find_all(sources: Iterable[str], pattern: str = "*.py") -> Documents:
 
 
 def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Documents:
-    """Splits the files below a directory (None: the standard library), without site-packages.
+    """Splits the files below a directory (None: the standard library), but for empty ones and those
+    of site-packages.
 
     Raises:
         DataError: there is no such directory, too few files for both sides, or no such pattern.

@@ -68,7 +68,7 @@ class Machine:
         `model`, which may have any dtype and be mapped from disk.
 
         Raises:
-            RequestError: of several processes, for a model whose modules were changed.
+            RequestError: of several processes, for a model of other modules or parameters.
         """
         if self.mesh is None:
             return model.to(self.device, torch.float32)
@@ -78,8 +78,9 @@ class Machine:
         with torch.device("meta"):
             shared = Transformer(model.config)
         whole = dict(model.named_parameters())
+        kinds, own = ([*map(type, one.modules())] for one in (shared, model))
         shapes = {name: weight.shape for name, weight in shared.named_parameters()}
-        if shapes != {name: weight.shape for name, weight in whole.items()}:
+        if kinds != own or shapes != {name: weight.shape for name, weight in whole.items()}:
             raise RequestError(
                 "a model whose modules were changed cannot be shared by several processes; train "
                 "it in one"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import tempfile
@@ -200,24 +199,19 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     exists = path.exists()
     if exists and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path} exists; choose a new directory")
-    # A mount point cannot be replaced, nor a directory in one that others own.
-    inside = exists and (path.is_mount() or not os.access(path.parent, os.W_OK))
-    places = (path, *path.parents) if inside else path.parents
-    above = next(place for place in places if place.exists())
+    above = next(parent for parent in (path, *path.parents) if parent.exists())
     scratch = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=above))
     try:
         yield scratch
         scratch.chmod(0o755)  # temporary directories and safetensors files are private at first
         for file in scratch.iterdir():
             file.chmod(0o644)
-        if inside:
+        if exists:  # and may be a mount point, or somebody's current directory
             for file in scratch.iterdir():
                 file.rename(path / file.name)
             scratch.rmdir()
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if exists:
-                path.rmdir()
             scratch.rename(path)
     except BaseException as error:
         shutil.rmtree(scratch)

@@ -208,3 +208,4 @@ def test_a_copy_is_a_layer_of_its_own(pack):
     gc.collect()
     assert torch.equal(copied(x), expected)
     assert torch.equal(copied(x[0]), copied(x[:1])[0])
+    assert copied(x[:0]).shape == (0, 96)

@@ -228,3 +228,4 @@ def test_a_vector_gives_a_vector(kind):
     layer, _ = rounded(kind)
     x = torch.randn(1, layer_width(layer))
     assert torch.equal(layer(x[0]), layer(x)[0])
+    assert layer(x[:0]).shape == (0, layer.expanded().shape[0])

@@ -242,5 +242,6 @@ def test_cache_bytes_are_those_that_the_models_cache_takes(n_kv_heads):
 
 
 def test_numbers_of_numpy_become_python_s():
-    config = ModelConfig(np.int64(64), np.int32(2), 4, np.int64(512))
-    assert json.loads(json.dumps(config.to_params()))["dim"] == 64
+    config = ModelConfig(np.int64(64), np.int32(2), 4, np.int64(512), rope_theta=np.float32(1e6))
+    params = json.loads(json.dumps(config.to_params()))
+    assert (params["dim"], params["rope_theta"]) == (64, 1e6)

@@ -196,9 +196,10 @@ def new_error():
 
 def test_a_model_with_other_modules_is_for_one_process(cluster):
     model = random_model(dim=32, n_heads=2)
-    model.norm = torch.nn.LayerNorm(32)
-    with pytest.raises(RequestError, match="whose modules were changed"):
-        cluster.place(model)
+    for norm in (torch.nn.LayerNorm(32), torch.nn.RMSNorm(32)):
+        model.norm = norm
+        with pytest.raises(RequestError, match="whose modules were changed"):
+            cluster.place(model)
 
 
 def test_frozen_weights_stay_frozen(cluster):
