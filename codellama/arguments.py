@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str], command: Command) -> dict[str, Any] | None:
     """Instances of the dataclasses that `command` takes, by parameter; None for `--help` or `-h`.
 
     `--name value` and `--name=value` take the value as it is, even one that looks like an option;
-    flags need none; a field with a tuple as default repeats; `-n` is the option beginning so.
+    flags need none; one whose default is a tuple may be repeated; `-n` is the one beginning so.
 
     Raises:
         UsageError: an option is unknown, given twice, without a value, of another type, or missing.

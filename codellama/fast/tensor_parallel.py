@@ -4,7 +4,7 @@ Slow or impossible: a model that one device cannot hold, or reads too slowly.
 Instead: the plan of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053) with PyTorch's DTensor. The
     first matrices of attention and feed-forward are cut by rows, so that each process computes
     some heads and hidden channels. The second ones are cut by columns, and an all-reduce adds the
-    partial results. The embedding is cut by channels, the output by vocabulary; logits: gathered.
+    partial results. The embedding is cut by channels, the output by vocabulary (logits gathered).
 Gains: memory divided by the processes.
 Costs: two all-reduces a block.
 Not for: quantised and compiled models.
