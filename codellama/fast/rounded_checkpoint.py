@@ -1,6 +1,6 @@
 """Rounded models: matrices become integers while they are read, or are stored as such.
 
-Slow: rounding a loaded model needs memory for both forms, seconds for a billion weights a start.
+Slow: rounding a loaded model takes memory for both forms, and at every start some seconds.
 Instead: `place_quantized` rounds one matrix after the other. `codellama.convert --to int4` rounds
     once, and writes `params.json` and one file with the tensors of the rounded model.
 Gains: a 7B in int4 is loaded within 5.5 GB of memory. The file is mapped and its 4-bit integers are
