@@ -40,9 +40,9 @@ def benchmark(form: Form, work: speed.Workload, source: Source, loading: LoadOpt
             f"the model's context holds {most:,} tokens; take fewer in --prompt_tokens and "
             "--new_tokens"
         )
-    if form.table and source.json:
-        raise UsageError("--table is Markdown; leave out --json")
     if form.table:
+        if source.json:
+            raise UsageError("--table is Markdown; leave out --json")
         _print_table(work, source, loading)
         return
     started = time.perf_counter()
@@ -94,8 +94,7 @@ def _print_table(work: speed.Workload, source: Source, loading: LoadOptions) -> 
             say(f"{quantize or 'as stored'}{', compiled' * compile} is left out: {error}")
             continue
         dtype = str(llm.model.tok_embeddings.weight.dtype).removeprefix("torch.")
-        stored = dtype if source.plain else getattr(source.checkpoint, "mode", dtype)
-        held = quantize or stored
+        held = quantize or (dtype if source.plain else getattr(source.checkpoint, "mode", dtype))
         print(
             f"|{held}|{'yes' * compile}|{load_seconds:.1f}|{prefill:,.1f}|{decode:,.1f}"
             f"|{weight_bytes(llm.model) / 1e9:,.2f} GB|",

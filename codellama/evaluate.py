@@ -66,13 +66,12 @@ class Extent:
     ) -> Iterator[Results]:
         """Results of a run, told from runs of other models or settings, and a progress bar."""
         pairs = ((field, getattr(part, field.name)) for part in settings for field in fields(part))
-        given = [f"{field.name}={value}" for field, value in pairs if value != field.default]
-        if self.context:
-            given.append(f"context={self.context}")
-        run = [name, *given]
+        run = [name]
         if llm is not None:
             dtype = llm.model.tok_embeddings.weight.dtype
-            run.insert(1, f"model {source.directory.resolve().name} {fingerprint(llm)} {dtype}")
+            run.append(f"model {source.directory.resolve().name} {fingerprint(llm)} {dtype}")
+        run += [f"{field.name}={value}" for field, value in pairs if value != field.default]
+        run += [f"context={self.context}"] if self.context else []
         with progress_bar(name, source.quiet, "task") as bar:
             yield Results(user_path(self.results) if self.results else None, ", ".join(run), bar)
 

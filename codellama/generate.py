@@ -202,8 +202,9 @@ def _summary(llm: CodeLlama, seconds: float, mesh: DeviceMesh | None) -> str:
     names = " or ".join(variant.name for variant in matching(config)) or "unpublished model"
     per_token = bytes_per_token(llm.model.new_cache())
     weights = weight_bytes(llm.model)
-    contexts = sorted({min(n, config.max_seq_len) for n in (1_000, 10_000, 100_000, 2**60)})
-    sizes = [f"{human_bytes(weights + per_token * tokens)} at {tokens:,}" for tokens in contexts]
+    contexts = {1_000, 10_000, 100_000, config.max_seq_len}
+    possible = sorted(tokens for tokens in contexts if tokens <= config.max_seq_len)
+    sizes = [f"{human_bytes(weights + per_token * tokens)} at {tokens:,}" for tokens in possible]
     wait = "\ncompiling before the second token: minutes at first, seconds once it is cached"
     return (
         f"{names}: {config.parameter_count:,} parameters in {str(weight.dtype)[6:]} on {device}, "

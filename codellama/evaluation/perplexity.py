@@ -64,10 +64,8 @@ def perplexity(
     Raises:
         DataError: all texts are empty.
     """
-    if not any(texts.values()):
-        raise DataError("there is no text to predict; give others")
     results, most = results or Results(), llm.model.config.max_seq_len
-    keys = [(name, digest(text)) for name, text in texts.items()]
+    keys = _keys(texts)
     for [key] in results.missing(keys):
         text = texts[key[0]]
         ids, nats = llm.tokenizer.encode(text, bos=True), 0.0
@@ -79,6 +77,13 @@ def perplexity(
     figures = {"files": len(sums), "bytes": size, "tokens": tokens, "loss": nats / tokens}
     bits = nats / size / math.log(2)
     return {**figures, "perplexity": math.exp(nats / tokens), "bits_per_byte": bits}
+
+
+def _keys(texts: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Each text's name and digest. Raises DataError if all are empty."""
+    if not any(texts.values()):
+        raise DataError("there is no text to predict; give others")
+    return [(name, digest(text)) for name, text in texts.items()]
 
 
 @torch.no_grad()
@@ -107,10 +112,8 @@ def compare(
     size, other = (llm.model.config.vocab_size for llm in pair)
     if size != other:
         raise RequestError(f"the models have {size} and {other} token ids; expected the same")
-    if not any(texts.values()):
-        raise DataError("there is no text to predict; give others")
     results, most = results or Results(), pair[0].model.config.max_seq_len
-    keys = [(path, digest(text), name) for path, text in texts.items()]
+    keys = [(*key, name) for key in _keys(texts)]
     for [key] in results.missing(keys):
         text = texts[key[0]]
         ids, sums = pair[0].tokenizer.encode(text, bos=True), torch.zeros(3).double()

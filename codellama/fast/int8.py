@@ -36,7 +36,8 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def least_scale(dtype: torch.dtype) -> float:
-    """A dtype's least positive number, normal in float32: some processors take others for 0."""
+    """A dtype's least positive number that float32 holds as a normal one; some processors take
+    others for 0."""
     kind = torch.finfo(dtype)
     return max(kind.tiny * kind.eps, torch.finfo(torch.float32).tiny)
 

@@ -230,7 +230,7 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
     """The model that a `config.json` describes. As in transformers, null counts as not given.
 
     Raises:
-        CheckpointError: the architecture is another, a key is missing, or the values no model's.
+        CheckpointError: another architecture, a missing key, or values that describe no model.
     """
     settings = {key: value for key, value in settings.items() if value is not None}
     settings = {"model_type": None, **_DEFAULTS, **settings}
@@ -262,7 +262,7 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
 
 
 def _rope(path: Path, settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The rotary base and the factor of linear scaling, under the keys of any transformers."""
+    """The rotary base and the factor of linear scaling; keys depend on transformers' release."""
     theta: Any = settings.get("rope_theta", 10_000.0)
     factor: Any = 1.0
     for key in ("rope_scaling", "rope_parameters"):
@@ -283,7 +283,7 @@ def _rope(path: Path, settings: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _feed_forward_shape(dim: int, hidden_dim: int) -> tuple[int, float]:
-    """`multiple_of` and `ffn_dim_multiplier` for a hidden width, of a published size if it fits."""
+    """`multiple_of` and `ffn_dim_multiplier` for a hidden width; a published size's if they fit."""
     plain = int(2 * 4 * dim / 3)
     plain_widths = ((2**power, 1.0) for power in range(12, -1, -1))
     for multiple_of, multiplier in ((256, 1.0), (4096, 1.3), *plain_widths):
