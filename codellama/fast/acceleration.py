@@ -3,6 +3,7 @@
 | | 16 bits | 16 bits, `compile` | int8 | int4 |
 |---|---|---|---|---|
 | x86 | `SingleRowLinear` | `PrepackedLinear` | `PrepackedLinear` | `Int4Linear` |
+| AMX, bfloat16 | `SingleRowLinear` | `SingleRowLinear` | `PrepackedLinear` | `Int4Linear` |
 | other CPUs | `SingleRowLinear` | `SingleRowLinear` | `Int8Linear` | `Int4Linear` |
 | CUDA, MPS | `nn.Linear` | `nn.Linear` | `Int8Linear` | `Int4Linear` |
 
@@ -23,6 +24,7 @@ from codellama.errors import RequestError
 from codellama.fast.compiled import CompiledSteps, check_compiler
 from codellama.fast.int8 import Int8Linear
 from codellama.fast.int8_kv_cache import Int8KVCache
+from codellama.fast.operators import has_tiles
 from codellama.fast.prepacked import FbgemmInt8Linear, PrepackedLinear, can_prepack
 from codellama.fast.rounded_checkpoint import RoundedCheckpoint, place_quantized
 from codellama.fast.single_query_attention import single_query_attention
@@ -88,7 +90,8 @@ def _accelerate_layer(model: Transformer, name: str, prepack: bool = False) -> N
     elif isinstance(layer, Int8Linear) and can_prepack(layer.values.device):
         model.set_submodule(name, FbgemmInt8Linear(layer.values, layer.scales))
     elif type(layer) is nn.Linear and layer.bias is None and SingleRowLinear.suits(layer.weight):
-        if prepack and can_prepack(layer.weight.device):
+        mapped_is_faster = layer.weight.dtype == torch.bfloat16 and has_tiles()  # see `prepacked`
+        if prepack and can_prepack(layer.weight.device) and not mapped_is_faster:
             model.set_submodule(name, PrepackedLinear.from_weight(layer.weight.detach()))
         else:
             model.set_submodule(name, SingleRowLinear(layer.weight))

@@ -24,13 +24,21 @@ TOKENS = torch.tensor([[1, 300, 7, 9, 40, 41]])
 LINEAR = (nn.Linear, PrepackedLinear, Int8Linear, Int4Linear)
 
 
-@pytest.fixture(params=[True, False], ids=["x86", "other CPUs"])
-def prepacks(request, monkeypatch):
-    """Whether the processor has libraries for prepacked weights."""
-    if request.param and not can_prepack(torch.device("cpu")):
+@pytest.fixture(params=["x86", "x86 with AMX", "other CPUs"])
+def processor(request, monkeypatch):
+    """The kind of processor that the weights are placed for."""
+    prepacks = request.param != "other CPUs"
+    if prepacks and not can_prepack(torch.device("cpu")):
         pytest.skip("this PyTorch has no library for this processor")
-    monkeypatch.setattr(acceleration, "can_prepack", lambda _: request.param)
+    monkeypatch.setattr(acceleration, "can_prepack", lambda _: prepacks)
+    monkeypatch.setattr(acceleration, "has_tiles", lambda: request.param == "x86 with AMX")
     return request.param
+
+
+@pytest.fixture
+def prepacks(processor):
+    """Whether the processor has libraries for prepacked weights."""
+    return processor != "other CPUs"
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +75,10 @@ def classes(model) -> set[type]:
     ids=["16 bits", "16 bits compiled", "int8", "int8 compiled", "int4"],
 )
 def test_each_kind_of_weight_gets_its_layer(
-    checkpoint, prepacks, options, on_x86, elsewhere, dtype
+    checkpoint, processor, prepacks, options, on_x86, elsewhere, dtype
 ):
+    if (options, dtype, processor) == ({"compile": True}, torch.bfloat16, "x86 with AMX"):
+        on_x86 = {SingleRowLinear}
     llm = CodeLlama.load(checkpoint, "cpu", dtype, **options)
     found = classes(llm.model)
     if options.get("quantize") == "int4":  # small matrices of 4 bits do not fill its blocks

@@ -161,7 +161,10 @@ def test_a_model_of_8_bits_loads_prepacked_and_predicts_nearly_the_same(checkpoi
     assert_predicts_nearly_as(other, plain)
 
 
-def test_a_model_loads_prepacked_to_be_compiled_and_predicts_nearly_the_same(checkpoint):
+def test_a_model_loads_prepacked_to_be_compiled_and_predicts_nearly_the_same(
+    checkpoint, monkeypatch
+):
+    monkeypatch.setattr("codellama.fast.acceleration.has_tiles", lambda: False)
     plain = load_model(checkpoint, "cpu", torch.bfloat16)
     other = CodeLlama.load(checkpoint, "cpu", torch.bfloat16, compile=True).model
     assert isinstance(other.output, PrepackedLinear)
