@@ -14,8 +14,8 @@ Gains: on two AMD cores with AVX2 alone (2026-11-25, a matrix of 5,632 x 2,048, 
 | int8, prepacked | 0.68 | 1.5 | 10.7 | 90 |
 
 Costs: a copy. Packing a billion weights takes a core 13 s (float16), 6 s (int8) or 1 s (oneDNN).
-Not for: other processors than x86; bfloat16 where there are tiles (AMX), since oneDNN takes 1.84 ms
-    for one row, and PyTorch's product of a matrix and a vector 1.23 ms (2026-11-30, two cores).
+Not for: other processors than x86; bfloat16 where there are tiles (AMX), since one row takes 1.5
+    times as long as by `SingleRowLinear` (2026-11-30, two cores).
 """
 
 from __future__ import annotations

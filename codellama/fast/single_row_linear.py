@@ -39,7 +39,7 @@ class SingleRowLinear(nn.Linear):
     def __init__(self, weight: Tensor) -> None:
         super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
         self.weight = weight
-        self.has_tiles = has_tiles()
+        self.has_tiles = has_tiles()  # asked here, since torch.compile cannot trace it
 
     @staticmethod
     def suits(weight: Tensor) -> bool:
