@@ -18,7 +18,7 @@ from codellama.errors import (
     RequestError,
     TokenizerError,
 )
-from codellama.inference.generation import CodeLlama
+from codellama.inference.codellama import CodeLlama
 from codellama.inference.requests import Completion, CompletionStream, Options
 from codellama.model.config import ModelConfig
 from codellama.model.kv_cache import KVCache

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from codellama.errors import UsageError
+from codellama.errors import RequestError
 
 HELP = ("--help", "-h")
 _TRUTH = {"true": True, "false": False}
@@ -44,7 +44,7 @@ class _Option:
                 return value
         except (ValueError, KeyError):
             pass
-        raise UsageError(f"--{self.name} is {text!r}; expected {_EXPECTED[self.kind]}")
+        raise RequestError(f"--{self.name} is {text!r}; expected {_EXPECTED[self.kind]}")
 
 
 def parse(arguments: Sequence[str], command: Command) -> dict[str, Any] | None:
@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str], command: Command) -> dict[str, Any] | None:
     flags need none; one whose default is a tuple may be repeated; `-n` is the one beginning so.
 
     Raises:
-        UsageError: an option is unknown, given twice, without a value, of another type, or missing.
+        RequestError: an option is unknown, repeated, without a value, of another type or missing.
         CodeLlamaError: a dataclass refuses a value.
     """
     options = _options(command)
@@ -68,18 +68,18 @@ def parse(arguments: Sequence[str], command: Command) -> dict[str, Any] | None:
         if option.kind is bool and not equals:
             text = rest.popleft() if rest and rest[0].lower() in _TRUTH else "true"
         elif not equals and not rest:
-            raise UsageError(f"--{option.name} needs a value")
+            raise RequestError(f"--{option.name} needs a value")
         elif not equals:
             text = rest.popleft()
         value = option.convert(text)
         if isinstance(option.default, tuple):
             value = (*values.get(option.name, ()), value)
         elif option.name in values:
-            raise UsageError(f"--{option.name} is given twice; expected it once")
+            raise RequestError(f"--{option.name} is given twice; expected it once")
         values[option.name] = value
     for option in options.values():
         if option.default is MISSING and option.name not in values:
-            raise UsageError(f"--{option.name} is missing; --help lists the options")
+            raise RequestError(f"--{option.name} is missing; --help lists the options")
     return {
         parameter: group(**{f.name: values[f.name] for f in fields(group) if f.name in values})
         for parameter, group in _groups(command).items()
@@ -128,7 +128,7 @@ def _helps(group: type) -> dict[str, str]:
 
 def _find(argument: str, options: dict[str, _Option]) -> _Option:
     if not argument.startswith("-"):
-        raise UsageError(f"unexpected {argument!r}; every value follows an option, as in --help")
+        raise RequestError(f"unexpected {argument!r}; every value follows an option, as in --help")
     name = argument.removeprefix("--").replace("-", "_")
     if argument.startswith("--") and name in options:
         return options[name]
@@ -138,4 +138,4 @@ def _find(argument: str, options: dict[str, _Option]) -> _Option:
             return matches[0]
     close = difflib.get_close_matches(name.lstrip("_"), options, n=1)
     advice = f"did you mean --{close[0]}?" if close else "--help lists the options"
-    raise UsageError(f"unknown option {argument}; {advice}")
+    raise RequestError(f"unknown option {argument}; {advice}")

@@ -10,8 +10,8 @@ from datetime import date
 
 import torch
 
-from codellama.cli import Source, peak_memory_bytes, run, say
-from codellama.errors import CodeLlamaError, UsageError
+from codellama.cli import Source, log, peak_memory_bytes, run
+from codellama.errors import CodeLlamaError, RequestError
 from codellama.evaluation import speed
 from codellama.inference.cache_rows import bytes_per_token
 from codellama.weights.loading import LoadOptions, weight_bytes
@@ -36,13 +36,13 @@ def benchmark(form: Form, work: speed.Workload, source: Source, loading: LoadOpt
     in the same run: decoding reads every weight once a token, prefill multiplies by each once.
     """
     if work.prompt_tokens + work.new_tokens > (most := source.checkpoint.config.max_seq_len):
-        raise UsageError(
+        raise RequestError(
             f"the model's context holds {most:,} tokens; take fewer in --prompt_tokens and "
             "--new_tokens"
         )
     if form.table:
         if source.json:
-            raise UsageError("--table is Markdown; leave out --json")
+            raise RequestError("--table is Markdown; leave out --json")
         _print_table(work, source, loading)
         return
     started = time.perf_counter()
@@ -91,7 +91,7 @@ def _print_table(work: speed.Workload, source: Source, loading: LoadOptions) -> 
             load_seconds = time.perf_counter() - started
             prefill, decode, _ = speed.speeds(llm, work).values()
         except (CodeLlamaError, MemoryError, torch.OutOfMemoryError) as error:
-            say(f"{quantize or 'as stored'}{', compiled' * compile} is left out: {error}")
+            log(f"{quantize or 'as stored'}{', compiled' * compile} is left out: {error}")
             continue
         dtype = str(llm.model.tok_embeddings.weight.dtype).removeprefix("torch.")
         held = quantize or (dtype if source.plain else getattr(source.checkpoint, "mode", dtype))

@@ -21,9 +21,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from tqdm import tqdm
 
 from codellama.arguments import HELP, Command, help_text, parse
-from codellama.errors import CodeLlamaError, RequestError, UsageError
-from codellama.inference.generation import CodeLlama
-from codellama.processes import is_launched, leave
+from codellama.distributed import is_launched, shutdown
+from codellama.errors import CodeLlamaError, RequestError
+from codellama.inference.codellama import CodeLlama
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import OUT_OF_MEMORY, Progress
 from codellama.weights.loading import LoadOptions, open_checkpoint
@@ -76,7 +76,7 @@ class Source:
                 processes = mesh.size() if mesh else 1
                 check_memory(self.checkpoint, options, tokens, processes, fast=not self.plain)
             except RequestError as error:
-                raise UsageError(f"{error}; --force tries all the same") from None
+                raise RequestError(f"{error}; --force tries all the same") from None
         with progress_bar("loading", self.quiet) as progress:
             return CodeLlama.load(
                 self.directory, fast=not self.plain, progress=progress, mesh=mesh, **vars(options)
@@ -102,14 +102,14 @@ def run(command: Command | Mapping[str, Command]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # what models write fits no smaller alphabet
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+        warnings.showwarning = lambda message, *_: log(f"warning: {message}")
         if not is_launched():  # torchrun's processes end at once
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         code = _exit_code(command, sys.argv[1:])
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's clean-up
     if is_launched():
-        leave(code)
+        shutdown(code)
     sys.exit(code)
 
 
@@ -123,7 +123,7 @@ def _exit_code(command: Command | Mapping[str, Command], arguments: list[str]) -
                     print(f"  {name:<14} {(one.__doc__ or '').splitlines()[0]}")
                 return 0
             if name not in command:
-                raise UsageError(f"expected one of {', '.join(command)} first, found {name}")
+                raise RequestError(f"expected one of {', '.join(command)} first, found {name}")
             command = command[name]
         if (options := parse(arguments, command)) is not None:
             if any(getattr(group, "quiet", False) for group in options.values()):
@@ -136,10 +136,10 @@ def _exit_code(command: Command | Mapping[str, Command], arguments: list[str]) -
         _forget_output()
         return 141
     except KeyboardInterrupt:
-        say("")
+        log("")
         return 130
     except (CodeLlamaError, OSError, RuntimeError, MemoryError) as error:
-        say(f"error: {_sentence(error)}")
+        log(f"error: {_sentence(error)}")
         return 2
     return 0
 
@@ -165,7 +165,7 @@ def _sentence(error: Exception) -> str:
     raise error
 
 
-def say(text: str, end: str = "\n") -> None:
+def log(text: str, end: str = "\n") -> None:
     """Prints to stderr; results come all the same where that is closed or full."""
     with contextlib.suppress(OSError, ValueError):
         print(text, end=end, file=sys.stderr, flush=True)
@@ -184,7 +184,7 @@ def checkpoint_directory(ckpt: str | None) -> Path:
     for directory in EMBEDDED_CHECKPOINTS:
         if directory.is_dir():
             return directory
-    raise UsageError("no checkpoint given; name a directory with --ckpt")
+    raise RequestError("no checkpoint given; name a directory with --ckpt")
 
 
 def user_path(text: str) -> Path:
@@ -192,7 +192,7 @@ def user_path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise UsageError(f"{text}: there is no such user; write the path out") from None
+        raise RequestError(f"{text}: there is no such user; write the path out") from None
 
 
 @contextlib.contextmanager

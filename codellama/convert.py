@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from codellama.cli import progress_bar, run, say, user_path
-from codellama.errors import CheckpointError, UsageError
+from codellama.cli import log, progress_bar, run, user_path
+from codellama.errors import CheckpointError, RequestError
 from codellama.text.tokenizer import TOKENIZER
 from codellama.weights import huggingface, meta
 from codellama.weights.checkpoint import Checkpoint, new_directory
@@ -42,9 +42,9 @@ class Conversion:
 
     def __post_init__(self) -> None:
         if self.to not in FORMATS:
-            raise UsageError(f"--to is {self.to!r}; expected one of {', '.join(FORMATS)}")
+            raise RequestError(f"--to is {self.to!r}; expected one of {', '.join(FORMATS)}")
         if self.to != "meta" and self.shards is not None:
-            raise UsageError(f"--shards counts Meta's files; leave it out with --to {self.to}")
+            raise RequestError(f"--shards counts Meta's files; leave it out with --to {self.to}")
 
 
 def convert(conversion: Conversion) -> None:
@@ -58,30 +58,30 @@ def convert(conversion: Conversion) -> None:
     if tokenizer.is_file():
         load_tokenizer(source.directory, source.config.vocab_size)  # refuses one that does not fit
     elif not conversion.quiet:
-        say(f"warning: {source.directory} has no {TOKENIZER} to copy")
+        log(f"warning: {source.directory} has no {TOKENIZER} to copy")
     dtype = torch_dtype(conversion.dtype) or source.dtype
-    with new_directory(user_path(conversion.dst)) as beside:
-        _write(source, beside, dtype, conversion)
+    with new_directory(user_path(conversion.dst)) as temporary:
+        _write(source, temporary, dtype, conversion)
         if tokenizer.is_file():
-            shutil.copyfile(tokenizer, beside / TOKENIZER)
+            shutil.copyfile(tokenizer, temporary / TOKENIZER)
         if conversion.to == "meta":
             with progress_bar("md5", conversion.quiet) as progress:
-                write_checklist(beside, progress)
+                write_checklist(temporary, progress)
 
 
 def _write(source: Checkpoint, target: Path, dtype: torch.dtype, conversion: Conversion) -> None:
     if conversion.to in ("int8", "int4"):
-        from codellama.fast import rounded_checkpoint
+        from codellama.fast import quantized_checkpoint
 
-        if isinstance(source, rounded_checkpoint.RoundedCheckpoint):
+        if isinstance(source, quantized_checkpoint.QuantizedCheckpoint):
             raise CheckpointError(
                 f"{source.directory} is rounded to {source.format} already; convert the checkpoint "
                 "that it was made from"
             )
-        place = rounded_checkpoint.place_quantized(conversion.to)
+        place = quantized_checkpoint.quantizing_weight_loader(conversion.to)
         with progress_bar("rounding", conversion.quiet) as progress:
-            model = load_model(source.directory, "cpu", dtype, progress, place=place)
-        rounded_checkpoint.save_checkpoint(target, model, conversion.to)
+            model = load_model(source.directory, "cpu", dtype, progress, weight_loader=place)
+        quantized_checkpoint.save_checkpoint(target, model, conversion.to)
         return
     read = partial(source.read, dtype=dtype)
     if conversion.to == "hf":

@@ -4,7 +4,7 @@ Each text says what was found, what was expected, and what to do. Commands print
 and end with exit code 2. Whatever else is raised is a defect of this package.
 """
 
-LONGEST = 900
+MAX_LENGTH = 900
 """Characters of a text."""
 
 
@@ -12,13 +12,13 @@ class CodeLlamaError(ValueError):
     """The base of all the others.
 
     What is quoted from files and prompts may be of any kind and length: the text shows control
-    characters escaped, and leaves out the middle of what is longer than `LONGEST`.
+    characters escaped, and leaves out the middle of what is longer than `MAX_LENGTH`.
     """
 
     def __init__(self, text: str) -> None:
         text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-        if len(text) > LONGEST:
-            text = f"{text[: LONGEST // 2]} … {text[3 - LONGEST // 2 :]}"
+        if len(text) > MAX_LENGTH:
+            text = f"{text[: MAX_LENGTH // 2]} … {text[3 - MAX_LENGTH // 2 :]}"
         super().__init__(text)
 
 
@@ -44,7 +44,3 @@ class RequestError(CodeLlamaError):
 
 class DataError(CodeLlamaError):
     """Documents, problems or a run's files that cannot be used."""
-
-
-class UsageError(CodeLlamaError):
-    """Words on a command line that the command cannot follow."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from codellama.arguments import Command
 from codellama.cli import Source, progress_bar, run, user_path
-from codellama.errors import UsageError
+from codellama.errors import RequestError
 from codellama.evaluation import infilling as gaps
 from codellama.evaluation import key_retrieval as keys
 from codellama.evaluation import paper, plotting
@@ -22,7 +22,7 @@ from codellama.evaluation.problems import humaneval, mbpp
 from codellama.evaluation.results import Results, fingerprint, read_json_lines
 from codellama.evaluation.tasks import Sampling, Task, complete, pass_rates, score
 from codellama.evaluation.texts import Texts
-from codellama.inference.generation import CodeLlama
+from codellama.inference.codellama import CodeLlama
 from codellama.weights.loading import LoadOptions, load_tokenizer
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -56,7 +56,7 @@ class Extent:
 
     def __post_init__(self) -> None:
         if self.limit < 0 or self.context < 0 or self.context == 1:
-            raise UsageError("--limit has to be 0 or more, --context 0, 2 or more")
+            raise RequestError("--limit has to be 0 or more, --context 0, 2 or more")
         if self.plot is not None:
             plotting.check(user_path(self.plot))
 
@@ -146,14 +146,14 @@ def positions(
     The files stand one after the other, as in a repository; 16 sequences of them are read.
     """
     if which.length < 512:
-        raise UsageError(f"--length is {which.length}; expected 512 or more")
+        raise RequestError(f"--length is {which.length}; expected 512 or more")
     edges = [0, *(128 << power for power in range(20) if 128 << power < which.length), which.length]
     text, llm = "".join(texts.read().values()), source.load(loading)
     count = extent.limit or 16
     with extent.open("positions", source, llm, [which, texts, loading]) as results:
         losses = prediction.losses_by_position(llm, text, edges, count, results=results)
     if not losses:
-        raise UsageError(f"the files have fewer than {which.length} tokens; give more --data")
+        raise RequestError(f"the files have fewer than {which.length} tokens; give more --data")
     means = [fmean(column) for column in zip(*losses, strict=True)]
     if extent.plot:
         plotting.curve(user_path(extent.plot), edges, means)
@@ -173,14 +173,14 @@ def infilling(
 ) -> None:
     """Write a missing line, block or piece again, prefix first and suffix first."""
     if missing.tasks not in gaps.KINDS:
-        raise UsageError(f"--tasks is {missing.tasks!r}; expected {' or '.join(gaps.KINDS)}")
+        raise RequestError(f"--tasks is {missing.tasks!r}; expected {' or '.join(gaps.KINDS)}")
     seed = sampling.seed or 0
     if missing.problems is not None:
         tasks = gaps.derived(humaneval(missing.problems), missing.tasks, seed)
         tasks = tasks[: extent.limit or None]
     elif missing.tasks != "single_line" or execution.execute:
         option = "--execute" if execution.execute else f"--tasks {missing.tasks}"
-        raise UsageError(f"{option} needs --problems; of --data, lines are taken, without tests")
+        raise RequestError(f"{option} needs --problems; of --data, lines are taken, without tests")
     else:
         config = source.checkpoint.config
         tokenizer = load_tokenizer(source.directory, config.vocab_size)
@@ -216,7 +216,7 @@ def _solving(name: str, doc: str, read: Callable[[Programs], list[Task]]) -> Com
         loading: LoadOptions,
     ) -> None:
         if not execution.execute and (extent.results is None or programs.score is not None):
-            raise UsageError(
+            raise RequestError(
                 "scoring runs generated programs; --execute allows it, see --help; to write "
                 "completions without scoring them, name a file with --results"
             )

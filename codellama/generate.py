@@ -13,14 +13,14 @@ from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from codellama.cli import Source, peak_memory_bytes, run, say, user_path
-from codellama.conversation import Conversation
-from codellama.errors import CodeLlamaError, UsageError
+from codellama.chat import Conversation
+from codellama.cli import Source, log, peak_memory_bytes, run, user_path
+from codellama.distributed import broadcast, init_mesh
+from codellama.errors import CodeLlamaError, RequestError
 from codellama.inference.cache_rows import bytes_per_token
-from codellama.inference.decoding import Steps
-from codellama.inference.generation import CodeLlama
+from codellama.inference.codellama import CodeLlama
 from codellama.inference.requests import Options, check_length
-from codellama.processes import from_first_rank, launched_mesh
+from codellama.inference.scheduler import Steps
 from codellama.text import prompts as formats
 from codellama.text.prompts import FILL, split_fill
 from codellama.weights.loading import (
@@ -56,21 +56,25 @@ class Request:
     draft_ckpt: str | None = None
 
     def check(self, source: Source, options: Options) -> None:
-        """Raises UsageError for options that exclude each other."""
+        """Raises RequestError for options that exclude each other."""
         if self.chat and (self.prompt is not None or self.file is not None):
-            raise UsageError("--chat is a conversation; leave out --prompt and --file")
+            raise RequestError("--chat is a conversation; leave out --prompt and --file")
         if self.chat and (source.json or options.echo or options.num_samples > 1):
-            raise UsageError("--chat is a conversation; leave out --json, --echo and --num_samples")
+            raise RequestError(
+                "--chat is a conversation; leave out --json, --echo and --num_samples"
+            )
         if self.chat and options.heal:
-            raise UsageError("--heal is for prompts that end inside a word; leave out one of both")
+            raise RequestError(
+                "--heal is for prompts that end inside a word; leave out one of both"
+            )
         if self.prompt is not None and self.file is not None:
-            raise UsageError("--prompt and --file both name a prompt; give one of them")
+            raise RequestError("--prompt and --file both name a prompt; give one of them")
         if self.system is not None and not self.chat:
-            raise UsageError("--system begins a conversation; give --chat as well")
+            raise RequestError("--system begins a conversation; give --chat as well")
         if self.draft_ckpt is not None and not options.speculate:
-            raise UsageError("--draft_ckpt needs --speculate, the number of draft tokens")
+            raise RequestError("--draft_ckpt needs --speculate, the number of draft tokens")
         if options.logprobs and not source.json:
-            raise UsageError("--logprobs are part of JSON objects; give --json as well")
+            raise RequestError("--logprobs are part of JSON objects; give --json as well")
 
 
 def generate(request: Request, options: Options, source: Source, loading: LoadOptions) -> None:
@@ -79,7 +83,7 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
     Text goes to stdout as it comes, everything else to stderr.
     """
     request.check(source, options)
-    mesh = launched_mesh(torch_device(loading.device))
+    mesh = init_mesh(torch_device(loading.device))
     prompts = {} if request.chat else _prompts(request, mesh)
     longest = _longest(prompts, request, source)
     if request.draft_ckpt is not None:
@@ -91,7 +95,7 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
     if request.draft_ckpt is not None:
         llm.load_draft(user_path(request.draft_ckpt), fast=not source.plain)
     if not source.quiet:
-        say(_summary(llm, time.perf_counter() - started, mesh))
+        log(_summary(llm, time.perf_counter() - started, mesh))
     if request.chat:
         Conversation(llm, request.system, options, quiet=source.quiet, mesh=mesh).hold()
     elif source.json or len(prompts) > 1 or options.num_samples > 1:
@@ -100,7 +104,7 @@ def generate(request: Request, options: Options, source: Source, loading: LoadOp
         [prompt] = prompts.values()
         _print_stream(llm, prompt, request, options)
     if not source.quiet:
-        say(_report(llm))
+        log(_report(llm))
 
 
 def _prompts(request: Request, mesh: DeviceMesh | None) -> dict[str, str]:
@@ -111,12 +115,12 @@ def _prompts(request: Request, mesh: DeviceMesh | None) -> dict[str, str]:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from None
+            raise RequestError(f"{path}: {error.strerror}") from None
         text = _text(str(path), content)
         if path.suffix.lower() == ".jsonl":
             return _json_strings(path, text)
     elif text is None:
-        text = from_first_rank(_standard_input, mesh)
+        text = broadcast(_standard_input, mesh)
     return {"": text}
 
 
@@ -131,14 +135,14 @@ def _json_strings(path: Path, text: str) -> dict[str, str]:
             except (ValueError, RecursionError):
                 prompts[place] = None
             if not isinstance(prompts[place], str):
-                raise UsageError(f"{place}expected a JSON string, got {line[:40]!r}")
+                raise RequestError(f"{place}expected a JSON string, got {line[:40]!r}")
     if not prompts:
-        raise UsageError(f"{path} holds no prompt")
+        raise RequestError(f"{path} holds no prompt")
     return prompts
 
 
 def _longest(prompts: dict[str, str], request: Request, source: Source) -> int:
-    """Tokens of the longest prompt. Raises UsageError for one that the model does not take."""
+    """Tokens of the longest prompt. Raises RequestError for one that the model does not take."""
     config = source.checkpoint.config
     tokenizer = load_tokenizer(source.directory, config.vocab_size)
     longest = 0
@@ -149,7 +153,7 @@ def _longest(prompts: dict[str, str], request: Request, source: Source) -> int:
             else:
                 ids = tokenizer.encode(text, bos=True)
         except CodeLlamaError as error:
-            raise UsageError(f"{place}{error}") from None
+            raise RequestError(f"{place}{error}") from None
         check_length(ids, config.max_seq_len, place)
         longest = max(longest, len(ids))
     return longest
@@ -157,7 +161,7 @@ def _longest(prompts: dict[str, str], request: Request, source: Source) -> int:
 
 def _standard_input() -> str:
     if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("no prompt; give --prompt or --file, or pipe a text in")
+        raise RequestError("no prompt; give --prompt or --file, or pipe a text in")
     return _text("standard input", sys.stdin.buffer.read())
 
 
@@ -165,7 +169,7 @@ def _text(source: str, content: bytes) -> str:
     try:
         return content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{source} is not UTF-8 text: byte {error.start} does not fit") from None
+        raise RequestError(f"{source} is not UTF-8 text: byte {error.start} does not fit") from None
 
 
 def _print_stream(llm: CodeLlama, prompt: str, request: Request, options: Options) -> None:

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from codellama.cli import run, user_path
-from codellama.errors import UsageError
+from codellama.errors import RequestError
 from codellama.evaluation import plotting
 from codellama.training import run_directory
 from codellama.training.machine import Machine
@@ -69,7 +69,7 @@ def train(options: TrainOptions) -> None:
     machine = Machine.best(torch_device(options.device) or default_device())
     if dtype := torch_dtype(options.dtype):
         if dtype == torch.float16:
-            raise UsageError("--dtype is float16, too narrow for gradients; expected bfloat16")
+            raise RequestError("--dtype is float16, too narrow for gradients; expected bfloat16")
         machine = replace(machine, dtype=None if dtype == torch.float32 else dtype)
     training = Run(directory, _recipe(options, directory), machine, options.resume)
     total = sum(stage.steps * stage.step_tokens for stage in training.recipe.stages)

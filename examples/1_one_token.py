@@ -46,7 +46,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
 
 
-def rotate(heads: Tensor, angles: Tensor) -> Tensor:
+def apply_rotary_embedding(heads: Tensor, angles: Tensor) -> Tensor:
     """Rotates each pair of channels, taken as a complex number: (seq, heads, head_dim) -> same."""
     pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2)).contiguous())
     turned = pairs * torch.polar(torch.ones_like(angles), angles)[:, None]
@@ -73,7 +73,7 @@ def block(x: Tensor, checkpoint: Checkpoint, layer: int) -> tuple[Tensor, Tensor
     pairs = torch.arange(0, config.head_dim, 2) / config.head_dim
     angles = torch.arange(seq)[:, None] * config.rope_theta**-pairs
     note("angles", angles, "position times frequency, (seq, head_dim / 2)")
-    q, k = rotate(q, angles), rotate(k, angles)
+    q, k = apply_rotary_embedding(q, angles), apply_rotary_embedding(k, angles)
     note("q rotated", q, "pairs of channels rotated by their angles; so is k")
     k, v = (shared.repeat_interleave(heads // kv_heads, dim=1) for shared in (k, v))
     scores = torch.einsum("qhd,khd->hqk", q, k) / config.head_dim**0.5

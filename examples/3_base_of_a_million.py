@@ -22,7 +22,7 @@ from lesson import Picture, title
 from torch import Tensor
 
 from codellama import ModelConfig, Transformer
-from codellama.errors import UsageError
+from codellama.errors import RequestError
 
 NAMES, VALUES = 64, 4
 ASK = NAMES * VALUES  # the first question token; before it, an entry token for each name and value
@@ -114,7 +114,7 @@ def similarity(theta: float, distance: float) -> float:
 def base_of_a_million(budget: Budget, picture: Picture) -> None:
     """Compare the two bases, before and after fine-tuning on long sequences."""
     if budget.shrink > 16:
-        raise UsageError(f"--shrink is {budget.shrink}; expected 16 at most")
+        raise RequestError(f"--shrink is {budget.shrink}; expected 16 at most")
     title("What the angles do over distance, 64 pairs of channels (Figure 9a)")
     print(f"{'distance':>10} {'base 1e4':>10} {'base 1e6':>10}   mean cosine of the angles")
     for distance in (1, 16, 256, 4_096, 16_384, 65_536):

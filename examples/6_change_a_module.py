@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from codellama import ModelConfig, Tokenizer, Transformer, load_model
 from codellama.cli import checkpoint_directory
 from codellama.model.norm import RMSNorm
-from codellama.model.rotary import rotary_angles
+from codellama.model.rotary import rotary_embedding
 
 TEXT = "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):"
 FACTOR = 4
@@ -61,7 +61,7 @@ def divide_positions(block: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor
     """A hook before a block: its angles are those of positions divided by `FACTOR`."""
     x, _, _, *rest = args
     positions = torch.arange(x.shape[1])[None] / FACTOR
-    return x, *rotary_angles(positions, block.attention.head_dim, 1e6), *rest
+    return x, *rotary_embedding(positions, block.attention.head_dim, 1e6), *rest
 
 
 def loss(model: Transformer, rows: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from pathlib import Path
 from command_line import run_example
 
 import codellama
-from codellama.errors import UsageError
+from codellama.errors import RequestError
 
 try:
     from pygments import highlight
@@ -183,7 +183,7 @@ def files(chapter: str) -> list[Path]:
 def annotate(page: Page) -> None:
     """Write a page with the package's code and prose side by side."""
     if Path(page.out).suffix not in (".html", ".htm"):
-        raise UsageError(f"{page.out} is to be an HTML file; expected a name that ends in .html")
+        raise RequestError(f"{page.out} is to be an HTML file; expected a name that ends in .html")
     colours = HtmlFormatter(style="default").get_style_defs("pre") if highlight else ""
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{TITLE}</title>",

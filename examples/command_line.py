@@ -10,7 +10,7 @@ from functools import wraps
 from typing import Any, NoReturn
 
 from codellama.cli import run
-from codellama.errors import UsageError
+from codellama.errors import RequestError
 
 
 def run_example(example: Callable[..., None]) -> NoReturn:
@@ -27,7 +27,7 @@ def run_example(example: Callable[..., None]) -> NoReturn:
                 value = getattr(group, field.name)
                 is_number = isinstance(field.default, int | float) and field.default > 0
                 if is_number and value <= 0:
-                    raise UsageError(f"--{field.name} is {value}; expected more than 0")
+                    raise RequestError(f"--{field.name} is {value}; expected more than 0")
         example(**groups)
 
     run(checked)

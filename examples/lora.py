@@ -93,7 +93,7 @@ def lora(options: LoraOptions) -> None:
     source = checkpoint_directory(options.ckpt)
     tokenizer = Tokenizer(source / "tokenizer.model")
     documents = find_all([options.data])
-    with new_directory(options.out) as beside:
+    with new_directory(options.out) as temporary:
         model = load_model(source, default_device(), torch.float32)
         places = adapt(model, options.layers, options.rank)
         learned = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -111,8 +111,8 @@ def lora(options: LoraOptions) -> None:
         for place in places:
             weights[f"{place}.weight"] = model.get_submodule(place).merged()
         weights = {name: weight.to("cpu", torch.bfloat16) for name, weight in weights.items()}
-        save_checkpoint(beside, model.config, reader(weights))
-        (beside / "tokenizer.model").write_bytes((source / "tokenizer.model").read_bytes())
+        save_checkpoint(temporary, model.config, reader(weights))
+        (temporary / "tokenizer.model").write_bytes((source / "tokenizer.model").read_bytes())
     print(f"python -m codellama.generate --ckpt {options.out} --prompt 'import '")
 
 

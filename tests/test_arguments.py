@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 
 from codellama.arguments import help_text, parse
-from codellama.errors import RequestError, UsageError
+from codellama.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def test_a_flag_takes_no_other_value():
 
 def test_a_letter_stands_for_the_one_option_that_begins_with_it():
     assert given(["-t", "x", "-c=4"]) == Group("x", count=4)
-    with pytest.raises(UsageError, match="unknown option -m"):
+    with pytest.raises(RequestError, match="unknown option -m"):
         parse(["-m", "x"], command)
 
 
@@ -145,6 +145,6 @@ def test_what_a_dataclass_refuses_is_refused():
     ],
 )
 def test_a_mistake_is_named(arguments, says):
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(RequestError) as error:
         parse(arguments, command)
     assert says in str(error.value)

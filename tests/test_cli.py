@@ -12,7 +12,7 @@ import torch
 
 from codellama import cli
 from codellama.arguments import _groups, _options
-from codellama.errors import UsageError
+from codellama.errors import RequestError
 
 
 def call(monkeypatch, capsys, command, *arguments):
@@ -83,7 +83,7 @@ def raising(error: BaseException):
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
-        (UsageError("what, expected, do"), 2, "error: what, expected, do\n"),
+        (RequestError("what, expected, do"), 2, "error: what, expected, do\n"),
         (FileNotFoundError(2, "No such file", "x.py"), 2, "error: x.py: No such file\n"),
         (OSError(28, "No space left on device"), 2, "error: output: No space left on device\n"),
         (OSError(5, "Input/output error"), 2, "error: the system: Input/output error\n"),

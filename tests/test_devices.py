@@ -104,7 +104,7 @@ def test_seeded_sampling_repeats_itself(directory, device):
 def test_a_few_steps_of_training_lower_the_loss(device):
     model = random_model(n_layers=1)
     initialise(model, torch.Generator().manual_seed(0))
-    stage = Stage("s", 4_096, 32, 256, 3e-3, recompute=True)
+    stage = Stage("s", 4_096, 32, 256, 3e-3, activation_checkpointing=True)
     machine = Machine.best(torch.device(device))
     rows = torch.arange(8 * 33).view(8, 33) % 40
     stream = type("Rows", (), {"take": lambda _, count: rows[:count]})()

@@ -182,10 +182,12 @@ def test_every_step_is_logged(unbroken):
     assert [(record["stage"], record["step"]) for record in records] == STEPS
     tokens = [128 * step for step in range(1, 9)] + [1_024 + 256 * step for step in range(1, 5)]
     assert [record["tokens"] for record in records] == tokens
-    measured = [at for at, record in zip(STEPS, records, strict=True) if "held_out_loss" in record]
+    measured = [
+        at for at, record in zip(STEPS, records, strict=True) if "validation_loss" in record
+    ]
     assert measured == [("short", 3), ("short", 6), ("short", 8), ("long", 3), ("long", 4)]
     assert records[0]["loss"] == pytest.approx(5.99, abs=0.1)  # ln 400
-    assert records[-1]["held_out_loss"] < records[2]["held_out_loss"] < 5.99
+    assert records[-1]["validation_loss"] < records[2]["validation_loss"] < 5.99
     peaks = [max(r["learning_rate"] for r in records if r["stage"] == s) for s in ("short", "long")]
     assert peaks == pytest.approx([1.5e-3, 3e-4])
 
@@ -199,7 +201,7 @@ def test_the_held_out_loss_is_that_of_the_held_out_documents(unbroken, data):
         stream = PackedSequences(files, tokenizer, Packing(129, 0.0, 8, "0 long"))
         trainer = Trainer(model, stream, stage, Machine(torch.device("cpu")))
         losses.append(trainer.loss(stream.take(1_024 // 128)))
-    found = log(unbroken)[-1]["held_out_loss"]
+    found = log(unbroken)[-1]["validation_loss"]
     assert abs(found - losses[0]) < abs(found - losses[1]) / 4
 
 

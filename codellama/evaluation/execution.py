@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from codellama.distributed import processor_count
 from codellama.errors import RequestError
-from codellama.processes import processor_count
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
 LIMITS = {"AS": 2**30, "FSIZE": 2**24, "NOFILE": 64, "CORE": 0, "NPROC": 32}

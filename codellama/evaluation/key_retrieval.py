@@ -14,7 +14,7 @@ from itertools import product
 
 from codellama.errors import DataError, RequestError
 from codellama.evaluation.results import Results, digest
-from codellama.inference.generation import CodeLlama
+from codellama.inference.codellama import CodeLlama
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import Tokenizer
 

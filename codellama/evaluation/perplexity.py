@@ -12,7 +12,7 @@ from torch import Tensor
 
 from codellama.errors import DataError, RequestError
 from codellama.evaluation.results import Results, digest
-from codellama.inference.generation import CodeLlama
+from codellama.inference.codellama import CodeLlama
 from codellama.inference.prefill import PREFILL_CHUNK, logprobs_of
 from codellama.model.transformer import Transformer
 

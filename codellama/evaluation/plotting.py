@@ -55,8 +55,8 @@ def loss_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
             steps = [record for record in log if record["stage"] == stage]
             losses = smoothed([step["loss"] for step in steps])
             axes.plot([step["tokens"] for step in steps], losses, label=f"{stage}, train")
-            saved = [step for step in steps if "held_out_loss" in step]
-            losses = [step["held_out_loss"] for step in saved]
+            saved = [step for step in steps if "validation_loss" in step]
+            losses = [step["validation_loss"] for step in saved]
             axes.plot([step["tokens"] for step in saved], losses, "o-", label=f"{stage}, held out")
         axes.set(xlabel="tokens", ylabel="nats a token")
         axes.legend()
@@ -78,6 +78,6 @@ def _axes(path: Path, **options: Any) -> Iterator[Any]:
 
     figure = Figure(layout="constrained", **options)
     yield figure.subplots()
-    beside = path.with_name(f"{path.stem}.part{path.suffix}")
-    figure.savefig(beside)
-    beside.replace(path)
+    temporary = path.with_name(f"{path.stem}.part{path.suffix}")
+    figure.savefig(temporary)
+    temporary.replace(path)

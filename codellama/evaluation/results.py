@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from codellama.errors import DataError
-from codellama.inference.generation import CodeLlama
+from codellama.inference.codellama import CodeLlama
 from codellama.weights.downloads import Progress
 
 Record = dict[str, Any]

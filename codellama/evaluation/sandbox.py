@@ -35,7 +35,7 @@ OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 RDONLY, NOSUID_NODEV = 1, 2 | 4  # MS_ and MOUNT_ATTR_ alike
 LONG_INTEGERS = "-Xint_max_str_digits=0"  # of any length
 REQUESTS, ANSWERS = 62, 63  # descriptors of the program's process
-LONGEST_ANSWER = 2**24
+MAX_ANSWER = 2**24
 GROUPS: dict[str, Any] = {
     kind.__name__: kind for kind in (list, tuple, set, frozenset, dict, bytes, complex)
 }
@@ -108,7 +108,7 @@ class Judge:
         """What the program's function or object of that name or number returns."""
         given = [encode(part, lambda remote: vars(remote)["key"]) for part in (args, kwargs)]
         self._send([key, *given])
-        line = self.answers.readline(LONGEST_ANSWER)
+        line = self.answers.readline(MAX_ANSWER)
         if not line.endswith("\n"):
             raise RuntimeError("the program ended, or its answer is too long")
         returned, value = json.loads(line)

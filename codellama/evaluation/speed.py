@@ -11,8 +11,8 @@ from statistics import median
 import torch
 
 from codellama.errors import RequestError
-from codellama.inference.decoding import Timing
-from codellama.inference.generation import CodeLlama
+from codellama.inference.codellama import CodeLlama
+from codellama.inference.scheduler import Timing
 from codellama.weights.loading import default_device, torch_device
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from codellama.errors import DataError
 from codellama.evaluation.execution import Execution, Job, run_programs
 from codellama.evaluation.results import Record, Results, digest
-from codellama.inference.generation import CodeLlama
+from codellama.inference.codellama import CodeLlama
 from codellama.inference.requests import Completion, Options
 
 

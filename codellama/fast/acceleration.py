@@ -20,23 +20,23 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from codellama.distributed import broadcast
 from codellama.errors import RequestError
+from codellama.fast.attention import single_query_attention
 from codellama.fast.compiled import CompiledSteps, check_compiler
 from codellama.fast.int8 import Int8Linear
-from codellama.fast.int8_kv_cache import Int8KVCache
-from codellama.fast.operators import has_tiles
+from codellama.fast.operators import has_amx
 from codellama.fast.prepacked import FbgemmInt8Linear, PrepackedLinear, can_prepack
-from codellama.fast.rounded_checkpoint import RoundedCheckpoint, place_quantized
-from codellama.fast.single_query_attention import single_query_attention
+from codellama.fast.quantized_checkpoint import QuantizedCheckpoint, quantizing_weight_loader
+from codellama.fast.quantized_kv_cache import QuantizedKVCache
 from codellama.fast.single_row_linear import SingleRowLinear
-from codellama.inference.generation import CodeLlama
+from codellama.inference.codellama import CodeLlama
 from codellama.model.attention import Attention, grouped_query_attention
 from codellama.model.transformer import Transformer
-from codellama.processes import from_first_rank
 from codellama.weights import loading
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import Progress
-from codellama.weights.loading import LoadOptions, Place
+from codellama.weights.loading import LoadOptions, WeightLoader
 
 
 def load_accelerated(
@@ -60,9 +60,11 @@ def load_accelerated(
         place(model, name, read)
         _accelerate_layer(model, name.rpartition(".")[0], options.compile)
 
-    model = loading.load_model(checkpoint, device, options.dtype, progress, place=place_fast)
+    model = loading.load_model(
+        checkpoint, device, options.dtype, progress, weight_loader=place_fast
+    )
     if options.kv_dtype is not None:
-        model.cache_type = Int8KVCache
+        model.cache_type = QuantizedKVCache
     llm = CodeLlama(accelerate(model), tokenizer)
     if options.compile:
         llm.decoder.steps = CompiledSteps(model)
@@ -70,7 +72,7 @@ def load_accelerated(
         from codellama.fast import tensor_parallel
 
         tensor_parallel.parallelize(model, mesh)
-        llm.draw_seed = partial(from_first_rank, torch.Generator().seed, mesh)
+        llm.draw_seed = partial(broadcast, torch.Generator().seed, mesh)
     return llm
 
 
@@ -90,7 +92,7 @@ def _accelerate_layer(model: Transformer, name: str, prepack: bool = False) -> N
     elif isinstance(layer, Int8Linear) and can_prepack(layer.values.device):
         model.set_submodule(name, FbgemmInt8Linear(layer.values, layer.scales))
     elif type(layer) is nn.Linear and layer.bias is None and SingleRowLinear.suits(layer.weight):
-        mapped_is_faster = layer.weight.dtype == torch.bfloat16 and has_tiles()  # see `prepacked`
+        mapped_is_faster = layer.weight.dtype == torch.bfloat16 and has_amx()  # see `prepacked`
         if prepack and can_prepack(layer.weight.device) and not mapped_is_faster:
             model.set_submodule(name, PrepackedLinear.from_weight(layer.weight.detach()))
         else:
@@ -99,20 +101,24 @@ def _accelerate_layer(model: Transformer, name: str, prepack: bool = False) -> N
 
 def _place(
     checkpoint: Checkpoint, options: LoadOptions, device: torch.device, mesh: DeviceMesh | None
-) -> Place:
+) -> WeightLoader:
     """What puts parameters into the model."""
     if mesh is not None:
         from codellama.fast import tensor_parallel
 
-        if options.quantize or options.compile or isinstance(checkpoint, RoundedCheckpoint):
+        if options.quantize or options.compile or isinstance(checkpoint, QuantizedCheckpoint):
             raise RequestError(
                 "rounded and compiled models are for one process; leave out quantize and compile "
                 "and name a checkpoint that is not rounded, or start one process"
             )
         tensor_parallel.check_divisible(checkpoint.config, mesh.size())
-        return tensor_parallel.place_share(mesh)
-    if not isinstance(checkpoint, RoundedCheckpoint):
-        return place_quantized(options.quantize) if options.quantize else loading.place_whole
+        return tensor_parallel.sharded_weight_loader(mesh)
+    if not isinstance(checkpoint, QuantizedCheckpoint):
+        return (
+            quantizing_weight_loader(options.quantize)
+            if options.quantize
+            else loading.default_weight_loader
+        )
     if options.quantize not in (None, checkpoint.mode):
         raise RequestError(
             f"{checkpoint.directory} is rounded to {checkpoint.mode} already; leave out quantize, "

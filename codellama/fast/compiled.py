@@ -29,10 +29,10 @@ from torch import Tensor
 from torch.utils._triton import has_triton
 
 from codellama.errors import RequestError
-from codellama.fast.int8_kv_cache import Int8KVCache
+from codellama.fast.quantized_kv_cache import QuantizedKVCache
 from codellama.fast.single_row_linear import without_onednn
 from codellama.inference.cache_rows import view_rows
-from codellama.inference.decoding import Steps
+from codellama.inference.scheduler import Steps
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
@@ -175,13 +175,13 @@ class StaticKVCache(KVCache):
         self.starts += seq
 
 
-class StaticInt8KVCache(StaticKVCache, Int8KVCache):
+class StaticQuantizedKVCache(StaticKVCache, QuantizedKVCache):
     """The same for buffers of 8 bits."""
 
 
 def static_rows(cache: KVCache, rows: int, starts: Tensor) -> StaticKVCache:
     """The first `rows` of a cache, static; `starts` (batch, 1) is where their lengths will be."""
-    kind = StaticInt8KVCache if isinstance(cache, Int8KVCache) else StaticKVCache
+    kind = StaticQuantizedKVCache if isinstance(cache, QuantizedKVCache) else StaticKVCache
     static = kind.__new__(kind)
     vars(static).update(vars(view_rows(cache, 0, rows)), starts=starts[:rows])
     return static

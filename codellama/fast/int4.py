@@ -23,7 +23,7 @@ HAS_KERNEL = has_operators("ops.aten._weight_int4pack_mm_for_cpu")
 GROUP = 32
 BLOCK = 64
 """Rows of a weight that are packed together for a device without a kernel; also the most."""
-MOST_ROWS = 48
+MAX_ROWS = 48
 """Rows of activations up to which the kernel beats expanding the weight (AVX-512, 2026-11)."""
 
 
@@ -113,7 +113,7 @@ class Int4Linear(nn.Module):
             both[:, part] = torch.stack([scales.T, zero_points.T], -1)
         return cls(packed, both)
 
-    def expanded(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """The weight that the integers stand for, float32 (out, in)."""
         return self._in_blocks().flatten(1, 2).transpose(1, 2).flatten(0, 1)
 
@@ -121,14 +121,14 @@ class Int4Linear(nn.Module):
         if torch.is_grad_enabled() and x.requires_grad:
             return without_gradient(x, self)
         rows = x.reshape(-1, x.shape[-1])
-        if self.has_kernel and len(rows) <= MOST_ROWS:
+        if self.has_kernel and len(rows) <= MAX_ROWS:
             product = torch.ops.aten._weight_int4pack_mm_for_cpu(
                 rows, self.packed, GROUP, self.scales_and_zeros
             )
         elif not torch.compiler.is_compiling():
             product = self._by_slices(rows)
         elif len(rows) > 1:
-            product = F.linear(rows, self.expanded().to(x.dtype))
+            product = F.linear(rows, self.dequantize().to(x.dtype))
         else:  # a sum, which torch.compile fuses with the expansion
             product = (self._in_blocks() * rows.float().view(-1, GROUP, 1)).sum((1, 2))
             product = product.view(1, -1).to(x.dtype)

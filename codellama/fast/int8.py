@@ -18,7 +18,7 @@ from codellama.fast.operators import has_operators, without_gradient
 from codellama.fast.single_row_linear import SLICE
 
 HAS_KERNEL = has_operators("_weight_int8pack_mm")
-MOST_ROWS = 16
+MAX_ROWS = 16
 """Rows of activations up to which PyTorch's kernel beats converting the weight."""
 
 
@@ -71,7 +71,7 @@ class Int8Linear(nn.Module):
             values[part], scales[part] = quantize_rows(weight[part])
         return cls(values, scales)
 
-    def expanded(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """The weight that the integers stand for, float32 (out, in)."""
         return self.values * self.scales.float()[:, None]
 
@@ -81,7 +81,7 @@ class Int8Linear(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         # The kernel reads past the end of rows that do not fill its vectors of 16 numbers.
         suits = x.device.type == "cpu" and HAS_KERNEL and x.shape[-1] % 16 == 0
-        if suits and len(rows) <= MOST_ROWS:
+        if suits and len(rows) <= MAX_ROWS:
             product = torch._weight_int8pack_mm(rows, self.values, self.scales)
             return product.view(*x.shape[:-1], product.shape[-1])
         return F.linear(x, self.values.to(x.dtype)) * self.scales

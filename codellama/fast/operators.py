@@ -27,14 +27,14 @@ def has_operators(*names: str) -> bool:
     return True
 
 
-def has_tiles() -> bool:
+def has_amx() -> bool:
     """Whether the processor multiplies tiles of bfloat16 (AMX)."""
     return getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
 
 def multiplies_bfloat16() -> bool:
     """Whether the processor has products of bfloat16, and PyTorch the library that uses them."""
-    has_products = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or has_tiles()
+    has_products = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or has_amx()
     return torch.backends.mkldnn.is_available() and has_products
 
 

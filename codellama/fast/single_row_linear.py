@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codellama.fast.operators import has_tiles
+from codellama.fast.operators import has_amx
 
-MOST_ROWS = 16
+MAX_ROWS = 16
 """Rows of activations up to which reading the weight as it is beats converting it."""
 SLICE = 1024
 """Rows of a weight that are converted together, so that the same memory serves all slices."""
@@ -39,7 +39,7 @@ class SingleRowLinear(nn.Linear):
     def __init__(self, weight: Tensor) -> None:
         super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
         self.weight = weight
-        self.has_tiles = has_tiles()  # asked here, since torch.compile cannot trace it
+        self.has_amx = has_amx()  # asked here, since torch.compile cannot trace it
 
     @staticmethod
     def suits(weight: Tensor) -> bool:
@@ -51,7 +51,7 @@ class SingleRowLinear(nn.Linear):
         if torch.is_grad_enabled():
             return super().forward(x)
         rows = x.numel() // self.in_features
-        if rows == 1 and x.dtype == torch.bfloat16 and self.has_tiles:
+        if rows == 1 and x.dtype == torch.bfloat16 and self.has_amx:
             return torch.mv(self.weight, x.view(-1)).view(*x.shape[:-1], -1)
         if torch.compiler.is_compiling():
             return super().forward(x)
@@ -59,7 +59,7 @@ class SingleRowLinear(nn.Linear):
             with without_onednn():
                 return super().forward(x)
         dtype = product_dtype(x.dtype, x.device)
-        if rows > MOST_ROWS and dtype != x.dtype:
+        if rows > MAX_ROWS and dtype != x.dtype:
             parts = self.weight.split(SLICE)
             return torch.cat([F.linear(x.to(dtype), part.to(dtype)) for part in parts], -1).to(x)
         return super().forward(x)
@@ -81,7 +81,7 @@ def without_onednn() -> Iterator[None]:
     """
     onednn: Any = torch.backends.mkldnn
     has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    if not onednn.enabled or not has_avx512 or has_tiles():
+    if not onednn.enabled or not has_avx512 or has_amx():
         yield
         return
     try:

@@ -23,21 +23,21 @@ from codellama.errors import RequestError
 from codellama.model.attention import Attention
 from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
-from codellama.weights.loading import Place, place_whole
-from codellama.weights.meta import cut_dimension, shard_region
+from codellama.weights.loading import WeightLoader, default_weight_loader
+from codellama.weights.meta import shard_dimension, shard_slices
 
 
-def place_share(mesh: DeviceMesh) -> Place:
+def sharded_weight_loader(mesh: DeviceMesh) -> WeightLoader:
     """Reads this process's share of each parameter, and nothing else."""
 
     def place(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
-        dimension = cut_dimension(name)
+        dimension = shard_dimension(name)
         if dimension is None:
-            return place_whole(model, name, read)
+            return default_weight_loader(model, name, read)
         shape = model.get_parameter(name).shape
-        share = read(shard_region(name, shape, mesh.get_local_rank(), mesh.size()))
+        share = read(shard_slices(name, shape, mesh.get_local_rank(), mesh.size()))
         whole = DTensor.from_local(share, mesh, [Shard(dimension)], run_check=False)
-        return place_whole(model, name, lambda: whole)
+        return default_weight_loader(model, name, lambda: whole)
 
     return place
 

@@ -15,7 +15,7 @@ import torch
 from codellama.inference.prefill import PREFILL_CHUNK, common_prefix
 from codellama.model.transformer import Transformer
 
-LONGEST_MATCH = 4
+MAX_MATCH = 4
 
 
 Drafter = Callable[[Sequence[int], int], list[int]]
@@ -33,10 +33,10 @@ class PromptLookup:
 
     def __call__(self, ids: Sequence[int], count: int) -> list[int]:
         for end in range(self._read, len(ids)):  # without the newest tokens: nothing follows them
-            for size in range(1, min(LONGEST_MATCH, end) + 1):
+            for size in range(1, min(MAX_MATCH, end) + 1):
                 self._ends[tuple(ids[end - size : end])] = end
         self._read = len(ids)
-        for size in range(min(LONGEST_MATCH, len(ids)), 0, -1):
+        for size in range(min(MAX_MATCH, len(ids)), 0, -1):
             newest = tuple(ids[-size:])
             if newest in self._ends:
                 return list(ids[self._ends[newest] :][:count])

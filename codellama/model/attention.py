@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codellama.model.kv_cache import KVCache
-from codellama.model.rotary import rotate
+from codellama.model.rotary import apply_rotary_embedding
 
 
 def causal_mask(positions: Tensor, key_count: int) -> Tensor:
@@ -80,12 +80,13 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attends from the tokens `x` to themselves and to the tokens in layer `layer` of `cache`.
 
-        `cos` and `sin` come from `rotary_angles`, `mask` is as in `grouped_query_attention`.
+        `cos` and `sin` come from `rotary_embedding`, `mask` is as in `grouped_query_attention`.
         """
         queries = self.wq(x).unflatten(-1, (-1, self.head_dim))  # (batch, seq, heads, head_dim)
         keys = self.wk(x).unflatten(-1, (-1, self.head_dim))  # (batch, seq, kv_heads, head_dim)
         values = self.wv(x).unflatten(-1, (-1, self.head_dim))
-        queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
+        queries = apply_rotary_embedding(queries, cos, sin)
+        keys = apply_rotary_embedding(keys, cos, sin)
         if cache is None:
             keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         else:

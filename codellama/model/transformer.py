@@ -14,7 +14,7 @@ from codellama.model.config import ModelConfig
 from codellama.model.feed_forward import FeedForward
 from codellama.model.kv_cache import KVCache
 from codellama.model.norm import RMSNorm
-from codellama.model.rotary import rotary_angles
+from codellama.model.rotary import rotary_embedding
 
 
 class TransformerBlock(nn.Module):
@@ -96,7 +96,7 @@ class Transformer(nn.Module):
             if cache.needs_mask(seq):
                 mask = causal_mask(positions, cache.key_count(seq))
         positions = positions.float() / self.config.rope_scaling_factor
-        cos, sin = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        cos, sin = rotary_embedding(positions, self.config.head_dim, self.config.rope_theta)
         x = self.tok_embeddings(tokens)
         for layer, block in enumerate(self.layers):
             x = block(x, cos, sin, mask, cache=cache, layer=layer)

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from codellama.distributed import broadcast, init_mesh
 from codellama.errors import RequestError
 from codellama.model.transformer import Transformer
-from codellama.processes import from_first_rank, launched_mesh
 from codellama.training.packing import PADDING
 
 GROUP_TOKENS = {"cpu": 2_048, "cuda": 16_384, "mps": 8_192}
@@ -49,7 +49,7 @@ class Machine:
     @classmethod
     def best(cls, device: torch.device) -> Machine:
         """What is fastest on a device; joins the other processes if torchrun started this one."""
-        mesh = launched_mesh(device)
+        mesh = init_mesh(device)
         device = torch.device(mesh.device_type) if mesh else device
         return cls(device, fast_dtype(device), mesh)
 
@@ -124,5 +124,5 @@ class Machine:
                 return error
             return None
 
-        if error := from_first_rank(attempt, self.mesh):
+        if error := broadcast(attempt, self.mesh):
             raise error

@@ -50,8 +50,9 @@ class Stage:
         rope_theta: base of the rotary embedding; null: the model's own.
         infilling: share of documents that are cut for infilling.
         shortest_run: tokens of a document at least, about; a longer file is taken as several.
-        recompute: keep only each block's input, and compute the block again for its gradients.
-        save_steps: steps between saves of the state and measurements of the held-out loss.
+        activation_checkpointing: keep only each block's input, and compute the block again for its
+            gradients.
+        save_steps: steps between saves of the state and measurements of the validation loss.
 
     Raises:
         DataError: a field is one that no training can follow.
@@ -69,7 +70,7 @@ class Stage:
     rope_theta: float | None = None
     infilling: float = 0.9
     shortest_run: int = 32
-    recompute: bool = False
+    activation_checkpointing: bool = False
     save_steps: int = 250
 
     def __post_init__(self) -> None:

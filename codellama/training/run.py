@@ -25,7 +25,7 @@ from codellama.training.tokenizer import train_tokenizer
 from codellama.training.trainer import Trainer, initialise
 from codellama.weights import meta
 from codellama.weights.checkpoint import new_directory, reader
-from codellama.weights.loading import ROUNDED, load_model, load_tokenizer, open_checkpoint
+from codellama.weights.loading import QUANTIZED, load_model, load_tokenizer, open_checkpoint
 
 HELD_OUT_TOKENS = 32_768
 VOCABULARY_BYTES = 8_000_000
@@ -61,7 +61,7 @@ class Run:
         if recipe.ckpt is not None:
             start = open_checkpoint(recipe.ckpt)
             load_tokenizer(recipe.ckpt, start.config.vocab_size)  # raises if it does not fit
-            if (start.directory / ROUNDED).exists():
+            if (start.directory / QUANTIZED).exists():
                 raise DataError(
                     f"{recipe.ckpt} is rounded to integers, which cannot be trained; start from "
                     "the checkpoint that it was made from"
@@ -102,9 +102,9 @@ class Run:
             weights[name] = whole.detach().to("cpu", torch.bfloat16)
 
         def write() -> None:
-            with new_directory(self.model_directory) as beside:
-                meta.save_checkpoint(beside, model.config, reader(weights), shards)
-                (beside / TOKENIZER).write_bytes((self.directory / TOKENIZER).read_bytes())
+            with new_directory(self.model_directory) as temporary:
+                meta.save_checkpoint(temporary, model.config, reader(weights), shards)
+                (temporary / TOKENIZER).write_bytes((self.directory / TOKENIZER).read_bytes())
 
         self.machine.once(write)
 
@@ -158,7 +158,7 @@ class Run:
             }
             save = trainer.step % stage.save_steps == 0 or trainer.step == stage.steps
             if save:
-                loss = record["held_out_loss"] = trainer.loss(measured)
+                loss = record["validation_loss"] = trainer.loss(measured)
             if not math.isfinite(loss):
                 raise DataError(
                     f"the loss of {stage.name} is {loss} at step {trainer.step}; start a new run "

@@ -52,12 +52,12 @@ def check_resumable(run: Path, asked: Recipe) -> None:
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Replaces a file in one go: a reader finds the old one or the new one, whole."""
-    beside = path.with_name(path.name + ".part")
+    temporary = path.with_name(path.name + ".part")
     try:
-        write(beside)
-        beside.replace(path)
+        write(temporary)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -203,4 +203,4 @@ def cut_log(run: Path, steps: int) -> None:
     """Drops what a run has logged after the step that it resumes from."""
     if (run / LOG).exists():
         lines = "".join(json.dumps(record) + "\n" for record in read_log(run)[:steps])
-        replace_file(run / LOG, lambda beside: beside.write_text(lines))
+        replace_file(run / LOG, lambda temporary: temporary.write_text(lines))

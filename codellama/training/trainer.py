@@ -20,7 +20,7 @@ from codellama.training.recipe import Stage
 
 WEIGHT_DECAY = 0.1
 CLIP_NORM = 1.0
-SPREAD = 0.8
+INIT_STD = 0.8
 """Of new weights: their standard deviation times the square root of the width."""
 
 
@@ -40,7 +40,7 @@ class Trainer:
         model.config = replace(model.config, rope_theta=theta, max_seq_len=context)
         for block in model.layers:
             vars(block).pop("forward", None)  # of the stage before
-            if stage.recompute:  # Chen et al. 2016, arXiv 1604.06174
+            if stage.activation_checkpointing:  # Chen et al. 2016, arXiv 1604.06174
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         self.model = model.train()
         self.stream = stream
@@ -134,7 +134,7 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
     the residual stream, so that the stream does not grow with depth (Radford et al. 2019, section
     2.3). A model of 256 channels learned faster from 0.05 than from 0.02, which is common."""
     for name, weight in model.named_parameters():
-        std = SPREAD * model.config.dim**-0.5
+        std = INIT_STD * model.config.dim**-0.5
         if name.endswith(("wo.weight", "w2.weight")):
             std *= (2 * len(model.layers)) ** -0.5
         elif name == "output.weight":  # at first, all tokens are as likely

@@ -18,10 +18,10 @@ from codellama.errors import CheckpointError
 from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
 
-Region = tuple[slice, ...]
+Slices = tuple[slice, ...]
 """A part of a tensor: a range of indices for each of its dimensions."""
 
-Read = Callable[[str, Region | None], Tensor]
+Read = Callable[[str, Slices | None], Tensor]
 """Gives the parameter of a name, or a region of it."""
 
 COMPUTED = {torch.float32, torch.bfloat16, torch.float16}
@@ -70,7 +70,7 @@ class Checkpoint(ABC):
     def read(
         self,
         name: str,
-        region: Region | None = None,
+        region: Slices | None = None,
         *,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
@@ -105,20 +105,20 @@ class Checkpoint(ABC):
             )
         return whole
 
-    def _is_tied(self, output: Tensor, region: Region | None) -> bool:
+    def _is_tied(self, output: Tensor, region: Slices | None) -> bool:
         """Whether the output matrix lies in the embedding's memory; the two are trained apart."""
         [embedding, *_], _ = self.parts("tok_embeddings.weight", region)
         return output.data_ptr() == embedding.data_ptr()
 
     @abstractmethod
-    def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
+    def parts(self, name: str, region: Slices | None) -> tuple[list[Tensor], int]:
         """The slices of a region in the files, and the dimension along which to join them."""
 
 
 def reader(tensors: Mapping[str, Tensor]) -> Read:
     """Lets a state dict be read as a checkpoint is."""
 
-    def read(name: str, region: Region | None = None) -> Tensor:
+    def read(name: str, region: Slices | None = None) -> Tensor:
         tensor = tensors[name].detach()
         return tensor if region is None else tensor[region]
 

@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 CHECKLIST = "checklist.chk"
 OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory|ALLOC_FAILED")
 """What PyTorch says of it on Linux, on Windows, and of GPUs."""
-LARGEST_HEADER = 64_000_000
+MAX_HEADER_BYTES = 64_000_000
 """Bytes; the names and shapes of the largest model take a thousandth of it."""
 
 
@@ -50,9 +50,9 @@ def check_download(path: Path) -> None:
 
 def check_size(path: Path, size: int) -> None:
     """Raises CheckpointError for a description of a model that is larger than any has to be."""
-    if size > LARGEST_HEADER:
+    if size > MAX_HEADER_BYTES:
         raise CheckpointError(
-            f"{path} has headers of {size:,} bytes; expected {LARGEST_HEADER:,} at most"
+            f"{path} has headers of {size:,} bytes; expected {MAX_HEADER_BYTES:,} at most"
         )
 
 

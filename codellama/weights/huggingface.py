@@ -24,7 +24,7 @@ from codellama.model.config import ModelConfig
 from codellama.weights.checkpoint import (
     Checkpoint,
     Read,
-    Region,
+    Slices,
     check_tensors,
     new_directory,
     parameter_shapes,
@@ -76,7 +76,7 @@ def hugging_face_name(name: str) -> str:
     return f"model.layers.{layer}.{_NAMES[stem]}.weight"
 
 
-def neighbours_to_halves(rows: Tensor, head_dim: int) -> Tensor:
+def interleaved_to_half_split(rows: Tensor, head_dim: int) -> Tensor:
     """Query or key rows from Meta's order to Hugging Face's.
 
     Shape:
@@ -85,8 +85,8 @@ def neighbours_to_halves(rows: Tensor, head_dim: int) -> Tensor:
     return rows.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 
-def halves_to_neighbours(rows: Tensor, head_dim: int) -> Tensor:
-    """Query or key rows from Hugging Face's order to Meta's; undoes `neighbours_to_halves`."""
+def half_split_to_interleaved(rows: Tensor, head_dim: int) -> Tensor:
+    """Query or key rows from Hugging Face's order to Meta's; undoes `interleaved_to_half_split`."""
     return rows.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
 
 
@@ -124,13 +124,13 @@ class HuggingFaceCheckpoint(Checkpoint):
         expected = {hugging_face_name(name): shape for name, shape in shapes.items()}
         self.dtypes = check_tensors(path, expected, [self.tensors])
 
-    def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
+    def parts(self, name: str, region: Slices | None) -> tuple[list[Tensor], int]:
         """As `Checkpoint.parts`; a region of query or key rows has to consist of whole heads."""
         tensor = self.tensors[hugging_face_name(name)]
         if region is not None:
             tensor = tensor[region]
         if _is_rotated(name):
-            tensor = halves_to_neighbours(tensor, self.config.head_dim)
+            tensor = half_split_to_interleaved(tensor, self.config.head_dim)
         return [tensor], 0
 
 
@@ -171,7 +171,7 @@ def save_checkpoint(
             for name in names:
                 tensor = read(name, None)
                 if _is_rotated(name):
-                    tensor = neighbours_to_halves(tensor, config.head_dim)
+                    tensor = interleaved_to_half_split(tensor, config.head_dim)
                 tied = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
                 tensor = tensor.clone() if tied else tensor
                 tensors[hugging_face_name(name)] = tensor.cpu().contiguous()

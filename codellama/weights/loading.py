@@ -2,7 +2,7 @@
 
 A parameter passes three stops. The format (`meta.py`, `huggingface.py`) knows its name in the
 files, how it was cut, and the order of its rows. `load_model` asks for one parameter after the
-other. A `Place` puts each into a model that was built without memory.
+other. A `WeightLoader` puts each into a model that was built without memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from codellama.weights.downloads import Progress, check_download, check_size
 from codellama.weights.huggingface import CONFIG, HuggingFaceCheckpoint
 from codellama.weights.meta import PARAMS, MetaCheckpoint
 
-ROUNDED = "quantized.safetensors"
+QUANTIZED = "quantized.safetensors"
 """The file of a checkpoint whose matrices are 8-bit or 4-bit integers."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPES |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,18 +63,18 @@ class LoadOptions:
             raise RequestError(f"kv_dtype is {self.kv_dtype!r}; expected int8")
 
 
-Place = Callable[[Transformer, str, Callable[..., Tensor]], None]
+WeightLoader = Callable[[Transformer, str, Callable[..., Tensor]], None]
 """Puts the parameter of a name into a model whose parameters have no memory yet.
 
-It is called as `place(model, name, read)`. `read()` gives the whole parameter in its final dtype,
-on its device; `read(region)` reads only that part of it from disk. A place may put something else
+It is called as `weight_loader(model, name, read)`. `read()` gives the whole parameter in its final dtype,
+on its device; `read(region)` reads only that part of it from disk. A weight loader may put something else
 into the model, such as a layer of integers: memory then never holds two forms of more than one
 matrix.
 """
 
 
-def place_whole(model: Transformer, name: str, read: Callable[..., Tensor]) -> None:
-    """The plain `Place`: an ordinary parameter."""
+def default_weight_loader(model: Transformer, name: str, read: Callable[..., Tensor]) -> None:
+    """The plain `WeightLoader`: an ordinary parameter."""
     owner, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(owner), leaf, nn.Parameter(read()))
 
@@ -85,7 +85,7 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     progress: Progress | None = None,
     *,
-    place: Place = place_whole,
+    weight_loader: WeightLoader = default_weight_loader,
 ) -> Transformer:
     """Builds the model of a checkpoint directory, weights in place, in evaluation mode.
 
@@ -97,7 +97,7 @@ def load_model(
         device: where the weights go; None picks CUDA, else MPS, else the CPU.
         dtype: None keeps the stored one, if there is one for all weights.
         progress: told bytes done and bytes in all, after each parameter.
-        place: puts each parameter into the model.
+        weight_loader: puts each parameter into the model.
 
     Raises:
         CheckpointError: as `open_checkpoint` and `Checkpoint.read`.
@@ -111,7 +111,7 @@ def load_model(
     total = checkpoint.config.parameter_count * kind.itemsize
     done = 0
     for name, parameter in dict(model.named_parameters()).items():
-        place(model, name, partial(checkpoint.read, name, dtype=kind, device=target))
+        weight_loader(model, name, partial(checkpoint.read, name, dtype=kind, device=target))
         done += parameter.numel() * kind.itemsize
         if progress:
             progress(done, total)
@@ -133,14 +133,14 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
         )
     if (directory / CONFIG).exists() and not (directory / PARAMS).exists():
         return HuggingFaceCheckpoint(directory)
-    if not (directory / ROUNDED).exists():
+    if not (directory / QUANTIZED).exists():
         return MetaCheckpoint(directory)
-    if (fast := fast_module("rounded_checkpoint")) is None:
+    if (fast := fast_module("quantized_checkpoint")) is None:
         raise CheckpointError(
             f"{directory} is rounded, which codellama/fast reads; put that folder back, or load "
             "the checkpoint that it was made from"
         )
-    return fast.RoundedCheckpoint(directory)
+    return fast.QuantizedCheckpoint(directory)
 
 
 def fast_module(name: str) -> ModuleType | None:

@@ -24,7 +24,7 @@ from codellama.model.config import ModelConfig
 from codellama.weights.checkpoint import (
     Checkpoint,
     Read,
-    Region,
+    Slices,
     check_tensors,
     differences,
     new_directory,
@@ -33,16 +33,16 @@ from codellama.weights.checkpoint import (
 from codellama.weights.downloads import Progress, check_download, check_size, read_json, unreadable
 
 PARAMS = "params.json"
-MOST_DEFLATED = 20
+MAX_DEFLATED = 20
 """The largest ratio of inflated to stored bytes in a shard; real weights hardly reach 2."""
-MOST_SHARDS = 64
+MAX_SHARDS = 64
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
 _ROTARY_TABLE = "rope.freqs"  # of Llama 2's files; follows from params.json
 _CUT = dict.fromkeys(("wq", "wk", "wv", "w1", "w3", "output"), 0)
 _CUT |= dict.fromkeys(("wo", "w2", "tok_embeddings"), 1)
 
 
-def cut_dimension(name: str) -> int | None:
+def shard_dimension(name: str) -> int | None:
     """The dimension along which Meta cuts the parameter `name`; None: each shard has all of it."""
     return _CUT.get(name.removesuffix(".weight").rpartition(".")[2])
 
@@ -69,7 +69,7 @@ class MetaCheckpoint(Checkpoint):
         shapes = parameter_shapes(self.config)
         expected = _slice_shapes(shapes, self.file_count)
         if differences(expected, self.shards[0]):
-            for count in range(1, MOST_SHARDS + 1):
+            for count in range(1, MAX_SHARDS + 1):
                 if not differences(_slice_shapes(shapes, count), self.shards[0]):
                     raise CheckpointError(
                         f"{self.directory} has {self.file_count} shard(s), but each tensor in them "
@@ -77,7 +77,7 @@ class MetaCheckpoint(Checkpoint):
                         "ones, or remove those of another model"
                     )
         self.dtypes = check_tensors(self.directory / PARAMS, expected, self.shards)
-        cut = {name: shape for name, shape in shapes.items() if cut_dimension(name) is not None}
+        cut = {name: shape for name, shape in shapes.items() if shard_dimension(name) is not None}
         whole = [name for name, shape in cut.items() if expected[name] == list(shape)]
         if self.file_count > 1 and whole:
             raise CheckpointError(
@@ -85,10 +85,10 @@ class MetaCheckpoint(Checkpoint):
                 "as many equal slices; the files belong to different models"
             )
 
-    def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
+    def parts(self, name: str, region: Slices | None) -> tuple[list[Tensor], int]:
         """The slices that a region reaches into, narrowed to it; see `Checkpoint.parts`."""
         slices = [shard[name] for shard in self.shards]
-        dimension = cut_dimension(name)
+        dimension = shard_dimension(name)
         if dimension is None:  # each shard has all of it
             slices, dimension = slices[:1], 0
         if region is None:
@@ -141,7 +141,7 @@ def save_checkpoint(
     with new_directory(directory) as scratch:
         for number in range(shards):
             part = {
-                name: _compact(read(name, shard_region(name, shape, number, shards)))
+                name: _compact(read(name, shard_slices(name, shape, number, shards)))
                 for name, shape in shapes.items()
             }
             torch.save(part, scratch / f"consolidated.{number:02d}.pth")
@@ -157,7 +157,7 @@ def check_shards(config: ModelConfig, shards: int) -> None:
     cut = [
         shape[dimension]
         for name, shape in parameter_shapes(config).items()
-        if (dimension := cut_dimension(name)) is not None
+        if (dimension := shard_dimension(name)) is not None
     ]
     if shards < 1 or math.gcd(*cut) % shards:
         raise CheckpointError(
@@ -166,9 +166,9 @@ def check_shards(config: ModelConfig, shards: int) -> None:
         )
 
 
-def shard_region(name: str, shape: Sequence[int], number: int, shards: int) -> Region | None:
+def shard_slices(name: str, shape: Sequence[int], number: int, shards: int) -> Slices | None:
     """The region of a parameter that shard `number` of `shards` holds; None: all of it."""
-    dimension = cut_dimension(name)
+    dimension = shard_dimension(name)
     if dimension is None or shards == 1:
         return None
     width = shape[dimension] // shards
@@ -180,7 +180,7 @@ def _slice_shapes(shapes: Mapping[str, Sequence[int]], shards: int) -> dict[str,
     """Shapes of the slices in each of `shards` files; what cannot be cut equally stays whole."""
     slices = {name: list(shape) for name, shape in shapes.items()}
     for name, shape in slices.items():
-        dimension = cut_dimension(name)
+        dimension = shard_dimension(name)
         if dimension is not None and shape[dimension] % shards == 0:
             shape[dimension] //= shards
     return slices
@@ -273,7 +273,7 @@ def _stored(path: Path) -> tuple[int, bool]:
     headers = sum(entry.file_size for entry in entries) - tensors
     check_size(path, headers)
     is_mappable = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-    _check_claim(path, tensors, size if is_mappable else MOST_DEFLATED * size)
+    _check_claim(path, tensors, size if is_mappable else MAX_DEFLATED * size)
     return tensors, is_mappable
 
 

@@ -12,7 +12,7 @@ from codellama.evaluation import plotting
 
 LOG = [
     {"stage": stage, "step": step, "tokens": 384 * number + 64 * step, "loss": 6 / step}
-    | ({"held_out_loss": 7 / step} if step % 2 == 0 else {})
+    | ({"validation_loss": 7 / step} if step % 2 == 0 else {})
     for number, stage in enumerate(("stage1", "stage2"))
     for step in range(1, 7)
 ]

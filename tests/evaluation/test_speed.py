@@ -1,7 +1,7 @@
 """What is timed, and how the times are put together."""
 
 from codellama.evaluation.speed import Workload, speeds
-from codellama.inference.decoding import Timing
+from codellama.inference.scheduler import Timing
 
 
 def test_a_run_reads_every_prompt_and_writes_every_token(llm):

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from codellama import CodeLlama
-from codellama.processes import from_first_rank, launched_mesh, leave
+from codellama.distributed import broadcast, init_mesh, shutdown
 
 
 def anonymous_bytes() -> int:
@@ -17,7 +17,7 @@ def anonymous_bytes() -> int:
 
 
 def main(directory: str, prompts: list[str]) -> None:
-    mesh = launched_mesh(torch.device("cpu"))
+    mesh = init_mesh(torch.device("cpu"))
     memory = []  # from when the first parameter is in place
 
     def watch(*_):
@@ -33,7 +33,7 @@ def main(directory: str, prompts: list[str]) -> None:
     everywhere: list[list[list[int]]] = [[] for _ in range(mesh.size())]
     dist.all_gather_object(everywhere, tokens)
     told: list[list[object]] = [[] for _ in range(mesh.size())]
-    dist.all_gather_object(told, from_first_rank(lambda: ["ü", mesh.get_local_rank()], mesh))
+    dist.all_gather_object(told, broadcast(lambda: ["ü", mesh.get_local_rank()], mesh))
     result = {
         "greedy": [completion.tokens for completion in greedy],
         "logprobs": [completion.logprobs for completion in greedy],
@@ -46,7 +46,7 @@ def main(directory: str, prompts: list[str]) -> None:
     }
     if mesh.get_local_rank() == 0:
         print(json.dumps(result))
-    leave(0)
+    shutdown(0)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ from torch import nn
 from codellama import CodeLlama, RequestError, load_model
 from codellama.fast import acceleration
 from codellama.fast.acceleration import accelerate
+from codellama.fast.attention import single_query_attention
 from codellama.fast.compiled import CompiledSteps
 from codellama.fast.int4 import Int4Linear
 from codellama.fast.int8 import Int8Linear
-from codellama.fast.int8_kv_cache import Int8KVCache
 from codellama.fast.prepacked import PrepackedLinear, can_prepack
-from codellama.fast.rounded_checkpoint import place_quantized, save_checkpoint
-from codellama.fast.single_query_attention import single_query_attention
+from codellama.fast.quantized_checkpoint import quantizing_weight_loader, save_checkpoint
+from codellama.fast.quantized_kv_cache import QuantizedKVCache
 from codellama.fast.single_row_linear import SingleRowLinear
-from codellama.inference.decoding import Steps
+from codellama.inference.scheduler import Steps
 from codellama.model.attention import Attention
 
 TOKENS = torch.tensor([[1, 300, 7, 9, 40, 41]])
@@ -31,7 +31,7 @@ def processor(request, monkeypatch):
     if prepacks and not can_prepack(torch.device("cpu")):
         pytest.skip("this PyTorch has no library for this processor")
     monkeypatch.setattr(acceleration, "can_prepack", lambda _: prepacks)
-    monkeypatch.setattr(acceleration, "has_tiles", lambda: request.param == "x86 with AMX")
+    monkeypatch.setattr(acceleration, "has_amx", lambda: request.param == "x86 with AMX")
     return request.param
 
 
@@ -106,8 +106,8 @@ def test_on_other_devices_16_bits_keep_the_layers_of_pytorch(checkpoint):
 
 def test_a_kv_cache_of_8_bits_is_used_where_it_is_asked_for(checkpoint, llm):
     rounded = CodeLlama.load(checkpoint, "cpu", kv_dtype="int8")
-    assert type(rounded.model.new_cache()) is Int8KVCache
-    assert type(llm.model.new_cache()) is not Int8KVCache
+    assert type(rounded.model.new_cache()) is QuantizedKVCache
+    assert type(llm.model.new_cache()) is not QuantizedKVCache
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,9 @@ def test_several_processes_refuse_what_is_for_one(checkpoint, options):
 @pytest.fixture(scope="module")
 def rounded(checkpoint, tmp_path_factory):
     directory = tmp_path_factory.mktemp("rounded") / "int8"
-    model = load_model(checkpoint, "cpu", torch.bfloat16, place=place_quantized("int8"))
+    model = load_model(
+        checkpoint, "cpu", torch.bfloat16, weight_loader=quantizing_weight_loader("int8")
+    )
     save_checkpoint(directory, model, "int8")
     shutil.copy(checkpoint / "tokenizer.model", directory)
     return directory

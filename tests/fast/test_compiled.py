@@ -11,7 +11,7 @@ from codellama import CodeLlama, RequestError
 from codellama.fast import compiled as compiled_steps
 from codellama.fast.acceleration import accelerate
 from codellama.fast.compiled import STEPS_PER_SYNC, CompiledSteps
-from codellama.fast.int8_kv_cache import Int8KVCache
+from codellama.fast.quantized_kv_cache import QuantizedKVCache
 from codellama.inference import decoding
 
 PROMPTS = [[1, 300, 7, 9], [1], [1, *range(40, 51)], [1, 5, 6]]
@@ -34,7 +34,7 @@ def pair(tokenizer, backend="eager", cache_type=None, **changes):
     return plain, other
 
 
-@pytest.mark.parametrize("cache_type", [None, Int8KVCache], ids=["exact", "int8"])
+@pytest.mark.parametrize("cache_type", [None, QuantizedKVCache], ids=["exact", "int8"])
 def test_each_prompt_gets_what_the_model_gives_it(tokenizer, cache_type):
     llms = pair(tokenizer, cache_type=cache_type)
     for options, batch_size in product((GREEDY, SAMPLED), (1, 2, 4)):
@@ -51,7 +51,7 @@ def test_the_compiler_that_users_get_gives_the_same_tokens(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("kv_heads", "batch_size", "cache_type"), [(4, 1, None), (2, 3, None), (2, 1, Int8KVCache)]
+    ("kv_heads", "batch_size", "cache_type"), [(4, 1, None), (2, 3, None), (2, 1, QuantizedKVCache)]
 )
 def test_logits_in_bfloat16_are_those_of_the_model(kv_heads, batch_size, cache_type):
     model = random_model(n_heads=4, n_kv_heads=kv_heads).bfloat16()

@@ -24,7 +24,7 @@ from codellama.fast.prepacked import (
     multiplies_bfloat16,
     split_activations,
 )
-from codellama.fast.rounded_checkpoint import place_quantized
+from codellama.fast.quantized_checkpoint import quantizing_weight_loader
 from codellama.weights.loading import weight_bytes
 
 pytestmark = pytest.mark.skipif(
@@ -107,7 +107,7 @@ def test_8_bits_are_those_of_the_plain_layer(shape, rows):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=generator).bfloat16()
     x = torch.randn(rows, shape[1], generator=generator).bfloat16()
-    assert_product(fbgemm_int8(weight), Int8Linear.from_weight(weight).expanded(), x)
+    assert_product(fbgemm_int8(weight), Int8Linear.from_weight(weight).dequantize(), x)
 
 
 def test_the_largest_integers_do_not_overflow():
@@ -154,7 +154,9 @@ def assert_predicts_nearly_as(model, other):
 
 
 def test_a_model_of_8_bits_loads_prepacked_and_predicts_nearly_the_same(checkpoint):
-    plain = load_model(checkpoint, "cpu", torch.bfloat16, place=place_quantized("int8"))
+    plain = load_model(
+        checkpoint, "cpu", torch.bfloat16, weight_loader=quantizing_weight_loader("int8")
+    )
     other = CodeLlama.load(checkpoint, "cpu", torch.bfloat16, quantize="int8").model
     assert isinstance(other.output, FbgemmInt8Linear)
     assert weight_bytes(other) == pytest.approx(weight_bytes(plain), rel=0.02)
@@ -164,7 +166,7 @@ def test_a_model_of_8_bits_loads_prepacked_and_predicts_nearly_the_same(checkpoi
 def test_a_model_loads_prepacked_to_be_compiled_and_predicts_nearly_the_same(
     checkpoint, monkeypatch
 ):
-    monkeypatch.setattr("codellama.fast.acceleration.has_tiles", lambda: False)
+    monkeypatch.setattr("codellama.fast.acceleration.has_amx", lambda: False)
     plain = load_model(checkpoint, "cpu", torch.bfloat16)
     other = CodeLlama.load(checkpoint, "cpu", torch.bfloat16, compile=True).model
     assert isinstance(other.output, PrepackedLinear)
@@ -174,8 +176,12 @@ def test_a_model_loads_prepacked_to_be_compiled_and_predicts_nearly_the_same(
 
 
 def test_a_model_in_memory_is_prepacked_too(checkpoint):
-    plain = load_model(checkpoint, "cpu", torch.bfloat16, place=place_quantized("int8"))
-    other = load_model(checkpoint, "cpu", torch.bfloat16, place=place_quantized("int8"))
+    plain = load_model(
+        checkpoint, "cpu", torch.bfloat16, weight_loader=quantizing_weight_loader("int8")
+    )
+    other = load_model(
+        checkpoint, "cpu", torch.bfloat16, weight_loader=quantizing_weight_loader("int8")
+    )
     assert isinstance(accelerate(other).output, FbgemmInt8Linear)
     assert_predicts_nearly_as(other, plain)
 

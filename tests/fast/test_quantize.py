@@ -10,7 +10,7 @@ from codellama import CodeLlama, RequestError, load_model
 from codellama.fast import int4
 from codellama.fast.int4 import BLOCK, GROUP, Int4Linear, pack_nibbles, unpack_nibbles
 from codellama.fast.int8 import Int8Linear
-from codellama.fast.rounded_checkpoint import place_quantized
+from codellama.fast.quantized_checkpoint import quantizing_weight_loader
 from codellama.fast.single_row_linear import SLICE
 
 SHAPES = {Int8Linear: (100, 48), Int4Linear: (192, 96)}
@@ -23,7 +23,7 @@ def rounded(kind, dtype=torch.float32, seed=0, shape=None):
 
 
 def layer_width(layer):
-    return layer.expanded().shape[1]
+    return layer.dequantize().shape[1]
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -35,7 +35,7 @@ def test_every_weight_is_off_by_half_a_step_at_most(kind):
         groups = weight.unflatten(1, (-1, GROUP))
         spread = (groups.amax(-1) - groups.amin(-1)) / 15
         steps = spread.repeat_interleave(GROUP, 1)
-    assert ((layer.expanded() - weight).abs() <= steps / 2 * 1.001 + 1e-6).all()
+    assert ((layer.dequantize() - weight).abs() <= steps / 2 * 1.001 + 1e-6).all()
 
 
 class LargestFloat32(TorchDispatchMode):
@@ -57,8 +57,8 @@ def test_a_large_weight_is_rounded_piece_by_piece(kind):
     with LargestFloat32() as largest:
         layer = kind.from_weight(weight)
     assert 0 < largest.numbers <= SLICE * 64
-    pieces = [kind.from_weight(piece).expanded() for piece in weight.split(SLICE)]
-    assert torch.equal(layer.expanded(), torch.cat(pieces))
+    pieces = [kind.from_weight(piece).dequantize() for piece in weight.split(SLICE)]
+    assert torch.equal(layer.dequantize(), torch.cat(pieces))
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -67,7 +67,7 @@ def test_a_large_weight_is_rounded_piece_by_piece(kind):
 def test_few_and_many_rows_give_the_product_with_the_rounded_weight(kind, rows, dtype):
     layer, _ = rounded(kind, dtype)
     x = torch.randn(rows, layer_width(layer), generator=torch.Generator().manual_seed(1)).to(dtype)
-    exact = F.linear(x.double(), layer.expanded().double())
+    exact = F.linear(x.double(), layer.dequantize().double())
     error = (layer(x).double() - exact).abs().max() / exact.abs().max()
     assert error < {torch.float32: 1e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}[dtype]
 
@@ -76,7 +76,7 @@ def test_few_and_many_rows_give_the_product_with_the_rounded_weight(kind, rows, 
 def test_rows_that_do_not_fill_the_kernels_vectors_are_right_too(width):
     layer, _ = rounded(Int8Linear, shape=(33, width))
     x = torch.randn(2, width)
-    assert torch.allclose(layer(x), F.linear(x, layer.expanded()), atol=1e-4)
+    assert torch.allclose(layer(x), F.linear(x, layer.dequantize()), atol=1e-4)
 
 
 @pytest.fixture(params=["with", "without"])
@@ -90,13 +90,13 @@ def kernel(request, monkeypatch):
 def test_weights_expand_alike_in_one_graph_on_any_device(kind, kernel):
     layer, _ = rounded(kind)
     compiled = torch.compile(layer.expanded, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(), layer.expanded())
+    assert torch.equal(compiled(), layer.dequantize())
 
 
 def test_layers_are_the_same_with_and_without_a_kernel(monkeypatch):
-    expected = rounded(Int4Linear)[0].expanded()
+    expected = rounded(Int4Linear)[0].dequantize()
     monkeypatch.setattr(int4, "kernel_rows", lambda _: 0)
-    assert torch.equal(rounded(Int4Linear)[0].expanded(), expected)
+    assert torch.equal(rounded(Int4Linear)[0].dequantize(), expected)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -104,7 +104,7 @@ def test_layers_are_the_same_with_and_without_a_kernel(monkeypatch):
 def test_what_is_fused_is_the_product_with_the_rounded_weight(kind, rows, kernel):
     layer, _ = rounded(kind)
     x = torch.randn(*rows, SHAPES[kind][1], generator=torch.Generator().manual_seed(1))
-    expected = F.linear(x, layer.expanded())
+    expected = F.linear(x, layer.dequantize())
     fused = torch.compile(layer, backend="eager", fullgraph=True)
     for found in layer(x), fused(x):
         assert found.shape == expected.shape
@@ -113,8 +113,8 @@ def test_what_is_fused_is_the_product_with_the_rounded_weight(kind, rows, kernel
 
 def test_leading_dimensions_are_kept():
     layer, _ = rounded(Int4Linear)
-    assert layer(torch.randn(2, 3, layer_width(layer))).shape == (2, 3, len(layer.expanded()))
-    assert layer(torch.randn(5, 7, layer_width(layer))).shape == (5, 7, len(layer.expanded()))
+    assert layer(torch.randn(2, 3, layer_width(layer))).shape == (2, 3, len(layer.dequantize()))
+    assert layer(torch.randn(5, 7, layer_width(layer))).shape == (5, 7, len(layer.dequantize()))
 
 
 @pytest.mark.parametrize("block", [32, 64])
@@ -152,7 +152,7 @@ def test_many_rows_may_be_multiplied_in_another_dtype(kind, dtype, monkeypatch):
     layer = kind.from_weight(weight.bfloat16())
     x = torch.randn(60, 64).bfloat16()
     monkeypatch.setattr(int4, "product_dtype", lambda *_: dtype)
-    exact = x.double() @ layer.expanded().double().T
+    exact = x.double() @ layer.dequantize().double().T
     assert layer(x).dtype == torch.bfloat16
     assert torch.allclose(layer(x).double(), exact, rtol=0.02, atol=0.1)
 
@@ -163,7 +163,7 @@ def test_constant_and_zero_rows_survive(kind):
     weight = torch.zeros(out, width)
     weight[1] = 3.0
     layer = kind.from_weight(weight)
-    assert torch.allclose(layer.expanded(), weight, atol=1e-6)
+    assert torch.allclose(layer.dequantize(), weight, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -172,14 +172,14 @@ def test_small_weights_of_float16_round_as_well_as_those_of_bfloat16(kind):
 
     def error(dtype):
         layer = kind.from_weight(weight.to(dtype))
-        return (layer.expanded() - weight.to(dtype).float()).norm()
+        return (layer.dequantize() - weight.to(dtype).float()).norm()
 
     assert error(torch.float16) < 2 * error(torch.bfloat16)
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_a_model_is_rounded_while_it_is_read(checkpoint, mode):
-    model = load_model(checkpoint, "cpu", place=place_quantized(mode))
+    model = load_model(checkpoint, "cpu", weight_loader=quantizing_weight_loader(mode))
     whole = load_model(checkpoint, "cpu")
     tokens = torch.tensor([[1, 300, 7, 9, 40, 41]])
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_other_ways_to_round_are_refused(checkpoint):
 )
 def test_4_bits_are_for_matrices_that_fit_and_not_for_the_output(mode, name, shape, kind):
     model = random_model()
-    place_quantized(mode)(model, name, lambda: torch.ones(shape))
+    quantizing_weight_loader(mode)(model, name, lambda: torch.ones(shape))
     assert type(model.get_submodule(name.removesuffix(".weight"))) is kind
 
 
@@ -228,4 +228,4 @@ def test_a_vector_gives_a_vector(kind):
     layer, _ = rounded(kind)
     x = torch.randn(1, layer_width(layer))
     assert torch.equal(layer(x[0]), layer(x)[0])
-    assert layer(x[:0]).shape == (0, layer.expanded().shape[0])
+    assert layer(x[:0]).shape == (0, layer.dequantize().shape[0])

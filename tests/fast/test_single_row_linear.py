@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from codellama.fast import single_row_linear
-from codellama.fast.single_row_linear import MOST_ROWS, SingleRowLinear
+from codellama.fast.single_row_linear import MAX_ROWS, SingleRowLinear
 
 
 def layer_of(dtype):
@@ -15,7 +15,7 @@ def layer_of(dtype):
 @pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1, 48), (48,), (1, 3, 48), (2, 1, 48)])
 def test_one_row_gives_the_product_of_many_on_any_processor(tiles, shape, monkeypatch):
-    monkeypatch.setattr("codellama.fast.single_row_linear.has_tiles", lambda: tiles)
+    monkeypatch.setattr("codellama.fast.single_row_linear.has_amx", lambda: tiles)
     linear = layer_of(torch.bfloat16)
     x = torch.randn(shape).bfloat16()
     expected = F.linear(x.double(), linear.weight.double())
@@ -27,7 +27,7 @@ def test_one_row_gives_the_product_of_many_on_any_processor(tiles, shape, monkey
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_one_row_leaves_onednn_as_it_was(enabled, monkeypatch):
-    monkeypatch.setattr("codellama.fast.single_row_linear.has_tiles", lambda: False)
+    monkeypatch.setattr("codellama.fast.single_row_linear.has_amx", lambda: False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     seen = []
     linear = layer_of(torch.bfloat16)
@@ -51,7 +51,7 @@ def widened(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(MOST_ROWS + 1, 48), (3, 9, 48), (2, 48)])
+@pytest.mark.parametrize("shape", [(MAX_ROWS + 1, 48), (3, 9, 48), (2, 48)])
 def test_widened_products_are_as_close_as_products_of_16_bits(widened, dtype, shape):
     linear = layer_of(dtype)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)

@@ -5,11 +5,11 @@ import torch
 
 from codellama import KVCache
 from codellama.fast.compiled import move, static_rows
-from codellama.fast.int8_kv_cache import Int8KVCache
+from codellama.fast.quantized_kv_cache import QuantizedKVCache
 
 LAYERS, KV_HEADS, HEAD_DIM, CAPACITY = 2, 3, 4, 9
 
-kinds = pytest.mark.parametrize("kind", [KVCache, Int8KVCache])
+kinds = pytest.mark.parametrize("kind", [KVCache, QuantizedKVCache])
 
 
 def filled(kind, lengths):

@@ -139,4 +139,4 @@ def test_a_training_killed_again_and_again_ends_with_the_losses_of_one_run(start
 
 def losses(log: list[str]) -> list[tuple]:
     records = map(json.loads, log)
-    return [(record["step"], record["loss"], record.get("held_out_loss")) for record in records]
+    return [(record["step"], record["loss"], record.get("validation_loss")) for record in records]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama import KVCache
-from codellama.fast.int8_kv_cache import Int8KVCache
+from codellama.fast.quantized_kv_cache import QuantizedKVCache
 from codellama.inference.cache_rows import bytes_per_token, join_rows, keep_rows, view_rows
 
 
@@ -74,7 +74,7 @@ def test_dtype_survives_keeping_and_joining(dtype):
     assert {buffer.dtype for buffer in cache.keys + cache.values} == {dtype}
 
 
-@pytest.mark.parametrize("kind", [KVCache, Int8KVCache])
+@pytest.mark.parametrize("kind", [KVCache, QuantizedKVCache])
 @pytest.mark.parametrize("change", [lambda cache: keep_rows(cache, [1, 0]), lambda cache: None])
 def test_bytes_of_a_token_are_those_of_its_keys_and_values(kind, change):
     cache = empty_cache(2, capacity=5, kind=kind, dtype=torch.bfloat16)

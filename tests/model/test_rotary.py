@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from codellama.model.rotary import rotary_angles, rotate
+from codellama.model.rotary import apply_rotary_embedding, rotary_embedding
 
 THETAS = [500.0, 1e4, 1e6, 123_456.789]
 
@@ -31,7 +31,7 @@ def random_heads(batch: int, seq: int, head_dim: int = 32, seed: int = 0) -> Ten
 
 
 def rotated(x: Tensor, positions: Tensor, theta: float = 1e6) -> Tensor:
-    return rotate(x, *rotary_angles(positions, x.shape[-1], theta))
+    return apply_rotary_embedding(x, *rotary_embedding(positions, x.shape[-1], theta))
 
 
 @pytest.mark.parametrize("head_dim", [2, 32, 128])
@@ -56,7 +56,7 @@ def test_angles_have_the_roundings_of_metas_code(theta):
     positions = torch.tensor([0, 1, 4095, 16_384, 100_001])
     frequencies = 1.0 / (theta ** (torch.arange(0, 128, 2)[:64].float() / 128))
     angles = torch.outer(positions, frequencies).float()
-    cos, sin = rotary_angles(positions[None], 128, theta)
+    cos, sin = rotary_embedding(positions[None], 128, theta)
     torch.testing.assert_close(cos[0, :, 0], angles.cos(), rtol=0, atol=1e-6)
     torch.testing.assert_close(sin[0, :, 0], angles.sin(), rtol=0, atol=1e-6)
 
@@ -107,7 +107,7 @@ def test_neighbours_at_position_100_000_differ_by_one_step_of_every_pair(dtype):
 
 
 def test_angles_are_one_float32_pair_of_tables_for_all_heads():
-    for table in rotary_angles(torch.arange(6).reshape(2, 3), 32, 1e6):
+    for table in rotary_embedding(torch.arange(6).reshape(2, 3), 32, 1e6):
         assert table.shape == (2, 3, 1, 16)
         assert table.dtype == torch.float32
 

@@ -31,7 +31,8 @@ RECIPE = {
     "model": {"dim": 36, "n_layers": 2, "n_heads": 2, "vocab_size": 311, "multiple_of": 32},
     "stages": [
         STAGE | {"name": "short"},
-        STAGE | {"name": "long", "tokens": 4 * 256, "sequence": 128, "recompute": True},
+        STAGE
+        | {"name": "long", "tokens": 4 * 256, "sequence": 128, "activation_checkpointing": True},
     ],
 }
 
@@ -78,7 +79,7 @@ def losses(directory):
     return {
         (record["stage"], record["step"], key): record[key]
         for record in run_directory.read_log(directory)
-        for key in ("loss", "held_out_loss")
+        for key in ("loss", "validation_loss")
         if key in record
     }
 
@@ -181,7 +182,7 @@ def test_all_raise_what_the_first_process_raises(cluster):
 
 
 def test_other_processes_raise_it_without_writing(monkeypatch):
-    monkeypatch.setattr("codellama.training.machine.from_first_rank", lambda *_: DataError("text"))
+    monkeypatch.setattr("codellama.training.machine.broadcast", lambda *_: DataError("text"))
     with pytest.raises(DataError, match="text"):
         Machine(torch.device("cpu")).once(lambda: pytest.fail("is not the first"))
 

@@ -41,7 +41,7 @@ def test_fine_tuning_takes_the_papers_sequence_learning_rate_and_base():
     recipe = read_recipe("finetune", ckpt="CodeLlama-7b")
     [stage] = recipe.stages
     assert (stage.sequence, stage.learning_rate, stage.rope_theta) == (16_384, 2e-5, 1e6)
-    assert stage.recompute
+    assert stage.activation_checkpointing
     with pytest.raises(DataError, match="neither model nor ckpt"):
         read_recipe("finetune")
 
@@ -74,7 +74,7 @@ def test_every_field_is_told_in_the_docstring():
         ({"final_ratio": 2}, "final_ratio is 2; expected 0 to 1"),
         ({"beta2": 1}, "beta2 is 1; expected 0 to 0.99999"),
         ({"infilling": -0.5}, "infilling is -0.5; expected 0 to 1"),
-        ({"recompute": 1}, "recompute is 1; expected true or false"),
+        ({"activation_checkpointing": 1}, "activation_checkpointing is 1; expected true or false"),
         ({"optimizer": "sgd"}, "stage 'short': optimizer is 'sgd'; expected adamw or muon"),
         ({"name": 3}, "name is 3; expected a text"),
         ({"learning_rat": 1}, "unknown field 'learning_rat'; did you mean learning_rate?"),

@@ -182,7 +182,10 @@ def test_what_runs_together_makes_no_difference(monkeypatch):
 
 def test_blocks_that_are_computed_again_learn_the_same():
     model = small_model()
-    stages = [replace(STAGE, recompute=recompute) for recompute in (False, True, False)]
+    stages = [
+        replace(STAGE, activation_checkpointing=activation_checkpointing)
+        for activation_checkpointing in (False, True, False)
+    ]
     losses, gradients = [], []
     for stage in stages:
         trainer = Trainer(model, Rows(random_rows()), stage, CPU)
@@ -190,7 +193,7 @@ def test_blocks_that_are_computed_again_learn_the_same():
         losses.append(trainer.loss(random_rows(count=1), learn=True))
         gradients.append([weight.grad.clone() for weight in model.parameters()])
         model.zero_grad()
-        assert len(calls) == (2 if stage.recompute else 1)
+        assert len(calls) == (2 if stage.activation_checkpointing else 1)
     assert losses[0] == losses[1] == losses[2]
     for plain, again, _ in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, again)

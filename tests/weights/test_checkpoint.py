@@ -24,8 +24,8 @@ def write(save, directory: Path, cast=lambda name, weight: weight, **changes):
 
 
 def test_a_directory_appears_when_all_of_it_is_written(tmp_path):
-    with new_directory(tmp_path / "deep" / "new") as beside:
-        (beside / "file").write_text("content")
+    with new_directory(tmp_path / "deep" / "new") as temporary:
+        (temporary / "file").write_text("content")
         assert not (tmp_path / "deep" / "new").exists()
     assert (tmp_path / "deep" / "new" / "file").read_text() == "content"
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["new"]
@@ -33,8 +33,8 @@ def test_a_directory_appears_when_all_of_it_is_written(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_directory_that_was_not_finished_leaves_nothing(tmp_path, error):
-    with pytest.raises(error), new_directory(tmp_path / "deep" / "new") as beside:
-        (beside / "file").write_text("content")
+    with pytest.raises(error), new_directory(tmp_path / "deep" / "new") as temporary:
+        (temporary / "file").write_text("content")
         raise error
     assert not list(tmp_path.iterdir())
 
@@ -67,8 +67,8 @@ def test_a_path_is_followed_to_the_place_that_it_means(tmp_path, monkeypatch, na
     (tmp_path / "dangling").symlink_to("absent")
     monkeypatch.chdir(tmp_path / "empty")
     place = (Path() if name == "." else tmp_path / name).resolve()
-    with new_directory(Path() if name == "." else tmp_path / name) as beside:
-        (beside / "file").write_text("content")
+    with new_directory(Path() if name == "." else tmp_path / name) as temporary:
+        (temporary / "file").write_text("content")
     assert [path.name for path in place.iterdir()] == ["file"]
 
 
@@ -77,8 +77,8 @@ def test_a_taken_name_is_refused_and_an_empty_directory_taken_over(tmp_path):
     with pytest.raises(CheckpointError, match="exists"), new_directory(tmp_path / "file"):
         pass
     (tmp_path / "empty").mkdir()
-    with new_directory(tmp_path / "empty") as beside:
-        (beside / "file").write_text("content")
+    with new_directory(tmp_path / "empty") as temporary:
+        (temporary / "file").write_text("content")
     assert (tmp_path / "empty" / "file").exists()
 
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from codellama import CheckpointError, ModelConfig, load_model
 from codellama.weights.checkpoint import reader
 from codellama.weights.huggingface import (
-    halves_to_neighbours,
+    half_split_to_interleaved,
+    interleaved_to_half_split,
     model_config,
-    neighbours_to_halves,
     save_checkpoint,
     settings_of,
 )
@@ -43,8 +43,8 @@ def refusal(directory: Path) -> str:
 def test_each_head_has_its_even_channels_before_its_odd_ones():
     rows = torch.arange(12)[:, None]  # two heads of six channels
     expected = [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
-    assert neighbours_to_halves(rows, 6).flatten().tolist() == expected
-    assert torch.equal(halves_to_neighbours(neighbours_to_halves(rows, 6), 6), rows)
+    assert interleaved_to_half_split(rows, 6).flatten().tolist() == expected
+    assert torch.equal(half_split_to_interleaved(interleaved_to_half_split(rows, 6), 6), rows)
 
 
 @pytest.mark.parametrize("file_bytes", [10**9, 100_000])

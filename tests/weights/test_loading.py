@@ -6,8 +6,8 @@ from torch import nn
 
 from codellama import CheckpointError, LoadOptions, RequestError, load_model
 from codellama.weights.loading import (
+    default_weight_loader,
     load_tokenizer,
-    place_whole,
     torch_device,
     torch_dtype,
     weight_bytes,
@@ -55,9 +55,9 @@ def test_a_place_is_asked_for_every_parameter_once_and_may_read_a_part_of_it(che
     def place(model, name, read, /):
         placed[name] = read()
         assert torch.equal(read((slice(1, 3),)), placed[name][1:3])
-        place_whole(model, name, lambda: placed[name])
+        default_weight_loader(model, name, lambda: placed[name])
 
-    model = load_model(checkpoint, "cpu", torch.bfloat16, place=place)
+    model = load_model(checkpoint, "cpu", torch.bfloat16, weight_loader=place)
     plain = load_model(checkpoint, "cpu", torch.bfloat16)
     assert list(placed) == [name for name, _ in plain.named_parameters()]
     for name, weight in plain.named_parameters():
@@ -70,9 +70,9 @@ def test_a_place_may_keep_something_else_than_a_parameter(checkpoint):
         if name == "output.weight":
             model.output = nn.Linear(3, 2)
         else:
-            place_whole(model, name, read)
+            default_weight_loader(model, name, read)
 
-    assert load_model(checkpoint, "cpu", place=place).output.in_features == 3
+    assert load_model(checkpoint, "cpu", weight_loader=place).output.in_features == 3
 
 
 def test_weight_bytes_count_parameters_buffers_and_what_modules_say(checkpoint):

@@ -13,7 +13,7 @@ from codellama import CheckpointError, load_model
 from codellama.weights import huggingface
 from codellama.weights.checkpoint import parameter_shapes, reader
 from codellama.weights.loading import open_checkpoint
-from codellama.weights.meta import cut_dimension, save_checkpoint
+from codellama.weights.meta import save_checkpoint, shard_dimension
 
 
 def write(directory: Path, shards: int = 1, dtype: torch.dtype = torch.float32, **changes):
@@ -42,7 +42,7 @@ def refusal(directory: Path) -> str:
 
 def test_every_matrix_is_cut_and_every_norm_is_whole():
     for name, shape in parameter_shapes(random_model().config).items():
-        assert (cut_dimension(name) is None) == (len(shape) == 1)
+        assert (shard_dimension(name) is None) == (len(shape) == 1)
 
 
 @pytest.mark.parametrize("shards", [1, 2, 4])
@@ -192,7 +192,7 @@ def test_slices_that_do_not_add_up_to_a_whole_are_refused(tmp_path):
     write(tmp_path)
     tensors = torch.load(tmp_path / "consolidated.00.pth", weights_only=True)
     for name, tensor in tensors.items():
-        if (dimension := cut_dimension(name)) is not None:
+        if (dimension := shard_dimension(name)) is not None:
             tensors[name] = tensor.narrow(dimension, 0, tensor.shape[dimension] // 3).clone()
     for number in range(3):
         torch.save(tensors, tmp_path / f"consolidated.0{number}.pth")

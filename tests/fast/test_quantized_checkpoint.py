@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from codellama import CheckpointError, CodeLlama, RequestError, load_model
-from codellama.fast import int4, rounded_checkpoint
-from codellama.fast.rounded_checkpoint import MODES, place_quantized, save_checkpoint
-from codellama.weights.loading import ROUNDED, open_checkpoint
+from codellama.fast import int4, quantized_checkpoint
+from codellama.fast.quantized_checkpoint import MODES, quantizing_weight_loader, save_checkpoint
+from codellama.weights.loading import QUANTIZED, open_checkpoint
 
 TOKENS = torch.tensor([[1, 300, 7, 9, 40, 41]])
 
@@ -22,7 +22,7 @@ def mode(request):
 
 @pytest.fixture
 def rounded(checkpoint, mode, tmp_path):
-    model = load_model(checkpoint, "cpu", place=place_quantized(mode))
+    model = load_model(checkpoint, "cpu", weight_loader=quantizing_weight_loader(mode))
     save_checkpoint(tmp_path / "rounded", model, mode)
     shutil.copy(checkpoint / "tokenizer.model", tmp_path / "rounded")
     return tmp_path / "rounded"
@@ -31,23 +31,23 @@ def rounded(checkpoint, mode, tmp_path):
 def rewrite(directory, change=None, **about):
     """Writes the tensors anew after a change, with other facts about them."""
     found = open_checkpoint(directory)
-    tensors = load_file(directory / ROUNDED)
+    tensors = load_file(directory / QUANTIZED)
     if change:
         change(tensors)
     order = ",".join(map(str, range(found.block)))
-    save_file(tensors, directory / ROUNDED, {"mode": found.mode, "block_order": order, **about})
+    save_file(tensors, directory / QUANTIZED, {"mode": found.mode, "block_order": order, **about})
 
 
 def load_rounded(directory):
     """The model with the layers of integers."""
     checkpoint = open_checkpoint(directory)
     place = checkpoint.place(torch.device("cpu"), checkpoint.dtype)
-    return load_model(directory, "cpu", place=place)
+    return load_model(directory, "cpu", weight_loader=place)
 
 
 def test_the_model_is_the_same_to_the_last_bit(checkpoint, rounded, mode):
     saved = load_rounded(rounded)
-    fresh = load_model(checkpoint, "cpu", place=place_quantized(mode))
+    fresh = load_model(checkpoint, "cpu", weight_loader=quantizing_weight_loader(mode))
     with torch.no_grad():
         assert torch.equal(saved(TOKENS), fresh(TOKENS))
         assert torch.equal(saved(TOKENS[:, :1]), fresh(TOKENS[:, :1]))
@@ -61,9 +61,9 @@ def test_it_says_what_it_is_and_how_large(rounded, mode):
 
 def test_its_parameters_read_as_what_the_integers_stand_for(checkpoint, rounded, mode):
     found = open_checkpoint(rounded)
-    model = load_model(checkpoint, "cpu", place=place_quantized(mode))
+    model = load_model(checkpoint, "cpu", weight_loader=quantizing_weight_loader(mode))
     name = "layers.0.feed_forward.w1"
-    expected = model.get_submodule(name).expanded()
+    expected = model.get_submodule(name).dequantize()
     assert torch.equal(found.read(f"{name}.weight"), expected)
     assert torch.equal(found.read(f"{name}.weight", (slice(3, 9),)), expected[3:9])
     assert torch.equal(found.read("norm.weight"), model.norm.weight)
@@ -71,17 +71,17 @@ def test_its_parameters_read_as_what_the_integers_stand_for(checkpoint, rounded,
 
 def test_the_models_layers_are_laid_out_once(rounded, monkeypatch):
     found = open_checkpoint(rounded)
-    monkeypatch.setattr(rounded_checkpoint, "Transformer", None)
+    monkeypatch.setattr(quantized_checkpoint, "Transformer", None)
     for _ in range(2):
         assert found.read("layers.0.feed_forward.w1.weight").isfinite().all()
 
 
 @pytest.mark.parametrize("block", [32, 64])
 def test_nibbles_for_another_processor_are_packed_anew(checkpoint, tmp_path, monkeypatch, block):
-    expected = load_model(checkpoint, "cpu", place=place_quantized("int4"))
+    expected = load_model(checkpoint, "cpu", weight_loader=quantizing_weight_loader("int4"))
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(int4, "block_rows", lambda _: block)
-        model = load_model(checkpoint, "cpu", place=place_quantized("int4"))
+        model = load_model(checkpoint, "cpu", weight_loader=quantizing_weight_loader("int4"))
         save_checkpoint(tmp_path / "rounded", model, "int4")
     assert open_checkpoint(tmp_path / "rounded").block == block
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_nibbles_for_another_processor_are_packed_anew(checkpoint, tmp_path, mon
 def test_it_loads_as_ordinary_layers_too(rounded, checkpoint, mode):
     plain = load_model(rounded, "cpu")
     assert type(plain.output) is torch.nn.Linear
-    rounded_model = load_model(checkpoint, "cpu", place=place_quantized(mode))
+    rounded_model = load_model(checkpoint, "cpu", weight_loader=quantizing_weight_loader(mode))
     with torch.no_grad():
         assert torch.allclose(plain(TOKENS), rounded_model(TOKENS), atol=1e-4)
 
@@ -167,5 +167,5 @@ def test_the_plain_model_has_the_weights_that_the_integers_stand_for(rounded, dt
     for name, module in plain.named_modules():
         if isinstance(module, torch.nn.Linear):
             assert type(module) is torch.nn.Linear
-            expected = integers.get_submodule(name).expanded().to(dtype)
+            expected = integers.get_submodule(name).dequantize().to(dtype)
             assert torch.equal(module.weight, expected)

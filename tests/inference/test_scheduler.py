@@ -7,8 +7,8 @@ from shared_data import shared
 
 from codellama import CodeLlama
 from codellama.inference import prefill
-from codellama.inference.decoding import Decoder
 from codellama.inference.requests import Options, Prompt
+from codellama.inference.scheduler import Decoder
 
 # Sorting by length, sharing chunks of prefill and going through several all happen to these.
 PROMPTS = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from codellama.fast.single_query_attention import single_query_attention
+from codellama.fast.attention import single_query_attention
 from codellama.model.attention import grouped_query_attention
 
 HEADS, HEAD_DIM = 4, 8
@@ -34,7 +34,7 @@ def test_it_is_the_attention_that_it_stands_for(kv_heads, seq, masked, compiled)
 
 @pytest.mark.parametrize("twice", [False, True])
 def test_a_row_of_bfloat16_that_is_asked_for_twice_is_the_same(monkeypatch, twice):
-    monkeypatch.setattr("codellama.fast.single_query_attention.has_tiles", lambda: not twice)
+    monkeypatch.setattr("codellama.fast.attention.has_amx", lambda: not twice)
     *inputs, mask = random_inputs(HEADS)
     found = single_query_attention(*(tensor.bfloat16() for tensor in inputs), mask)
     expected = grouped_query_attention(*inputs, mask)

@@ -18,7 +18,7 @@ from codellama.fast.int8 import quantize_rows
 from codellama.model.kv_cache import KVCache
 
 
-class Int8KVCache(KVCache):
+class QuantizedKVCache(KVCache):
     """As `KVCache`; `dtype` is that of what `write` takes and returns."""
 
     kinds: ClassVar[tuple[str, ...]] = ("keys", "values", "key_scales", "value_scales")

@@ -1,8 +1,8 @@
 """Rounded models: matrices become integers while they are read, or are stored as such.
 
 Slow: rounding a loaded model takes memory for both forms, and at every start some seconds.
-Instead: `place_quantized` rounds one matrix after the other. `codellama.convert --to int4` rounds
-    once, and writes `params.json` and one file with the tensors of the rounded model.
+Instead: `quantizing_weight_loader` rounds one matrix after the other. `codellama.convert --to int4`
+    rounds once, and writes `params.json` and one file with the tensors of the rounded model.
 Gains: a 7B in int4 is loaded within 5.5 GB of memory. The file is mapped and its 4-bit integers are
     used as they are, so that the model is there at once.
 Costs: disk.
@@ -24,9 +24,9 @@ from codellama.errors import CheckpointError
 from codellama.fast import int4
 from codellama.fast.int8 import Int8Linear
 from codellama.model.transformer import Transformer
-from codellama.weights.checkpoint import COMPUTED, Checkpoint, Region, differences, new_directory
+from codellama.weights.checkpoint import COMPUTED, Checkpoint, Slices, differences, new_directory
 from codellama.weights.downloads import read_json, read_safetensors
-from codellama.weights.loading import ROUNDED, Place, place_whole
+from codellama.weights.loading import QUANTIZED, WeightLoader, default_weight_loader
 from codellama.weights.meta import PARAMS, described
 
 MODES = ("int8", "int4")
@@ -34,7 +34,7 @@ BLOCK_ORDERS = {block: ",".join(map(str, range(block))) for block in (32, 64)}
 """How the file tells how many rows of 4 bits are packed together."""
 
 
-def place_quantized(mode: str) -> Place:
+def quantizing_weight_loader(mode: str) -> WeightLoader:
     """Rounds the matrices of a model as they are read, in mode "int8" or "int4".
 
     In mode "int4" the output matrix, which matters most, has 8 bits, and so have matrices whose
@@ -44,7 +44,7 @@ def place_quantized(mode: str) -> Place:
     def place(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
         owner = name.removesuffix(".weight")
         if not isinstance(model.get_submodule(owner), nn.Linear):
-            return place_whole(model, name, read)
+            return default_weight_loader(model, name, read)
         weight = read()
         fits = weight.shape[0] % int4.BLOCK == 0 and weight.shape[1] % int4.GROUP == 0
         layer = int4.Int4Linear if mode == "int4" and fits and owner != "output" else Int8Linear
@@ -53,7 +53,7 @@ def place_quantized(mode: str) -> Place:
     return place
 
 
-class RoundedCheckpoint(Checkpoint):
+class QuantizedCheckpoint(Checkpoint):
     """A directory that `save_checkpoint` has written.
 
     Attributes:
@@ -71,13 +71,13 @@ class RoundedCheckpoint(Checkpoint):
     def __init__(self, directory: Path) -> None:
         params = read_json(directory / PARAMS)
         self.directory = directory
-        self.tensors, about = read_safetensors(directory / ROUNDED)
+        self.tensors, about = read_safetensors(directory / QUANTIZED)
         self.mode = self.format = about.get("mode", "")
         blocks = {order: block for block, order in BLOCK_ORDERS.items()}
         self.block = blocks.get(about.get("block_order", ""), 0)
         if self.mode not in MODES or not self.block:
             raise CheckpointError(
-                f"{directory / ROUNDED} does not say how it is rounded; write it anew with "
+                f"{directory / QUANTIZED} does not say how it is rounded; write it anew with "
                 "codellama.convert"
             )
         self.config = described(directory, params, self.tensors)
@@ -85,7 +85,7 @@ class RoundedCheckpoint(Checkpoint):
         self.dtypes = {embedding.dtype} & COMPUTED or {torch.float32}
         with torch.device("meta"):
             self._empty = Transformer(self.config).to(self.dtype)
-        place = place_quantized(self.mode)
+        place = quantizing_weight_loader(self.mode)
         for name, parameter in dict(self._empty.named_parameters()).items():
             place(self._empty, name, parameter.detach)
         expected = self._empty.state_dict()
@@ -95,7 +95,7 @@ class RoundedCheckpoint(Checkpoint):
                 problems.append(f"{name} holds {tensor.dtype}")
         if problems:
             raise CheckpointError(
-                f"{directory / ROUNDED}: the tensors are not those of the model in {PARAMS}, "
+                f"{directory / QUANTIZED}: the tensors are not those of the model in {PARAMS}, "
                 f"rounded to {self.mode} ({'; '.join(problems[:4])}); write it anew with "
                 "codellama.convert"
             )
@@ -105,18 +105,18 @@ class RoundedCheckpoint(Checkpoint):
         """Size of the rounded weights."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    def parts(self, name: str, region: Region | None) -> tuple[list[Tensor], int]:
+    def parts(self, name: str, region: Slices | None) -> tuple[list[Tensor], int]:
         """A parameter, or the weight that integers stand for; see `Checkpoint.parts`."""
         layer = self._layer(name, torch.device("cpu"), self.dtype)
-        tensor = self.tensors[name] if layer is None else layer.expanded().to(self.dtype)
+        tensor = self.tensors[name] if layer is None else layer.dequantize().to(self.dtype)
         return [tensor if region is None else tensor[region]], 0
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> Place:
+    def place(self, device: torch.device, dtype: torch.dtype) -> WeightLoader:
         """Puts layers of integers into a model of `dtype`; on a CPU the integers stay mapped."""
 
         def place(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
             if (layer := self._layer(name, device, dtype)) is None:
-                return place_whole(model, name, read)
+                return default_weight_loader(model, name, read)
             return model.set_submodule(name.removesuffix(".weight"), layer)
 
         return place
@@ -140,7 +140,7 @@ class RoundedCheckpoint(Checkpoint):
 
 
 def save_checkpoint(directory: str | Path, model: Transformer, mode: str) -> None:
-    """Writes a model that was loaded with `place_quantized(mode)`.
+    """Writes a model that was loaded with `quantizing_weight_loader(mode)`.
 
     The directory appears when all of it is written.
 
@@ -148,6 +148,6 @@ def save_checkpoint(directory: str | Path, model: Transformer, mode: str) -> Non
         CheckpointError: the directory is taken.
     """
     order = BLOCK_ORDERS[int4.block_rows(model.tok_embeddings.weight.device)]
-    with new_directory(directory) as beside:
-        save_file(model.state_dict(), beside / ROUNDED, {"mode": mode, "block_order": order})
-        (beside / PARAMS).write_text(json.dumps(model.config.to_params(), indent=2) + "\n")
+    with new_directory(directory) as temporary:
+        save_file(model.state_dict(), temporary / QUANTIZED, {"mode": mode, "block_order": order})
+        (temporary / PARAMS).write_text(json.dumps(model.config.to_params(), indent=2) + "\n")

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codellama.fast.operators import has_tiles
+from codellama.fast.operators import has_amx
 from codellama.model.attention import grouped_query_attention
 
 
@@ -39,7 +39,7 @@ def single_query_attention(
     if torch.compiler.is_compiling():
         return _written_out(grouped, keys, values, mask).reshape(queries.shape)
     # On a CPU without AMX the kernel takes a slow path for a single row of bfloat16.
-    on_cpu = queries.device.type == "cpu" and not has_tiles()
+    on_cpu = queries.device.type == "cpu" and not has_amx()
     if group == 1 and queries.dtype == torch.bfloat16 and on_cpu:
         grouped = grouped.expand(-1, -1, 2, -1)
     attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from codellama import CodeLlama, RequestError
-from codellama.fast.int8_kv_cache import Int8KVCache
+from codellama.fast.quantized_kv_cache import QuantizedKVCache
 from codellama.inference.cache_rows import bytes_per_token, join_rows, keep_rows
 from codellama.model.kv_cache import KVCache
 
@@ -19,7 +19,7 @@ def vectors(batch, seq, dtype=torch.float32, seed=0):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_number_is_off_by_half_a_step_at_most(dtype):
-    cache = Int8KVCache(**SHAPE, batch_size=2, dtype=dtype)
+    cache = QuantizedKVCache(**SHAPE, batch_size=2, dtype=dtype)
     keys, values = vectors(2, 5, dtype)
     for given, kept in zip((keys, values), cache.write(0, keys, values), strict=True):
         assert kept.dtype == dtype
@@ -30,7 +30,7 @@ def test_every_number_is_off_by_half_a_step_at_most(dtype):
 
 
 def test_vectors_of_zeros_stay_zeros():
-    cache = Int8KVCache(**SHAPE, batch_size=1, dtype=torch.float16)
+    cache = QuantizedKVCache(**SHAPE, batch_size=1, dtype=torch.float16)
     keys, values = cache.write(0, *torch.zeros(2, 1, 4, 3, 16, dtype=torch.float16))
     assert not keys.any()
     assert not values.any()
@@ -51,7 +51,7 @@ def test_rows_of_different_lengths_are_kept_joined_and_grown_like_unrounded_ones
         return one, read[0]
 
     exact, (exact_keys, exact_values) = fill(KVCache)
-    rounded, (keys, values) = fill(Int8KVCache)
+    rounded, (keys, values) = fill(QuantizedKVCache)
     assert rounded.lengths == exact.lengths == [3, 5]
     for row, length in enumerate(exact.lengths):
         for one, other in ((keys, exact_keys), (values, exact_values)):
@@ -60,7 +60,7 @@ def test_rows_of_different_lengths_are_kept_joined_and_grown_like_unrounded_ones
 
 def test_it_takes_half_of_bfloat16_and_a_scale_a_vector():
     rounded, exact = (
-        kind(**SHAPE, batch_size=1, dtype=torch.bfloat16) for kind in (Int8KVCache, KVCache)
+        kind(**SHAPE, batch_size=1, dtype=torch.bfloat16) for kind in (QuantizedKVCache, KVCache)
     )
     assert bytes_per_token(exact) == 2 * 2 * 3 * 16 * 2
     assert bytes_per_token(rounded) == 2 * 2 * 3 * (16 + 2)
@@ -71,7 +71,7 @@ def test_a_model_that_uses_it_predicts_nearly_the_same(checkpoint, llm):
     tokens = torch.tensor([[1, 300, 7, 9, 40, 41]])
     with torch.no_grad():
         cache, plain = rounded.model.new_cache(), llm.model.new_cache()
-        assert isinstance(cache, Int8KVCache)
+        assert isinstance(cache, QuantizedKVCache)
         pairs = [
             (rounded.model(part, cache), llm.model(part, plain)) for part in tokens.split(1, 1)
         ]

@@ -15,7 +15,6 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from codellama.errors import RequestError
-from codellama.inference.decoding import Decoder
 from codellama.inference.prefill import PrefixCache
 from codellama.inference.requests import (
     Completion,
@@ -25,6 +24,7 @@ from codellama.inference.requests import (
     RunningSequence,
     check_length,
 )
+from codellama.inference.scheduler import Decoder
 from codellama.inference.speculative import DraftModel
 from codellama.model.transformer import Transformer
 from codellama.text import prompts

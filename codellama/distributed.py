@@ -36,7 +36,7 @@ def _processors(process: int = 0) -> set[int]:
     return {*range(os.cpu_count() or 1)}
 
 
-def launched_mesh(device: torch.device | None = None) -> DeviceMesh | None:
+def init_mesh(device: torch.device | None = None) -> DeviceMesh | None:
     """Joins the other processes; None for a process that stands alone.
 
     Args:
@@ -68,7 +68,7 @@ def launched_mesh(device: torch.device | None = None) -> DeviceMesh | None:
     return init_device_mesh(kind, (int(os.environ["WORLD_SIZE"]),))
 
 
-def from_first_rank(read: Callable[[], T], mesh: DeviceMesh | None) -> T:
+def broadcast(read: Callable[[], T], mesh: DeviceMesh | None) -> T:
     """What `read` returns; of several processes the first alone calls it, and tells the others."""
     if mesh is None:
         return read()
@@ -77,7 +77,7 @@ def from_first_rank(read: Callable[[], T], mesh: DeviceMesh | None) -> T:
     return cast(T, box[0])
 
 
-def leave(code: int) -> NoReturn:
+def shutdown(code: int) -> NoReturn:
     """Ends one of several processes; after success only when all have come this far.
 
     Gloo's threads may abort a process that is torn down as usual while others end beside it, so the

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
-from codellama.cli import say
+from codellama.cli import log
+from codellama.distributed import broadcast
 from codellama.errors import PromptError, RequestError
-from codellama.inference.generation import CodeLlama
+from codellama.inference.codellama import CodeLlama
 from codellama.inference.requests import Options
-from codellama.processes import from_first_rank
 from codellama.text import prompts
 from codellama.text.prompts import Message
 from codellama.weights.variants import matching
@@ -44,9 +44,9 @@ class Conversation:
         self._note("/reset forgets the conversation, /exit ends it\n")
         while True:
             self._note("> ")
-            line = from_first_rank(_line, self.mesh)
+            line = broadcast(_line, self.mesh)
             if line is None:
-                say("error: the line is not UTF-8 text; write it again")
+                log("error: the line is not UTF-8 text; write it again")
                 continue
             if not line or line.strip() == "/exit":
                 return
@@ -71,7 +71,7 @@ class Conversation:
         except (PromptError, RequestError, torch.OutOfMemoryError) as error:
             if self.mesh and isinstance(error, torch.OutOfMemoryError):
                 raise  # the others wait for this process
-            say(f"error: {str(error).splitlines()[0]} (or /reset)")
+            log(f"error: {str(error).splitlines()[0]} (or /reset)")
             return history
         print(flush=True)
         if not answer.strip():
@@ -86,7 +86,7 @@ class Conversation:
 
     def _note(self, text: str) -> None:
         if not self.quiet:
-            say(text, end="")
+            log(text, end="")
 
 
 def _line() -> str | None:

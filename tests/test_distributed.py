@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from codellama.distributed import init_mesh
 from codellama.errors import RequestError
-from codellama.processes import launched_mesh
 
 
 @pytest.mark.parametrize("gpus", [1, 3])
@@ -16,6 +16,6 @@ def test_more_processes_than_gpus_are_refused(monkeypatch, gpus):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(RequestError, match=f"4 processes were started, but .* {gpus} GPUs"):
-        launched_mesh(torch.device("cuda"))
+        init_mesh(torch.device("cuda"))
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert launched_mesh(torch.device("cuda")) is None
+    assert init_mesh(torch.device("cuda")) is None
