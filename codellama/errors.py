@@ -88,7 +88,8 @@ def check_fields(values: Any, error: type[CodeLlamaError] = RequestError, where:
     hints = get_type_hints(type(values))
     for one in fields(values):
         value, limits, kinds = getattr(values, one.name), one.metadata, _kinds(hints[one.name])
-        if value == one.default or not kinds or (value is None and type(None) in kinds):
+        is_checked = kinds <= {*_TYPES, tuple, type(None)}
+        if value == one.default or not is_checked or (value is None and type(None) in kinds):
             continue
         kind, expected = next(_TYPES[kind] for kind in kinds if kind in _TYPES)
         if "among" in limits:
@@ -98,19 +99,18 @@ def check_fields(values: Any, error: type[CodeLlamaError] = RequestError, where:
             for key, words in (("least", "from"), ("above", "above"), ("most", "up to"))
             if limits.get(key) is not None
         ]
-        parts = value if isinstance(value, (tuple, list)) and tuple in kinds else [value]
-        if not all(_fits(part, kind, limits) for part in parts):
+        parts = value if tuple in kinds and isinstance(value, (tuple, list)) else [value]
+        is_list = parts is value
+        if is_list != (tuple in kinds) or not all(_fits(part, kind, limits) for part in parts):
             sentence = f"{one.name} is {value!r:.60}; expected {expected} {' '.join(bounds)}"
             raise error(f"{where}{sentence}".rstrip())
 
 
 def _kinds(hint: Any) -> set[Any]:
-    """The types in an annotation such as `tuple[int, ...] | None`; none if one is not in the table."""
+    """The types in an annotation: int, tuple and NoneType in `tuple[int, ...] | None`."""
     inner = [kind for kind in get_args(hint) if kind is not ...]
     kinds = set[Any]().union(*map(_kinds, inner)) if inner else {hint}
-    if get_origin(hint) in (tuple, Sequence):
-        kinds.add(tuple)
-    return kinds if kinds <= {*_TYPES, tuple, type(None)} else set()
+    return kinds | {tuple} if get_origin(hint) in (tuple, Sequence) else kinds
 
 
 def _fits(value: Any, kind: Any, limits: Any) -> bool:
