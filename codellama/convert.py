@@ -71,17 +71,17 @@ def convert(conversion: Conversion) -> None:
 
 def _write(source: Checkpoint, target: Path, dtype: torch.dtype, conversion: Conversion) -> None:
     if conversion.to in ("int8", "int4"):
-        from codellama.fast import quantized_checkpoint
+        from codellama.fast import quantization, quantized_checkpoint
 
         if isinstance(source, quantized_checkpoint.QuantizedCheckpoint):
             raise CheckpointError(
                 f"{source.directory} is rounded to {source.format} already; convert the checkpoint "
                 "that it was made from"
             )
-        place = quantized_checkpoint.quantizing_weight_loader(conversion.to)
+        weight_loader = quantization.quantizing_weight_loader(conversion.to)
         with progress_bar("rounding", conversion.quiet) as progress:
             model = load_model(
-                source.directory, "cpu", dtype, progress=progress, weight_loader=place
+                source.directory, "cpu", dtype, progress=progress, weight_loader=weight_loader
             )
         quantized_checkpoint.save_checkpoint(target, model, conversion.to)
         return
