@@ -84,11 +84,7 @@ def can_prepack(device: torch.device) -> bool:
 
 
 class SingleRowLinear(nn.Linear):
-    """`nn.Linear` without bias that takes the quickest product for the rows that it gets.
-
-    Shape:
-        (..., in) -> (..., out)
-    """
+    """`nn.Linear` without bias that takes the quickest product for the rows that it gets."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
@@ -139,15 +135,13 @@ def without_onednn() -> Iterator[None]:
 
 
 class FrozenLinear(nn.Module):
-    """A linear layer without bias or gradients; a subclass's `multiply` is for matrices.
+    """A linear layer without bias or gradients.
 
-    Shape:
-        (..., in) -> (..., out)
+    Attributes:
+        multiply: the product (rows, out) of activations (rows, in) with the weight.
     """
 
-    def multiply(self, x: Tensor) -> Tensor:
-        """The product (rows, out) of `x` (rows, in) with the weight."""
-        raise NotImplementedError
+    multiply: Callable[[Tensor], Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
@@ -175,59 +169,57 @@ class PrepackedLinear(FrozenLinear):
 
     Args:
         weight: (out, in), not kept.
-        product: multiplies (rows, in) -> (rows, out) with the reordered weight.
+        product: multiplies (rows, in) of `dtype` with the reordered weight.
 
     Attributes:
         weight_bytes: memory of the reordered weight, which is no parameter.
     """
 
-    def __init__(self, weight: Tensor, product: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        product: Callable[[Tensor], Tensor],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         self.out_features, self.weight_bytes = len(weight), weight.nbytes
-        self.product, self.number = product, next(_numbers)  # copies of the layer share them
-        _products[self.number] = product
-
-    @staticmethod
-    def from_weight(weight: Tensor) -> PrepackedLinear:
-        """Prepacks a weight (out, in) of bfloat16 or float16, which is not kept.
-
-        Raises:
-            CheckpointError: it has numbers that float16 cannot hold.
-        """
-        suits_onednn = weight.dtype == torch.bfloat16 and HAS_ONEDNN
-        return OneDnnLinear(weight) if suits_onednn else FbgemmLinear(weight)
+        self.dtype, self.product, self.number = dtype, product, next(_numbers)
+        _products[self.number] = product  # shared by copies of the layer
 
     def multiply(self, x: Tensor) -> Tensor:
-        return torch.ops.codellama.prepacked_product(x, self.number, self.out_features)
+        multiply = torch.ops.codellama.prepacked_product
+        return multiply(x.to(self.dtype), self.number, self.out_features).to(x.dtype)
 
 
-class OneDnnLinear(PrepackedLinear):
-    """Products of bfloat16 in oneDNN."""
-
-    def __init__(self, weight: Tensor) -> None:
-        # The order for 8 rows of activations is as good for 1 and for 512.
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 8)
-        multiply = torch.ops.mkldnn._linear_pointwise
-        super().__init__(weight, lambda x: multiply(x, packed, None, "none", [], ""))
+def prepack(weight: Tensor) -> PrepackedLinear:
+    """The layer of a weight (out, in) of 16 bits, for the library that is fastest here."""
+    is_onednn = weight.dtype == torch.bfloat16 and HAS_ONEDNN
+    return prepack_for_onednn(weight) if is_onednn else prepack_for_fbgemm(weight)
 
 
-class FbgemmLinear(PrepackedLinear):
-    """Products of float16 in FBGEMM (Khudia et al. 2021, arXiv 2101.05615), float32 inside.
+def prepack_for_onednn(weight: Tensor) -> PrepackedLinear:
+    """Products of bfloat16."""
+    # The order for 8 rows of activations is as good for 1 and for 512.
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 8)
+    multiply = torch.ops.mkldnn._linear_pointwise
+    return PrepackedLinear(
+        weight, lambda x: multiply(x, packed, None, "none", [], ""), torch.bfloat16
+    )
+
+
+def prepack_for_fbgemm(weight: Tensor) -> PrepackedLinear:
+    """Products of float16, float32 inside (Khudia et al. 2021, arXiv 2101.05615).
 
     Numbers of bfloat16 from 6e-5 on become float16 unchanged; smaller ones move by 3e-8 at most.
+    CheckpointError if float16 cannot hold one.
     """
-
-    def __init__(self, weight: Tensor) -> None:
-        if (largest := weight.abs().max()) > torch.finfo(torch.float16).max:
-            raise CheckpointError(
-                f"a matrix of {weight.dtype} has weights of up to {largest:.3g}; prepacked ones "
-                "must not be above 65504: load it without compile"
-            )
-        packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
-        super().__init__(weight, lambda x: torch.ops.quantized.linear_dynamic_fp16(x, packed))
-
-    def multiply(self, x: Tensor) -> Tensor:
-        return super().multiply(x.float()).to(x.dtype)
+    if (largest := weight.abs().max()) > torch.finfo(torch.float16).max:
+        raise CheckpointError(
+            f"a matrix of {weight.dtype} has weights of up to {largest:.3g}; prepacked ones must "
+            "not be above 65504: load it without compile"
+        )
+    packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
+    return PrepackedLinear(weight, lambda x: torch.ops.quantized.linear_dynamic_fp16(x, packed))
 
 
 # torch.compile and FBGEMM, as of PyTorch 2.13. An operator may take FBGEMM's weight, which is a

@@ -20,8 +20,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from codellama.errors import CheckpointError
-from codellama.fast import quantization
-from codellama.fast.quantization import Int4Linear, Int8Linear, quantizing_weight_loader
+from codellama.fast.quantization import (
+    Int4Linear,
+    Int8Linear,
+    block_rows,
+    pack_nibbles,
+    quantizing_weight_loader,
+    unpack_nibbles,
+)
 from codellama.model.transformer import Transformer
 from codellama.weights.checkpoint import COMPUTED, Checkpoint, Slices, differences, new_directory
 from codellama.weights.downloads import read_json, read_safetensors
@@ -69,11 +75,11 @@ class QuantizedCheckpoint(Checkpoint):
         embedding = self.tensors.get("tok_embeddings.weight", torch.empty(0))
         self.dtypes = {embedding.dtype} & COMPUTED or {torch.float32}
         with torch.device("meta"):
-            self._empty = Transformer(self.config).to(self.dtype)
+            model = Transformer(self.config).to(self.dtype)
         quantize = quantizing_weight_loader(self.mode)
-        for name, parameter in dict(self._empty.named_parameters()).items():
-            quantize(self._empty, name, parameter.detach)
-        expected = self._empty.state_dict()
+        for name, parameter in dict(model.named_parameters()).items():
+            quantize(model, name, parameter.detach)
+        expected = model.state_dict()
         problems = differences({name: one.shape for name, one in expected.items()}, self.tensors)
         for name, tensor in self.tensors.items():
             if name in expected and tensor.dtype != expected[name].dtype:
@@ -110,21 +116,18 @@ class QuantizedCheckpoint(Checkpoint):
         self, name: str, device: torch.device, dtype: torch.dtype
     ) -> Int8Linear | Int4Linear | None:
         """The layer of integers for the weight `name`, if it is quantized."""
-        owner = name.removesuffix(".weight")
-        empty = self._empty.get_submodule(owner)
-        if not isinstance(empty, Int8Linear | Int4Linear):
-            return None
-        buffers = {}
-        for kind, _ in empty.named_buffers():
-            tensor = self.tensors[f"{owner}.{kind}"]
-            buffers[kind] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-            if kind == "values" and buffers[kind].data_ptr() % ALIGNMENT:
-                buffers[kind] = buffers[kind].clone()
-        block = quantization.block_rows(device)
-        if isinstance(empty, Int4Linear) and self.block != block:
-            values = quantization.unpack_nibbles(buffers["packed"], self.block, torch.uint8).T
-            buffers["packed"] = quantization.pack_nibbles(values, block)
-        return type(empty)(**buffers)
+        owner = name.removesuffix("weight")
+        if (values := self.tensors.get(f"{owner}values")) is not None:
+            values, scales = values.to(device), self.tensors[f"{owner}scales"]
+            if values.data_ptr() % ALIGNMENT:
+                values = values.clone()
+            return Int8Linear(values, scales.to(device, dtype))
+        if (packed := self.tensors.get(f"{owner}packed")) is not None:
+            packed, both = packed.to(device), self.tensors[f"{owner}scales_and_zeros"]
+            if self.block != (block := block_rows(device)):
+                packed = pack_nibbles(unpack_nibbles(packed, self.block, torch.uint8).T, block)
+            return Int4Linear(packed, both.to(device, dtype))
+        return None
 
 
 def save_checkpoint(directory: str | Path, model: Transformer, mode: str) -> None:
@@ -135,7 +138,7 @@ def save_checkpoint(directory: str | Path, model: Transformer, mode: str) -> Non
     Raises:
         CheckpointError: the directory is taken.
     """
-    block = quantization.block_rows(model.tok_embeddings.weight.device)
+    block = block_rows(model.tok_embeddings.weight.device)
     about = {"mode": mode, "block_rows": str(block)}
     with new_directory(directory) as temporary:
         save_file(model.state_dict(), temporary / QUANTIZED, about)
