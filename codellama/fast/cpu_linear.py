@@ -1,19 +1,17 @@
 """Linear layers of 16 bits on a CPU: mapped from disk as they are, or prepacked.
 
-Slow: for one row of bfloat16, `F.linear` asks oneDNN, whose products are made for many rows. For
-    many rows it hands rows as they lie in the file to libraries that read blocks. A processor with
-    AVX2 alone has no products of 16 bits: each number is converted at each use.
+Slow: for one row of bfloat16, `F.linear` asks oneDNN, whose products are made for many rows; for
+    many, it hands rows as they lie in the file to libraries that read blocks. With AVX2 alone,
+    which has no products of 16 bits, each number is converted at each use.
 Instead: `SingleRowLinear` leaves the weight mapped. One row goes to PyTorch's own product of a
-    matrix and a vector; with AVX2, slices are converted to float32 for many rows.
-    `PrepackedLinear` reorders the weight for a library inside PyTorch: oneDNN for bfloat16 where
-    the processor multiplies it (AVX-512 BF16, AMX), else FBGEMM.
-Gains: of one row by `SingleRowLinear`, half the time with AVX-512, and 0.74 to 0.87 of it with AMX
-    (two cores, 2026-11). Prepacked, 0.84 of the time for one row and an eighth for 512 with AVX2
-    alone (table in README.md).
-Costs: mapped, nothing. Prepacked, a copy and the time to make it: for a billion weights one core
-    takes 13 s (float16), 6 s (int8) or 1 s (oneDNN).
+    matrix and a vector; with AVX2, slices are converted to float32 for many rows. `prepack`
+    reorders the weight for a library inside PyTorch: oneDNN for bfloat16 where the processor
+    multiplies it (AVX-512 BF16, AMX), else FBGEMM.
+Gains: one row takes half the time with AVX-512 and 0.74 to 0.87 of it with AMX (two cores,
+    2026-11). Prepacked, 512 rows take an eighth with AVX2 alone (table in README.md).
+Costs: mapped, nothing; prepacked, a copy, and a core's 13 s (oneDNN: 1 s) per billion weights.
 Not for: GPUs, float32, gradients. Prepacking is for x86, but not for bfloat16 with AMX, where one
-    row takes 1.5 times as long as by `SingleRowLinear` (2026-11-30, two cores).
+    row takes 1.5 times as long as mapped (2026-11-30, two cores).
 """
 
 from __future__ import annotations
@@ -83,6 +81,10 @@ def can_prepack(device: torch.device) -> bool:
     return device.type == "cpu" and HAS_FBGEMM
 
 
+Product = Callable[[Tensor], Tensor]
+"""Multiplies activations (rows, in) with a weight: (rows, out)."""
+
+
 class SingleRowLinear(nn.Linear):
     """`nn.Linear` without bias that takes the quickest product for the rows that it gets."""
 
@@ -135,13 +137,9 @@ def without_onednn() -> Iterator[None]:
 
 
 class FrozenLinear(nn.Module):
-    """A linear layer without bias or gradients.
+    """A linear layer without bias or gradients."""
 
-    Attributes:
-        multiply: the product (rows, out) of activations (rows, in) with the weight.
-    """
-
-    multiply: Callable[[Tensor], Tensor]
+    multiply: Product
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
@@ -165,22 +163,13 @@ class _NoGradient(torch.autograd.Function):
 
 
 class PrepackedLinear(FrozenLinear):
-    """A layer whose weight a library has reordered.
-
-    Args:
-        weight: (out, in), not kept.
-        product: multiplies (rows, in) of `dtype` with the reordered weight.
+    """A layer whose `weight` a library has reordered, and multiplies by `product` in `dtype`.
 
     Attributes:
         weight_bytes: memory of the reordered weight, which is no parameter.
     """
 
-    def __init__(
-        self,
-        weight: Tensor,
-        product: Callable[[Tensor], Tensor],
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, weight: Tensor, product: Product, dtype: torch.dtype) -> None:
         super().__init__()
         self.out_features, self.weight_bytes = len(weight), weight.nbytes
         self.dtype, self.product, self.number = dtype, product, next(_numbers)
@@ -202,9 +191,8 @@ def prepack_for_onednn(weight: Tensor) -> PrepackedLinear:
     # The order for 8 rows of activations is as good for 1 and for 512.
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 8)
     multiply = torch.ops.mkldnn._linear_pointwise
-    return PrepackedLinear(
-        weight, lambda x: multiply(x, packed, None, "none", [], ""), torch.bfloat16
-    )
+    rest: tuple[Any, ...] = (packed, None, "none", [], "")
+    return PrepackedLinear(weight, lambda x: multiply(x, *rest), torch.bfloat16)
 
 
 def prepack_for_fbgemm(weight: Tensor) -> PrepackedLinear:
@@ -219,7 +207,8 @@ def prepack_for_fbgemm(weight: Tensor) -> PrepackedLinear:
             "not be above 65504: load it without compile"
         )
     packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
-    return PrepackedLinear(weight, lambda x: torch.ops.quantized.linear_dynamic_fp16(x, packed))
+    multiply = torch.ops.quantized.linear_dynamic_fp16
+    return PrepackedLinear(weight, lambda x: multiply(x, packed), torch.float32)
 
 
 # torch.compile and FBGEMM, as of PyTorch 2.13. An operator may take FBGEMM's weight, which is a
@@ -228,7 +217,7 @@ def prepack_for_fbgemm(weight: Tensor) -> PrepackedLinear:
 # finds the product. oneDNN's weight is a tensor and could be an argument; one way serves both.
 
 _numbers = count()
-_products: WeakValueDictionary[int, Callable[[Tensor], Tensor]] = WeakValueDictionary()
+_products: WeakValueDictionary[int, Product] = WeakValueDictionary()
 _NAME = "codellama::prepacked_product"
 torch.library.define(_NAME, "(Tensor x, int number, int out_features) -> Tensor")
 torch.library.impl(_NAME, "CompositeExplicitAutograd", lambda x, number, _: _products[number](x))

@@ -1,10 +1,8 @@
 """Quantized models on disk.
 
 Slow: rounding at every start takes seconds to minutes.
-Instead: `codellama.convert --to int4` rounds once, and writes `params.json` and one file with the
-    tensors of the quantized model.
-Gains: the file is mapped and its 4-bit integers are used as they are, so that the model is there at
-    once.
+Instead: `codellama.convert --to int4` rounds once and writes the tensors of the quantized model.
+Gains: the file is mapped and its 4-bit integers used as they are: the model is there at once.
 Costs: disk.
 Not for: several processes. `load_model` reads such a directory as any other, into ordinary layers.
 """
@@ -46,12 +44,7 @@ tensor in a file starts at any multiple of 8."""
 
 
 class QuantizedCheckpoint(Checkpoint):
-    """A directory that `save_checkpoint` has written.
-
-    Attributes:
-        mode: "int8" or "int4".
-        block: rows of a weight of 4 bits that are packed together.
-        tensors: by their names in the quantized model.
+    """A directory that `save_checkpoint` has written, with `tensors` of `mode` "int8" or "int4".
 
     Raises:
         CheckpointError: a file is missing or damaged, or names, shapes and types are not those of
@@ -131,13 +124,8 @@ class QuantizedCheckpoint(Checkpoint):
 
 
 def save_checkpoint(directory: str | Path, model: Transformer, mode: str) -> None:
-    """Writes a model that was loaded with `quantizing_weight_loader(mode)`.
-
-    The directory appears when all of it is written.
-
-    Raises:
-        CheckpointError: the directory is taken.
-    """
+    """Writes a model that was loaded with `quantizing_weight_loader(mode)` to a new directory,
+    which appears when all of it is written; raises CheckpointError if it is taken."""
     block = block_rows(model.tok_embeddings.weight.device)
     about = {"mode": mode, "block_rows": str(block)}
     with new_directory(directory) as temporary:
