@@ -266,9 +266,9 @@ PREDICATES = {
           complement="nonempty"),
         P("nonempty", '{x} != "" | len({x}) > 0', '{x} == "" | not {x}', "non-empty",
           be="not empty", complement="empty"),
-        P("numeric", "{x}.isdigit()", "not {x}.isdigit()", "numeric", after="made of digits",
+        P("digit", "{x}.isdigit()", "not {x}.isdigit()", "numeric", after="made of digits",
           verbs="consist{s} of digits only | contain{s} only digits"),
-        P("alphabetic", "{x}.isalpha()", "not {x}.isalpha()", "alphabetic",
+        P("letter", "{x}.isalpha()", "not {x}.isalpha()", "alphabetic",
           after="made of letters", verbs="consist{s} of letters only | contain{s} only letters"),
         P("vowel_first", '{x}[0] in "aeiou"', '{x}[0] not in "aeiou"',
           after="starting with a vowel | beginning with a vowel",
@@ -589,14 +589,14 @@ class Operation:
     weight: int = 1
 
 
-O = Operation
+O = Operation  # noqa: E741
 COUNTERS = "count | total | counter | result"
 KEPT = "result | kept | found | selected | matches"
 PREDICATE_OPERATIONS = [
     O("count",
-      "Return the number of {gs}. | Count the {gs}. | Count {gs}. | Return how many {ns} {w} {vs}."
-      " | Count how many {ns} {w} {vs}. | Return the count of {gs}. | Count the {ns} {w} that {vs}."
-      " | Count all {gs}. | Return how many {gs} there are.",
+      "Return the number of {gs}. | Count the {gs}. | Count {gs}. | Return how many {ns} {w}"
+      " {vs}. | Count how many {ns} {w} {vs}. | Return the count of {gs}. | Count the {ns} {w}"
+      " that {vs}. | Count all {gs}. | Return how many {gs} there are.",
       "count_{m} | count_{m} | number_of_{m} | count_of_{m} | how_many_{m} | {m}_count | num_{m}",
       "int", """
         {r} = 0
@@ -632,9 +632,9 @@ PREDICATE_OPERATIONS = [
         return {r}
       """, variables=COUNTERS, weight=3),
     O("sum",
-      "Return the sum of the {gs}. | Return the sum of all {gs}. | Add up the {gs}. | Add all {gs}."
-      " | Return the total of the {gs}. | Sum the {gs}. | Sum up all {gs}."
-      " | Return the sum of {gs}. | Add the {ns} {w} that {vs}.",
+      "Return the sum of the {gs}. | Return the sum of all {gs}. | Add up the {gs}. | Add all"
+      " {gs}. | Return the total of the {gs}. | Sum the {gs}. | Sum up all {gs}. | Return the"
+      " sum of {gs}. | Add the {ns} {w} that {vs}.",
       "sum_{m} | sum_of_{m} | sum_{m} | total_of_{m} | add_{m} | {m}_sum | total_{m} | sum_up_{m}",
       "int", """
         {r} = 0
@@ -665,8 +665,8 @@ PREDICATE_OPERATIONS = [
         return {r}
       """, "self", "number", variables="total | result | sum_", others=KEPT, weight=2),
     O("product",
-      "Return the product of the {gs}. | Multiply the {gs}. | Multiply all {gs}."
-      " | Return the product of all {gs}. | Multiply the {gs} together.",
+      "Return the product of the {gs}. | Multiply the {gs}. | Multiply all {gs}. | Return the"
+      " product of all {gs}. | Multiply the {gs} together.",
       "product_of_{m} | multiply_{m} | {m}_product | product_{m}", "int", """
         {r} = 1
         for {t} in {xs}:
@@ -682,9 +682,8 @@ PREDICATE_OPERATIONS = [
         return {r} * {name}({rest})
       """, "self", "number", variables="product | result"),
     O("mean",
-      "Return the average of the {gs}, or 0 if there are none."
-      " | Return the mean of the {gs}, or 0 if there are none."
-      " | Return the average of the {gs}. | Return the mean of all {gs}.",
+      "Return the average of the {gs}, or 0 if there are none. | Return the mean of the {gs}, or"
+      " 0 if there are none. | Return the average of the {gs}. | Return the mean of all {gs}.",
       "average_of_{m} | mean_of_{m} | average_{m} | mean_{m} | {m}_average", "float", """
         {o} = [{x} {each} if {c}]
         if not {o}:
@@ -703,9 +702,9 @@ PREDICATE_OPERATIONS = [
         return total / count if count else 0
       """, "self", "number", others=KEPT),
     O("largest",
-      "Return the largest {g1}, or None if there is none. | Return the greatest {g1}, or None."
-      " | Return the maximum of the {gs}, or None if there are none. | Return the largest of the {gs}."
-      " | Return the biggest {g1}. | Find the largest {g1}.",
+      "Return the largest {g1}, or None if there is none. | Return the greatest {g1}, or None. |"
+      " Return the maximum of the {gs}, or None if there are none. | Return the largest of the"
+      " {gs}. | Return the biggest {g1}. | Find the largest {g1}.",
       "largest_{m1} | max_{m1} | maximum_{m1} | biggest_{m1} | greatest_{m1} | find_largest_{m1}",
       "{E} | None", """
         {r} = None
@@ -726,9 +725,9 @@ PREDICATE_OPERATIONS = [
         return max({o})
       """, "self", "number", variables="largest | best | result", others=KEPT),
     O("smallest",
-      "Return the smallest {g1}, or None if there is none. | Return the least {g1}, or None."
-      " | Return the minimum of the {gs}, or None if there are none."
-      " | Return the smallest of the {gs}. | Find the smallest {g1}.",
+      "Return the smallest {g1}, or None if there is none. | Return the least {g1}, or None. |"
+      " Return the minimum of the {gs}, or None if there are none. | Return the smallest of the"
+      " {gs}. | Find the smallest {g1}.",
       "smallest_{m1} | min_{m1} | minimum_{m1} | least_{m1} | find_smallest_{m1}", "{E} | None", """
         {r} = None
         for {t} in {xs}:
@@ -748,11 +747,11 @@ PREDICATE_OPERATIONS = [
         return min({o})
       """, "self", "number", variables="smallest | best | result", others=KEPT),
     O("keep",
-      "Return the {gs}. | Return all {gs}. | Keep only the {gs}. | Return only the {gs}."
-      " | Select the {gs}. | Collect the {gs}. | Keep the {ns} {w} that {vs}. | Find all {gs}."
-      " | Filter {whole}, keeping only {ns} that {vs}. | Get the {gs}. | Return every {g1}.",
-      "{m} | keep_{m} | get_{m} | filter_{m} | select_{m} | only_{m} | find_{m} | find_all_{m}"
-      " | extract_{m}",
+      "Return the {gs}. | Return all {gs}. | Keep only the {gs}. | Return only the {gs}. |"
+      " Select the {gs}. | Collect the {gs}. | Keep the {ns} {w} that {vs}. | Find all {gs}. |"
+      " Filter {whole}, keeping only {ns} that {vs}. | Get the {gs}. | Return every {g1}.",
+      "{m} | keep_{m} | get_{m} | filter_{m} | select_{m} | only_{m} | find_{m} | find_all_{m} |"
+      " extract_{m}",
       "{L}", """list
         return [{v} {each} if {c}]
       --list
@@ -790,9 +789,9 @@ PREDICATE_OPERATIONS = [
         return {r}
       """, variables=KEPT, weight=3),
     O("remove",
-      "Remove the {gs}. | Remove all {gs}. | Return {whole} without the {gs}. | Drop the {gs}."
-      " | Return {whole} with all {gs} removed. | Leave out the {ns} {w} that {vs}."
-      " | Remove every {g1}. | Remove the {ns} {w} that {vs}.",
+      "Remove the {gs}. | Remove all {gs}. | Return {whole} without the {gs}. | Drop the {gs}. |"
+      " Return {whole} with all {gs} removed. | Leave out the {ns} {w} that {vs}. | Remove every"
+      " {g1}. | Remove the {ns} {w} that {vs}.",
       "remove_{m} | without_{m} | drop_{m} | delete_{m} | discard_{m} | remove_all_{m}",
       "{L}", """list
         return [{v} {each} if {nc}]
@@ -831,8 +830,8 @@ PREDICATE_OPERATIONS = [
         return {r}
       """, variables="result | kept | remaining", weight=2),
     O("first",
-      "Return the first {g1}, or None if there is none. | Find the first {g1}."
-      " | Return the first {g1}, or None. | Return the first {n1} {w} that {v1}, or None.",
+      "Return the first {g1}, or None if there is none. | Find the first {g1}. | Return the"
+      " first {g1}, or None. | Return the first {n1} {w} that {v1}, or None.",
       "first_{m1} | find_first_{m1} | get_first_{m1} | find_{m1}", "{E} | None", """
         for {t} in {xs}:
             if {c}:
@@ -851,8 +850,8 @@ PREDICATE_OPERATIONS = [
         return {name}({rest})
       """, others=KEPT, weight=2),
     O("last",
-      "Return the last {g1}, or None if there is none. | Find the last {g1}."
-      " | Return the last {g1}, or None. | Return the last {n1} {w} that {v1}, or None.",
+      "Return the last {g1}, or None if there is none. | Find the last {g1}. | Return the last"
+      " {g1}, or None. | Return the last {n1} {w} that {v1}, or None.",
       "last_{m1} | find_last_{m1} | get_last_{m1}", "{E} | None", """
         {r} = None
         for {t} in {xs}:
@@ -869,17 +868,17 @@ PREDICATE_OPERATIONS = [
         return {o}[-1] if {o} else None
       """, variables="last | result | found", others=KEPT),
     O("second",
-      "Return the second {g1}, or None if there is none. | Find the second {g1}."
-      " | Return the second of the {gs}, or None.",
+      "Return the second {g1}, or None if there is none. | Find the second {g1}. | Return the"
+      " second of the {gs}, or None.",
       "second_{m1} | find_second_{m1} | get_second_{m1}", "{E} | None", """
         {o} = [{v} {each} if {c}]
         return {o}[1] if len({o}) > 1 else None
       --
-        count = 0
+        {r} = 0
         for {t} in {xs}:
             if {c}:
-                count += 1
-                if count == 2:
+                {r} += 1
+                if {r} == 2:
                     return {v}
         return None
       --
@@ -887,10 +886,10 @@ PREDICATE_OPERATIONS = [
         if len({o}) < 2:
             return None
         return {o}[1]
-      """, others=KEPT),
+      """, variables=COUNTERS, others=KEPT),
     O("take",
-      "Return the first two {gs}. | Return at most two {gs}, the first ones."
-      " | Keep the first two {gs}.",
+      "Return the first two {gs}. | Return at most two {gs}, the first ones. | Keep the first"
+      " two {gs}.",
       "first_two_{m} | take_two_{m} | get_first_two_{m}", "list[{E}]", """list
         return [{v} {each} if {c}][:2]
       --list
@@ -904,11 +903,11 @@ PREDICATE_OPERATIONS = [
         return {o}[:2]
       """, "list", variables=KEPT, others=KEPT),
     O("index",
-      "Return the index of the first {g1}, or -1 if there is none."
-      " | Return the position of the first {g1}, or -1. | Find the index of the first {g1}."
-      " | Return the first index of a {n1} {w} that {v1}, or -1.",
-      "index_of_first_{m1} | first_index_of_{m1} | position_of_first_{m1} | first_{m1}_index"
-      " | find_index_of_{m1} | index_of_{m1}",
+      "Return the index of the first {g1}, or -1 if there is none. | Return the position of the"
+      " first {g1}, or -1. | Find the index of the first {g1}. | Return the first index of a"
+      " {n1} {w} that {v1}, or -1.",
+      "index_of_first_{m1} | first_index_of_{m1} | position_of_first_{m1} | first_{m1}_index |"
+      " find_index_of_{m1} | index_of_{m1}",
       "int", """
         for {i}, {t} in enumerate({xs}):
             if {c}:
@@ -930,8 +929,8 @@ PREDICATE_OPERATIONS = [
         return -1
       """, "order"),
     O("last_index",
-      "Return the index of the last {g1}, or -1 if there is none."
-      " | Return the position of the last {g1}, or -1. | Find the index of the last {g1}.",
+      "Return the index of the last {g1}, or -1 if there is none. | Return the position of the"
+      " last {g1}, or -1. | Find the index of the last {g1}.",
       "index_of_last_{m1} | last_index_of_{m1} | position_of_last_{m1} | last_{m1}_index",
       "int", """
         {r} = -1
@@ -953,8 +952,8 @@ PREDICATE_OPERATIONS = [
         return -1
       """, "order", variables="last | result | found"),
     O("indices",
-      "Return the indices of the {gs}. | Return the positions of all {gs}."
-      " | List the indices of all {gs}. | Find the positions of the {gs}.",
+      "Return the indices of the {gs}. | Return the positions of all {gs}. | List the indices of"
+      " all {gs}. | Find the positions of the {gs}.",
       "indices_of_{m} | positions_of_{m} | find_indices_of_{m} | indexes_of_{m}", "list[int]", """
         return [{i} for {i}, {t} in enumerate({xs}) if {c}]
       --
@@ -967,10 +966,10 @@ PREDICATE_OPERATIONS = [
         return [{i} for {i} in range(len({p})) if {ci}]
       """, "order", variables="result | indices | positions"),
     O("all",
-      "Return whether all {ns} {w} {vs}. | Return whether every {n1} {w} {v1}."
-      " | Return whether each {n1} {w} {v1}. | Return whether {whole} has only {ns} that {vs}.",
-      "all_{pn} | all_{n}_{pv} | every_{n1}_{pv1} | check_all_{pn} | all_{pn} | is_every_{n1}_{pn}"
-      " | only_{m}", "bool", """
+      "Return whether all {ns} {w} {vs}. | Return whether every {n1} {w} {v1}. | Return whether"
+      " each {n1} {w} {v1}. | Return whether {whole} has only {ns} that {vs}.",
+      "all_{pn} | all_{n}_{pv} | every_{n1}_{pv1} | check_all_{pn} | all_{pn} |"
+      " is_every_{n1}_{pn} | only_{m}", "bool", """
         for {t} in {xs}:
             if {nc}:
                 return False
@@ -985,9 +984,9 @@ PREDICATE_OPERATIONS = [
         return {pc0} and {name}({rest})
       """, weight=2),
     O("any",
-      "Return whether any {n1} {w} {v1}. | Return whether at least one {n1} {w} {v1}."
-      " | Return whether there is any {g1}. | Return whether there is at least one {g1}."
-      " | Return whether some {n1} {w} {v1}.",
+      "Return whether any {n1} {w} {v1}. | Return whether at least one {n1} {w} {v1}. | Return"
+      " whether there is any {g1}. | Return whether there is at least one {g1}. | Return whether"
+      " some {n1} {w} {v1}.",
       "any_{pn} | has_{m1} | has_any_{m1} | any_{n1}_{pv1} | contains_{m1} | some_{n1}_{pv1}",
       "bool", """
         for {t} in {xs}:
@@ -1004,8 +1003,8 @@ PREDICATE_OPERATIONS = [
         return {pc0} or {name}({rest})
       """, weight=2),
     O("none",
-      "Return whether no {n1} {w} {v1}. | Return whether none of the {ns} {w} {vs}."
-      " | Return whether there is no {g1}. | Return whether there are no {gs}.",
+      "Return whether no {n1} {w} {v1}. | Return whether none of the {ns} {w} {vs}. | Return"
+      " whether there is no {g1}. | Return whether there are no {gs}.",
       "no_{m} | none_{pn} | no_{n1}_{pv1} | has_no_{m} | none_of_{n}_{pv}", "bool", """
         for {t} in {xs}:
             if {c}:
@@ -1017,8 +1016,8 @@ PREDICATE_OPERATIONS = [
         return all({nc} {each})
       """),
     O("exactly_one",
-      "Return whether exactly one {n1} {w} {v1}. | Return whether there is exactly one {g1}."
-      " | Return whether only one {n1} {w} {v1}.",
+      "Return whether exactly one {n1} {w} {v1}. | Return whether there is exactly one {g1}. |"
+      " Return whether only one {n1} {w} {v1}.",
       "exactly_one_{m1} | has_exactly_one_{m1} | one_{n1}_{pv1} | only_one_{m1}", "bool", """
         return sum(1 {each} if {c}) == 1
       --
@@ -1031,9 +1030,9 @@ PREDICATE_OPERATIONS = [
         return {r} == 1
       """, family="exactly_one count", variables=COUNTERS),
     O("partition",
-      "Return the {gs} and the other {ns} as two lists."
-      " | Split the {ns} {w} into those that {vs} and the others."
-      " | Return two lists, the {gs} and the rest. | Separate the {gs} from the others.",
+      "Return the {gs} and the other {ns} as two lists. | Split the {ns} {w} into those that"
+      " {vs} and the others. | Return two lists, the {gs} and the rest. | Separate the {gs} from"
+      " the others.",
       "partition_{m} | split_{m} | separate_{m} | {m}_and_others | split_off_{m}",
       "tuple[list[{E}], list[{E}]]", """list
         {r} = []
@@ -1050,9 +1049,9 @@ PREDICATE_OPERATIONS = [
         return {r}, {o}
       """, "list", family="partition keep remove", variables="matching | kept | first"),
     O("share",
-      "Return the share of {ns} {w} that {vs}, or 0 if there are no {ns}."
-      " | Return the fraction of {gs} among all {ns}. | Return the proportion of {gs}."
-      " | Return which share of the {ns} {w} {vs}.",
+      "Return the share of {ns} {w} that {vs}, or 0 if there are no {ns}. | Return the fraction"
+      " of {gs} among all {ns}. | Return the proportion of {gs}. | Return which share of the"
+      " {ns} {w} {vs}.",
       "share_of_{m} | fraction_of_{m} | proportion_of_{m} | {m}_share", "float", """list
         if not {p}:
             return 0
@@ -1069,9 +1068,9 @@ PREDICATE_OPERATIONS = [
         return {r} / len({p}) if {p} else 0
       """, "seq list", family="share count", variables=COUNTERS),
     O("leading",
-      "Return the {ns} at the start of {whole} as long as they {vs}."
-      " | Take {ns} from the start of {whole} as long as they {vs}."
-      " | Return the longest beginning of {whole} in which all {ns} {vs}.",
+      "Return the {ns} at the start of {whole} as long as they {vs}. | Take {ns} from the start"
+      " of {whole} as long as they {vs}. | Return the longest beginning of {whole} in which all"
+      " {ns} {vs}.",
       "leading_{m} | take_while_{pn} | {m}_at_start", "{L}", """list
         {r} = []
         for {t} in {xs}:
@@ -1098,9 +1097,9 @@ PREDICATE_OPERATIONS = [
         return {p}[:{i}]
       """, "seq"),
     O("drop_leading",
-      "Drop {ns} from the start of {whole} as long as they {vs}."
-      " | Remove the leading {gs}. | Return {whole} from the first {n1} on that is not among the"
-      " leading {gs}. | Skip the {ns} at the start of {whole} as long as they {vs}.",
+      "Drop {ns} from the start of {whole} as long as they {vs}. | Remove the leading {gs}. |"
+      " Return {whole} from the first {n1} on that is not among the leading {gs}. | Skip the"
+      " {ns} at the start of {whole} as long as they {vs}.",
       "drop_leading_{m} | skip_leading_{m} | drop_while_{pn} | remove_leading_{m}", "{L}", """
         {i} = 0
         while {i} < len({p}) and {pci}:
@@ -1113,8 +1112,8 @@ PREDICATE_OPERATIONS = [
         return {p}[len({p}):]
       """, "seq"),
     O("replace",
-      "Replace each {g1} by {new}. | Replace all {gs} by {new}. | Replace the {gs} with {new}."
-      " | Return {whole} with each {g1} replaced by {new}. | Put {new} in the place of each {g1}.",
+      "Replace each {g1} by {new}. | Replace all {gs} by {new}. | Replace the {gs} with {new}. |"
+      " Return {whole} with each {g1} replaced by {new}. | Put {new} in the place of each {g1}.",
       "replace_{m}_by_{word} | replace_{m}_with_{word} | {m}_to_{word} | replace_{m1}_by_{word}",
       "{L}", """list
         return [{new} if {c} else {v} {each}]
@@ -1140,8 +1139,8 @@ PREDICATE_OPERATIONS = [
         return "".join([{new} if {c} else {v} {each}])
       """, "self"),
     O("flags",
-      "Return for each {n1} {w} whether it {v1}. | Tell for every {n1} {w} whether it {v1}."
-      " | Return a list of truth values: whether each {n1} {w} {v1}.",
+      "Return for each {n1} {w} whether it {v1}. | Tell for every {n1} {w} whether it {v1}. |"
+      " Return a list of truth values: whether each {n1} {w} {v1}.",
       "flag_{m} | {m}_flags | mark_{m} | which_{pv}", "list[bool]", """
         return [{c} {each}]
       --
@@ -1153,8 +1152,8 @@ PREDICATE_OPERATIONS = [
         return [True if {c} else False {each}]
       """, variables="result | flags | marks"),
     O("longest_run",
-      "Return the length of the longest run of {gs}. | Return the length of the longest streak of"
-      " {gs}. | Return how many {gs} stand side by side at most.",
+      "Return the length of the longest run of {gs}. | Return the length of the longest streak"
+      " of {gs}. | Return how many {gs} stand side by side at most.",
       "longest_run_of_{m} | longest_streak_of_{m} | max_run_of_{m}", "int", """
         {r} = 0
         {o} = 0
@@ -1174,8 +1173,8 @@ PREDICATE_OPERATIONS = [
         return {r}
       """, "order", variables="longest | best", others="run | current | length_now"),
     O("sorted",
-      "Return the {gs} in ascending order. | Return the {gs}, sorted."
-      " | Sort the {gs}. | Return a sorted list of the {gs}.",
+      "Return the {gs} in ascending order. | Return the {gs}, sorted. | Sort the {gs}. | Return"
+      " a sorted list of the {gs}.",
       "sorted_{m} | sort_{m} | {m}_sorted | {m}_in_order", "list[{E}]", """list
         return sorted({v} {each} if {c})
       --list
@@ -1190,8 +1189,8 @@ PREDICATE_OPERATIONS = [
         return {r}
       """, "list self", variables=KEPT, others=KEPT),
     O("descending",
-      "Return the {gs} in descending order. | Sort the {gs} from the largest to the smallest."
-      " | Return the {gs}, the largest first.",
+      "Return the {gs} in descending order. | Sort the {gs} from the largest to the smallest. |"
+      " Return the {gs}, the largest first.",
       "{m}_descending | sort_{m}_descending | {m}_largest_first", "list[{E}]", """list
         return sorted(({v} {each} if {c}), reverse=True)
       --list
@@ -1203,9 +1202,8 @@ PREDICATE_OPERATIONS = [
         return {r}
       """, "list self", "number", variables=KEPT, others=KEPT),
     O("unique",
-      "Return the {gs} without duplicates. | Return each {g1} once."
-      " | Return the different {gs} in the order of their first appearance."
-      " | Return the distinct {gs}.",
+      "Return the {gs} without duplicates. | Return each {g1} once. | Return the different {gs}"
+      " in the order of their first appearance. | Return the distinct {gs}.",
       "unique_{m} | distinct_{m} | different_{m}", "list[{E}]", """
         {r} = []
         for {t} in {xs}:
@@ -1216,8 +1214,8 @@ PREDICATE_OPERATIONS = [
         return list(dict.fromkeys({v} {each} if {c}))
       """, "self order"),
     O("count_unique",
-      "Return the number of different {gs}. | Count the distinct {gs}. | Count the different {gs}."
-      " | Return how many different {gs} there are.",
+      "Return the number of different {gs}. | Count the distinct {gs}. | Count the different"
+      " {gs}. | Return how many different {gs} there are.",
       "count_distinct_{m} | count_different_{m} | number_of_different_{m} | count_unique_{m}",
       "int", """
         return len({{{v} {each} if {c}}})
@@ -1231,8 +1229,8 @@ PREDICATE_OPERATIONS = [
         return len(set({v} {each} if {c}))
       """, "self order", variables="seen | found | different"),
     O("frequencies",
-      "Return a dictionary of how often each {g1} occurs. | Count how often each {g1} occurs."
-      " | Return the frequency of each {g1}. | Map each {g1} to its number of occurrences.",
+      "Return a dictionary of how often each {g1} occurs. | Count how often each {g1} occurs. |"
+      " Return the frequency of each {g1}. | Map each {g1} to its number of occurrences.",
       "{m1}_frequencies | frequencies_of_{m} | count_each_{m1} | {m1}_counts", "dict[{E}, int]", """
         {r} = {{}}
         for {t} in {xs}:
@@ -1252,8 +1250,8 @@ PREDICATE_OPERATIONS = [
         return dict(Counter({v} {each} if {c}))
       """, "self order", variables="counts | result | frequencies"),
     O("move",
-      "Move the {gs} to the end. | Move all {gs} to the end, and keep the order of the others."
-      " | Return the other {ns} first and then the {gs}.",
+      "Move the {gs} to the end. | Move all {gs} to the end, and keep the order of the others. |"
+      " Return the other {ns} first and then the {gs}.",
       "move_{m}_to_end | {m}_last | put_{m}_last", "list[{E}]", """list
         {r} = [{v} {each} if {c}]
         {o} = [{v} {each} if {nc}]
@@ -1285,8 +1283,8 @@ PREDICATE_OPERATIONS = [
 OBJECTS = "{ns} {w}"
 TRANSFORM_OPERATIONS = [
     O("map",
-      "Return the {fs} of the {ns} {w}. | Return a list of the {fs} of the {ns} {w}. | {Verb}."
-      " | {Verb}. | Return the {f1} of each {n1} {w}. | List the {fs} of all {ns} {w}.",
+      "Return the {fs} of the {ns} {w}. | Return a list of the {fs} of the {ns} {w}. | {Verb}. |"
+      " {Verb}. | Return the {f1} of each {n1} {w}. | List the {fs} of all {ns} {w}.",
       "{fs} | {fs}_of_{n} | {verb} | {verb} | list_of_{fs} | get_{fs}", "{M}", """list
         return [{f} {each}]
       --list
@@ -1318,8 +1316,8 @@ TRANSFORM_OPERATIONS = [
         return {r}
       """, weight=4, variables="result | output | results"),
     O("total",
-      "Return the sum of the {fs} of the {ns} {w}. | Add up the {fs} of all {ns} {w}."
-      " | Return the total of the {fs} of the {ns} {w}. | Add the {fs} of the {ns} {w}.",
+      "Return the sum of the {fs} of the {ns} {w}. | Add up the {fs} of all {ns} {w}. | Return"
+      " the total of the {fs} of the {ns} {w}. | Add the {fs} of the {ns} {w}.",
       "sum_of_{fs} | sum_{fs} | total_of_{fs} | {fs}_sum | add_{fs}", "int", """
         {r} = 0
         for {t} in {xs}:
@@ -1337,8 +1335,8 @@ TRANSFORM_OPERATIONS = [
         return {f0} + {name}({rest})
       """, "self", variables="total | result | sum_", weight=2),
     O("average",
-      "Return the average of the {fs} of the {ns} {w}, or 0 if there are no {ns}."
-      " | Return the mean of the {fs} of the {ns} {w}. | Return the average {f1} of the {ns} {w}.",
+      "Return the average of the {fs} of the {ns} {w}, or 0 if there are no {ns}. | Return the"
+      " mean of the {fs} of the {ns} {w}. | Return the average {f1} of the {ns} {w}.",
       "average_of_{fs} | mean_of_{fs} | average_{f} | mean_{f}", "float", """list
         if not {p}:
             return 0
@@ -1353,9 +1351,9 @@ TRANSFORM_OPERATIONS = [
         return sum({o}) / len({o}) if {o} else 0
       """, "seq", others="values_ | results"),
     O("highest",
-      "Return the largest {f1} of the {ns} {w}, or None if there are no {ns}."
-      " | Return the largest of the {fs} of the {ns} {w}. | Find the greatest {f1} of the {ns} {w}."
-      " | Return the maximum {f1} of the {ns} {w}.",
+      "Return the largest {f1} of the {ns} {w}, or None if there are no {ns}. | Return the"
+      " largest of the {fs} of the {ns} {w}. | Find the greatest {f1} of the {ns} {w}. | Return"
+      " the maximum {f1} of the {ns} {w}.",
       "largest_{f} | max_{f} | maximum_{f} | greatest_{f}", "int | None", """
         return max(({f} {each}), default=None)
       --
@@ -1370,9 +1368,9 @@ TRANSFORM_OPERATIONS = [
         return max({f} {each})
       """, "self", variables="largest | best | result"),
     O("lowest",
-      "Return the smallest {f1} of the {ns} {w}, or None if there are no {ns}."
-      " | Return the smallest of the {fs} of the {ns} {w}. | Find the least {f1} of the {ns} {w}."
-      " | Return the minimum {f1} of the {ns} {w}.",
+      "Return the smallest {f1} of the {ns} {w}, or None if there are no {ns}. | Return the"
+      " smallest of the {fs} of the {ns} {w}. | Find the least {f1} of the {ns} {w}. | Return"
+      " the minimum {f1} of the {ns} {w}.",
       "smallest_{f} | min_{f} | minimum_{f} | least_{f}", "int | None", """
         return min(({f} {each}), default=None)
       --
@@ -1387,9 +1385,9 @@ TRANSFORM_OPERATIONS = [
         return min({f} {each})
       """, "self", variables="smallest | best | result"),
     O("largest_by",
-      "Return the {n1} {w} with the largest {f1}, or None if there are no {ns}."
-      " | Find the {n1} {w} with the greatest {f1}. | Return the first {n1} {w} with the highest"
-      " {f1}. | Return the {n1} {w} that has the largest {f1}.",
+      "Return the {n1} {w} with the largest {f1}, or None if there are no {ns}. | Find the {n1}"
+      " {w} with the greatest {f1}. | Return the first {n1} {w} with the highest {f1}. | Return"
+      " the {n1} {w} that has the largest {f1}.",
       "{n1}_with_largest_{f} | max_by_{f} | largest_by_{f} | {n1}_with_max_{f}", "{E} | None", """
         return max({xs}, key=lambda {v}: {f}, default=None)
       --
@@ -1404,9 +1402,9 @@ TRANSFORM_OPERATIONS = [
         return max({xs}, key=lambda {v}: {f})
       """, "flat self", variables="best | result | largest", is_measured=True),
     O("smallest_by",
-      "Return the {n1} {w} with the smallest {f1}, or None if there are no {ns}."
-      " | Find the {n1} {w} with the least {f1}. | Return the first {n1} {w} with the lowest {f1}."
-      " | Return the {n1} {w} that has the smallest {f1}.",
+      "Return the {n1} {w} with the smallest {f1}, or None if there are no {ns}. | Find the {n1}"
+      " {w} with the least {f1}. | Return the first {n1} {w} with the lowest {f1}. | Return the"
+      " {n1} {w} that has the smallest {f1}.",
       "{n1}_with_smallest_{f} | min_by_{f} | smallest_by_{f} | {n1}_with_min_{f}", "{E} | None", """
         return min({xs}, key=lambda {v}: {f}, default=None)
       --
@@ -1421,8 +1419,8 @@ TRANSFORM_OPERATIONS = [
         return min({xs}, key=lambda {v}: {f})
       """, "flat self", variables="best | result | smallest", is_measured=True),
     O("sort",
-      "Sort the {ns} {w} by their {f1}. | Return the {ns} {w} sorted by {f1}."
-      " | Return the {ns} {w} in ascending order of their {fs}. | Order the {ns} {w} by their {fs}.",
+      "Sort the {ns} {w} by their {f1}. | Return the {ns} {w} sorted by {f1}. | Return the {ns}"
+      " {w} in ascending order of their {fs}. | Order the {ns} {w} by their {fs}.",
       "sort_by_{f} | sorted_by_{f} | sort_{n}_by_{f} | order_by_{f}", "list[{E}]", """list
         return sorted({xs}, key=lambda {v}: {f})
       --list
@@ -1431,9 +1429,10 @@ TRANSFORM_OPERATIONS = [
         return {r}
       """, "list flat self", is_measured=True, weight=2, variables="result | ordered | output"),
     O("sort_down",
-      "Sort the {ns} {w} by their {f1} in descending order. | Return the {ns} {w} sorted by {f1}, the"
-      " largest first. | Return the {ns} {w} in descending order of their {fs}.",
-      "sort_by_{f}_descending | sort_{n}_by_{f}_descending | largest_{f}_first", "list[{E}]", """list
+      "Sort the {ns} {w} by their {f1} in descending order. | Return the {ns} {w} sorted by"
+      " {f1}, the largest first. | Return the {ns} {w} in descending order of their {fs}.",
+      "sort_by_{f}_descending | sort_{n}_by_{f}_descending | largest_{f}_first", "list[{E}]",
+      """list
         return sorted({xs}, key=lambda {v}: {f}, reverse=True)
       --list
         {r} = list({xs})
@@ -1441,8 +1440,8 @@ TRANSFORM_OPERATIONS = [
         return {r}
       """, "list flat self", is_measured=True, variables="result | ordered | output"),
     O("group",
-      "Group the {ns} {w} by their {f1}. | Return a dictionary from each {f1} to the {ns} {w} that"
-      " have it. | Collect the {ns} {w} in lists by their {f1}. | Group the {ns} {w} by {f1}.",
+      "Group the {ns} {w} by their {f1}. | Return a dictionary from each {f1} to the {ns} {w}"
+      " that have it. | Collect the {ns} {w} in lists by their {f1}. | Group the {ns} {w} by {f1}.",
       "group_by_{f} | group_{n}_by_{f} | {n}_by_{f}", "dict[{F}, list[{E}]]", """list
         {r} = {{}}
         for {t} in {xs}:
@@ -1464,8 +1463,8 @@ TRANSFORM_OPERATIONS = [
       """, "list self", is_measured=True, variables="groups | result", others="key | group",
       weight=2),
     O("tally",
-      "Count the {ns} {w} by their {f1}. | Return how many {ns} {w} have each {f1}."
-      " | Return a dictionary from each {f1} to the number of {ns} {w} that have it.",
+      "Count the {ns} {w} by their {f1}. | Return how many {ns} {w} have each {f1}. | Return a"
+      " dictionary from each {f1} to the number of {ns} {w} that have it.",
       "count_by_{f} | count_{n}_by_{f} | {f}_counts | tally_by_{f}", "dict[{F}, int]", """
         {r} = {{}}
         for {t} in {xs}:
@@ -1481,8 +1480,8 @@ TRANSFORM_OPERATIONS = [
         return dict(Counter({f} {each}))
       """, "self", is_measured=True, variables="counts | result", others="key | group"),
     O("table",
-      "Return a dictionary from each {n1} {w} to its {f1}. | Map each {n1} {w} to its {f1}."
-      " | Return a dictionary with the {f1} of each {n1} {w}.",
+      "Return a dictionary from each {n1} {w} to its {f1}. | Map each {n1} {w} to its {f1}. |"
+      " Return a dictionary with the {f1} of each {n1} {w}.",
       "{f}_by_{n1} | {n1}_to_{f} | map_{n}_to_{fs} | {f}_of_each_{n1}", "dict[{E}, {F}]", """
         return {{{v}: {f} {each}}}
       --
@@ -1505,8 +1504,8 @@ TRANSFORM_OPERATIONS = [
         return {r}
       """, "self", variables="result | pairs_"),
     O("distinct",
-      "Return the different {fs} of the {ns} {w}, sorted. | Return the distinct {fs} of the {ns} {w}"
-      " in ascending order. | Return a sorted list of the different {fs} of the {ns} {w}.",
+      "Return the different {fs} of the {ns} {w}, sorted. | Return the distinct {fs} of the {ns}"
+      " {w} in ascending order. | Return a sorted list of the different {fs} of the {ns} {w}.",
       "distinct_{fs} | different_{fs} | unique_{fs}", "list[{F}]", """
         return sorted({{{f} {each}}})
       --
@@ -1518,8 +1517,8 @@ TRANSFORM_OPERATIONS = [
         return sorted(set({f} {each}))
       """, "self", variables="seen | found | different"),
     O("same",
-      "Return whether all {ns} {w} have the same {f1}. | Return whether the {fs} of all {ns} {w} are"
-      " equal.",
+      "Return whether all {ns} {w} have the same {f1}. | Return whether the {fs} of all {ns} {w}"
+      " are equal.",
       "same_{f} | all_same_{f} | have_same_{f}", "bool", """
         return len({{{f} {each}}}) <= 1
       --
@@ -1528,8 +1527,8 @@ TRANSFORM_OPERATIONS = [
         return all({f} == {f0} {each})
       """, "self", is_measured=True),
     O("largest_index",
-      "Return the index of the {n1} {w} with the largest {f1}, or -1 if there are no {ns}."
-      " | Return the position of the {n1} {w} with the greatest {f1}, or -1.",
+      "Return the index of the {n1} {w} with the largest {f1}, or -1 if there are no {ns}. |"
+      " Return the position of the {n1} {w} with the greatest {f1}, or -1.",
       "index_of_largest_{f} | position_of_largest_{f}", "int", """
         {r} = -1
         for {i}, {t} in enumerate({xs}):
@@ -1542,8 +1541,8 @@ TRANSFORM_OPERATIONS = [
         return max(range(len({p})), key=lambda {i}: {fi})
       """, "seq", variables="best | result", is_measured=True),
     O("join",
-      "Join the {fs} of the {ns} {w} with commas. | Return the {fs} of the {ns} {w}, separated by"
-      " commas. | Return a string of the {fs} of the {ns} {w} with commas between them.",
+      "Join the {fs} of the {ns} {w} with commas. | Return the {fs} of the {ns} {w}, separated"
+      " by commas. | Return a string of the {fs} of the {ns} {w} with commas between them.",
       "join_{fs} | {fs}_with_commas | comma_separated_{fs}", "str", """word
         return ",".join({f} {each})
       --word
@@ -1560,8 +1559,8 @@ TRANSFORM_OPERATIONS = [
 ]  # fmt: skip
 BOTH_OPERATIONS = [
     O("map_kept",
-      "Return the {fs} of the {gs}. | Return a list of the {fs} of the {gs}."
-      " | Collect the {fs} of all {gs}. | Return the {f1} of each {g1}.",
+      "Return the {fs} of the {gs}. | Return a list of the {fs} of the {gs}. | Collect the {fs}"
+      " of all {gs}. | Return the {f1} of each {g1}.",
       "{fs}_of_{m} | get_{fs}_of_{m} | list_{fs}_of_{m}", "list[{F}]", """list
         return [{f} {each} if {c}]
       --list
@@ -1572,8 +1571,8 @@ BOTH_OPERATIONS = [
         return {r}
       """, "list self", family="keep map", weight=3),
     O("sum_kept",
-      "Return the sum of the {fs} of the {gs}. | Add up the {fs} of the {gs}."
-      " | Return the total of the {fs} of all {gs}. | Add the {fs} of all {gs}.",
+      "Return the sum of the {fs} of the {gs}. | Add up the {fs} of the {gs}. | Return the total"
+      " of the {fs} of all {gs}. | Add the {fs} of all {gs}.",
       "sum_of_{fs}_of_{m} | sum_{fs}_of_{m} | total_of_{fs}_of_{m}", "int", """
         {r} = 0
         for {t} in {xs}:
@@ -1584,8 +1583,8 @@ BOTH_OPERATIONS = [
         return sum({f} {each} if {c})
       """, "self", family="sum total", variables="total | result | sum_", weight=3),
     O("highest_kept",
-      "Return the largest {f1} of the {gs}, or None if there are none."
-      " | Return the largest of the {fs} of the {gs}, or None.",
+      "Return the largest {f1} of the {gs}, or None if there are none. | Return the largest of"
+      " the {fs} of the {gs}, or None.",
       "largest_{f}_of_{m} | max_{f}_of_{m}", "int | None", """
         return max(({f} {each} if {c}), default=None)
       --
@@ -1698,9 +1697,11 @@ class Function:
         names = " ".join(name for name, _ in self.parameters)
         return f"{self.name} {names}\n{self.sentence}\n{self.body}"
 
-    def examples(self, draw: Draw, count: int) -> list[tuple[str, str]]:
-        """Calls of the function, and what they return."""
-        chosen = draw.sample(self.calls, min(count, len(self.calls)))
+    def examples(self, draw: Draw, count: int, width: int = 200) -> list[tuple[str, str]]:
+        """Calls of the function that are no wider, and what they return."""
+        width -= len(self.name) + 2
+        usable = [call for call in self.calls if len(call[0]) <= width and len(call[1]) <= width]
+        chosen = draw.sample(usable, min(count, len(usable)))
         return [(f"{self.name}({arguments})", result) if result[0] != "~"
                 else (f"round({self.name}({arguments}), 2)", result[1:])
                 for arguments, result in chosen]  # fmt: skip
@@ -1726,7 +1727,7 @@ class Function:
         if layout == "examples" and self.calls:
             title = draw.one(" |  |  |  | Example: | Examples: | For example:")
             lines += ["", title] if title else [""]
-            for call, result in self.examples(draw, draw.pick((1, 2, 2, 3))):
+            for call, result in self.examples(draw, draw.pick((1, 2, 2, 3)), MAX_WIDTH - 8):
                 lines += [f">>> {call}"] + [displayed(result)] * (result != "None")
         elif layout == "sections" and self.parameters:
             lines += ["", "Args:"]
@@ -1770,7 +1771,7 @@ def third_person(word: str) -> str:
     """A verb as in "returns"."""
     if word.endswith(("ss", "sh", "ch", "x", "o")):
         return word + "es"
-    return word[:-1] + "ies" if word.endswith("ry") else word + "s"
+    return word[:-1] + "ies" if word.endswith(("ly", "py", "ry")) else word + "s"
 
 
 def described(sentence: str) -> str:
@@ -1813,7 +1814,7 @@ def _noun(draw: Draw, sentence: str) -> str:
 
 
 _PHRASED = (_plain, _plain, _plain, _plain, _plain, _plain, _third, _noun)
-_SLUG = re.compile(r"\W+")
+_SLUG = re.compile(r"[\W_]+")
 
 
 @cache
@@ -1877,7 +1878,7 @@ def phrases(predicate: Predicate, source: Source) -> Phrases:
         heads = (*adjectives, *be, *nouns) or (*after, *verbs)
     cut = []
     for name in names:
-        start, mark, rest = name.partition(" {k}")
+        start, mark, _ = name.partition(" {k}")
         if mark and predicate.parameters and start.endswith(ENDINGS):
             cut.append(start)
     return Phrases(tuple(groups), tuple(names), tuple(cut), tuple(claims), heads)
@@ -1961,9 +1962,9 @@ def _suits(composition: Composition) -> bool:
         return False
     if not set(operation.needs.split()) <= composition.tags:
         return False
-    if source.key == "range":
-        if keys & TRIVIAL_IN_RANGE or operation.key not in RANGE_OPERATIONS:
-            return False
+    is_dull = keys & TRIVIAL_IN_RANGE or operation.key not in RANGE_OPERATIONS
+    if source.key == "range" and is_dull:
+        return False
     if source.field and predicate and not (predicate.adjectives or predicate.be or predicate.verbs):
         return False
     if "single" in source.tags.split() and predicate and predicate.key in ("in", "not_in"):
@@ -2034,16 +2035,19 @@ def wordings(operation: Operation, nouns: bool, verbs: bool) -> tuple[list[str],
     noun, verb = re.compile(r"\{f[s1]?\}"), re.compile(r"\{[vV]erb\w*\}")
 
     def usable(text: str) -> list[str]:
-        return [part for part in split(text)
-                if (nouns or not noun.search(part)) and (verbs or not verb.search(part))]  # fmt: skip
+        parts = [part for part in split(text) if nouns or not noun.search(part)]
+        return [part for part in parts if verbs or not verb.search(part)]
 
     return usable(operation.sentences), usable(operation.names)
+
+
+NO_PLURALS = ("s", "xs", "lists", "counts")
 
 
 @cache
 def loop_variables(parameter: str, items: str) -> str:
     """Names for the elements of a parameter: `word` of `words`, before all others."""
-    one = parameter[:-1] if parameter.endswith("s") and parameter not in ("s", "xs") else ""
+    one = parameter[:-1] if parameter.endswith("s") and parameter not in NO_PLURALS else ""
     return f"{one} | {one} | {one} | {items}" if one else items
 
 
@@ -2064,13 +2068,13 @@ def compose(
         known: functions that the module has, by predicate or transformation; they may be called.
         name_constant: give a constant of the predicate a name in the module.
     """
-    operation, source, predicate, made = (
-        one.operation, one.source, one.predicate, one.transformation)  # fmt: skip
+    source, predicate, made = one.source, one.predicate, one.transformation
     has = predicate or made
     used = {"is_prime", "math", "string"}
     parameter = draw.fresh(source.parameters, used)
     constants, extra = _constants(draw, has, used)
-    made_constants, _ = _constants(draw, made, used, False) if predicate and made else (constants, [])
+    is_double = predicate and made
+    made_constants = _constants(draw, made, used, False)[0] if is_double else constants
     words = _words(draw, one, parameter, constants, made_constants, bool(extra))
     names = _names(draw, one, parameter, used, extra, words["name"])
     helper = (known or {}).get(f"{source.kind} {has.key}") if has and not constants else None
@@ -2079,14 +2083,14 @@ def compose(
     named: dict[str, str] = {}
     if name_constant and predicate and len(constants) == 1 and not extra:
         named = {split(predicate.parameters)[0].upper(): constants["k"]}
-    shown = dict(zip("k", named)) or constants
+    shown = dict(zip("k", named, strict=False)) or constants
     names |= _code(draw, one, names, shown, made_constants, code, "" if predicate else call)
     names["new"] = words["new"]
     parameters = [(parameter, source.hint)] + [(name, _hint(has, source)) for name in extra]
     body = draw.early(one.bodies()).format_map(names)
     return Function(
         one.key, words["name"], parameters, _returns(one), words["sentence"], body,
-        calls(one, constants if not extra else None, made_constants, words["new"]),
+        calls(one, None if extra else constants, made_constants if is_double else {}, words["new"]),
         _imports(body),
         (predicate.helper,) if predicate and predicate.helper else (),
         one.pairs, named,
@@ -2102,11 +2106,11 @@ def _constants(
     if has.values and (not may_ask or draw.chance(0.5)):
         value = draw.pick(has.values)
         values = value if isinstance(value, tuple) else (value,)
-        return dict(zip("km", map(show, values))), []
+        return dict(zip("km", map(show, values), strict=False)), []
     options = [o for o in split(has.parameters) if not used.intersection(o.split(", "))]
     names = draw.pick(options).split(", ")
     used.update(names)
-    return dict(zip("km", names)), names
+    return dict(zip("km", names, strict=False)), names
 
 
 def _hint(has: Any, source: Source) -> str:
@@ -2163,8 +2167,10 @@ def _words(
             labels["verb1"] = second.format(o=noun, **made)
     new, label = draw.pick(REPLACEMENTS[source.kind])
     words["new"] = new
-    has_nouns, has_verbs = (bool(getattr(one.transformation, name, 1)) for name in ("nouns", "verbs"))
-    sentences, names = wordings(operation, has_nouns, has_verbs)
+    made_of = one.transformation
+    sentences, names = wordings(
+        operation, not made_of or bool(made_of.nouns), not made_of or bool(made_of.verbs)
+    )
     name, suffix = slug(draw.pick(names).format(**labels, word=label)), draw.one(source.suffix)
     name += suffix * (not name.endswith("_in"))
     sentence = draw.pick(sentences).format_map(words)
@@ -2182,7 +2188,7 @@ def _names(
     source, operation = one.source, one.operation
     used.add(name)
     element = draw.fresh(loop_variables(parameter, source.items), used)
-    value = draw.fresh(f"{source.field.split()[-1] or 'value'} | value | v", used) if source.field else ""
+    value = draw.fresh(f"{source.field.split()[-1]} | v", used) if source.field else ""
     row = draw.fresh("row | line | inner", used) if source.over == "{row}" else ""
     names = {"p": parameter, "v": element, "u": value, "row": row, "name": name}
     names["t"] = source.target.format_map(names)
@@ -2218,27 +2224,26 @@ def _code(
     if one.transformation:
         expression = expression or draw.one(one.transformation.code)
         best = f"{names['p']}[{names['r']}]"
-        for label, x in (("f", names["x"]), ("f0", first), ("fi", at), ("fr", names["r"]), ("fb", best)):
+        places = {"f": names["x"], "f0": first, "fi": at, "fr": names["r"], "fb": best}
+        for label, x in places.items():
             code[label] = expression.format(x=x, **made_constants)
     return code
 
 
 def _imports(body: str) -> set[str]:
-    return {line for mark, line in IMPORTS if mark in body}
+    """The imports that some code needs."""
+    return {IMPORTS.get(name, f"import {name}") for name in _MODULES.findall(body)}
 
 
-IMPORTS = (
-    ("math.", "import math"), ("string.punctuation", "import string"),
-    ("Counter(", "from collections import Counter"), ("random.", "import random"),
-    ("defaultdict(", "from collections import defaultdict"), ("json.", "import json"),
-    ("string.ascii", "import string"), ("os.", "import os"), ("Path(", "from pathlib import Path"),
-    ("itertools.", "import itertools"), ("reduce(", "from functools import reduce"),
-    ("deque(", "from collections import deque"), ("csv.", "import csv"), ("re.", "import re"),
-    ("sys.", "import sys"), ("time.", "import time"), ("@dataclass", "from dataclasses import dataclass"),
-    ("argparse.", "import argparse"), (": Path", "from pathlib import Path"),
-    ("lru_cache", "from functools import lru_cache"), ("datetime.", "import datetime"),
-    ("shutil.", "import shutil"),
-)  # fmt: skip
+_MODULES = re.compile(
+    r"(?<![\w.])(?:(?:math|itertools|os|json|csv|argparse)(?=\.[a-z])"
+    r"|string(?=\.(?:punctuation|ascii))|(?:Counter|defaultdict|Path)(?=\()|(?<=: )Path\b)"
+)
+IMPORTS = {
+    "Counter": "from collections import Counter",
+    "defaultdict": "from collections import defaultdict",
+    "Path": "from pathlib import Path",
+}
 
 
 @cache
@@ -2304,9 +2309,9 @@ def sample(draw: Draw, source: Source, domain: str) -> Any:
     if domain == "small":
         keys = [key.lower() for key in keys]
     if source.key == "pairs":
-        return list(zip(keys, numbers(len(keys))))
+        return list(zip(keys, numbers(len(keys)), strict=True))
     if source.hint.startswith("dict"):
-        return dict(zip(keys, numbers(len(keys))))
+        return dict(zip(keys, numbers(len(keys)), strict=True))
     name = source.tested.split('"')[1]
     low = max(low, 0)
     values = numbers(3) if source.kind == "number" else [draw.pick(pool) for _ in range(3)]
@@ -2314,7 +2319,7 @@ def sample(draw: Draw, source: Source, domain: str) -> Any:
 
 
 EMPTY = {"list": "[]", "str": '""', "dict": "{}"}  # in arguments
-MOST_SHOWN = 60
+MOST_SHOWN = 74
 
 
 def run(source: str) -> dict[str, Any]:
@@ -2342,27 +2347,43 @@ def calls(
     """Arguments and results of a composition, found by running its first body.
 
     Args:
-        constants: None if they are parameters.
+        constants: of the predicate, else of the transformation; None if they are parameters.
+        made: constants of the transformation.
     """
-    predicate, transformation = one.predicate, one.transformation
-    if one.operation.key != "replace":
-        new = ""
-    given = tuple(constants.values()) if constants is not None else None
-    key = (one, given, *made.values(), new)
+    new = new if one.operation.key == "replace" else "0"
+    key = (one, *(constants or {"": str(constants)}).values(), *made.values(), new)
     if key not in _CALLS:
-        has: Any = predicate or transformation
-        draw = Draw(f"{one.key} {given}")
-        letters = {"k": "k", "m": "m"} if constants is None else constants
-        made = {"k": "k", "m": "m"} if constants is None and not predicate else made
-        names = _names(draw, one, "p", {"k", "m"}, ["k"], "f")
-        names |= _code(draw, one, names, letters, made, "", "")
-        first = one.bodies()[0].format_map(names | {"new": new or "0"})
-        is_pair = bool(has.values) and isinstance(has.values[0], tuple)
-        extra = ("" if constants is not None else ", k, m" if is_pair else ", k")
-        space = dict(_helper_names())
-        exec(f"def f(p{extra}):\n{first}", space)
-        _CALLS[key] = _run_samples(draw, one, space["f"], has, bool(extra))
+        _CALLS[key] = _run_samples(one, _values(constants), _values(made), new)
     return _CALLS[key]
+
+
+def _values(constants: dict[str, str] | None) -> tuple[Any, ...] | None:
+    return None if constants is None else tuple(map(ast.literal_eval, constants.values()))
+
+
+@cache
+def _reference(operation: Operation, source: Source, body: str, new: str) -> Callable[..., Any]:
+    """A body as a function of a source's value, what is asked of elements and made of them."""
+    draw = Draw(operation.key)
+    names = _names(draw, Composition(operation, source), "p", set(), [], "f") | {"new": new}
+    places = {"": names["x"], "0": "p[0]", "i": f"p[{names['i']}]", "r": names["r"],
+              "b": f"p[{names['r']}]"}  # fmt: skip
+    for label, place in places.items():
+        names[f"c{label}"] = names[f"pc{label}"] = f"C({place})"
+        names[f"f{label}"] = f"F({place})"
+    names["nc"] = f"not C({names['x']})"
+    space = dict(_helper_names())
+    exec(f"def f(p, C, F):\n{body.format_map(names)}", space)
+    return space["f"]
+
+
+@cache
+def _applied(has: Predicate | Transformation | None) -> Callable[..., Any]:
+    """A condition or an expression as a function of {x}, {k} and {m}."""
+    if has is None:
+        return bool
+    code = split(has.code)[0].format(x="x", k="k", m="m")
+    return eval(f"lambda x, k=None, m=None: {code}", dict(_helper_names()))
 
 
 @cache
@@ -2371,18 +2392,22 @@ def _pool(source: Source, domain: str) -> list[tuple[Any, str]]:
     draw = Draw(f"{source.key} {domain}")
     values = [sample(draw, source, domain) for _ in range(150)]
     texts = [(value, show(value)) for value in values]
-    return [pair for pair in texts if len(pair[1]) < MOST_SHOWN - 5]
+    return [pair for pair in texts if len(pair[1]) < 56]
 
 
 _LONG_FLOAT = re.compile(r"\.\d{4}|e-")
 
 
 def _run_samples(
-    draw: Draw, one: Composition, function: Callable[..., Any], has: Any, asks: bool
+    one: Composition, fixed: tuple[Any, ...] | None, made: tuple[Any, ...] | None, new: str
 ) -> list[tuple[str, str]]:
     """Short calls whose results differ, and one with nothing in it."""
-    source = one.source
-    domains = [part.domain for part in (one.predicate, one.transformation) if part and part.domain]
+    source, predicate, transformation = one.source, one.predicate, one.transformation
+    has: Any = predicate or transformation
+    draw = Draw(f"{one.key} {fixed}")
+    reference = _reference(one.operation, source, one.bodies()[0], new)
+    condition, change = _applied(predicate), _applied(transformation)
+    domains = [part.domain for part in (predicate, transformation) if part and part.domain]
     values = [draw.pick(_pool(source, max(domains, default=""))) for _ in range(14)]
     kind = source.hint.partition("[")[0]
     if kind in EMPTY and source.tags != "single":
@@ -2390,12 +2415,15 @@ def _run_samples(
     found: dict[str, str] = {}
     seen: Counter[str] = Counter()
     for value, text in values:
-        arguments = [value]
-        if asks:
-            more = draw.pick(has.values or OTHERS[source.kind])
-            arguments += more if isinstance(more, tuple) else (more,)
-            text = ", ".join([text, *map(show, arguments[1:])])
-        result = show(function(*arguments))
+        given = fixed
+        if given is None:
+            given = draw.pick(has.values or OTHERS[source.kind])
+            given = given if isinstance(given, tuple) else (given,)
+            text = ", ".join([text, *map(show, given)])
+        changed = made or () if predicate else given
+        result = show(reference(
+            value, lambda x: condition(x, *given), lambda x: change(x, *changed)  # noqa: B023
+        ))  # fmt: skip
         if len(text) + len(result) < MOST_SHOWN and not _LONG_FLOAT.search(result):
             seen[result] += 1
             if seen[result] <= 3:
@@ -2445,8 +2473,8 @@ class Classic:
 C = Classic
 NUMBER_CLASSICS = [
     C("fibonacci | fibonacci | fib | nth_fibonacci | fibonacci_number", "n | k: int -> int",
-      "Return the {n}-th Fibonacci number. | Return the Fibonacci number at position {n}."
-      " | Return the nth Fibonacci number, starting with 0 and 1.",
+      "Return the {n}-th Fibonacci number. | Return the Fibonacci number at position {n}. |"
+      " Return the nth Fibonacci number, starting with 0 and 1.",
       "0 ; 1 ; 2 ; 5 ; 7 ; 10 ; 12", """
         a, b = 0, 1
         for _ in range(n):
@@ -2465,8 +2493,8 @@ NUMBER_CLASSICS = [
       """, 6),
     C("fibonacci_sequence | fibonacci_list | first_fibonacci_numbers | fibonacci_numbers",
       "n | count | length: int -> list[int]",
-      "Return the first {n} Fibonacci numbers. | Return a list of the first {n} Fibonacci numbers."
-      " | List the first {n} numbers of the Fibonacci sequence.", "0 ; 1 ; 2 ; 5 ; 8", """
+      "Return the first {n} Fibonacci numbers. | Return a list of the first {n} Fibonacci"
+      " numbers. | List the first {n} numbers of the Fibonacci sequence.", "0 ; 1 ; 2 ; 5 ; 8", """
         result = []
         a, b = 0, 1
         for _ in range(n):
@@ -2487,8 +2515,8 @@ NUMBER_CLASSICS = [
         return result
       """, 2),
     C("fibonacci_up_to | fibonacci_below | fibonacci_until", "limit | maximum: int -> list[int]",
-      "Return all Fibonacci numbers up to {limit}. | Return the Fibonacci numbers that are at most"
-      " {limit}.", "0 ; 1 ; 8 ; 20 ; 50", """
+      "Return all Fibonacci numbers up to {limit}. | Return the Fibonacci numbers that are at"
+      " most {limit}.", "0 ; 1 ; 8 ; 20 ; 50", """
         result = []
         a, b = 0, 1
         while a <= limit:
@@ -2511,8 +2539,8 @@ NUMBER_CLASSICS = [
         return result
       """),
     C("factorial | factorial | fact | compute_factorial", "n | number: int -> int",
-      "Return the factorial of {n}. | Return the product of the numbers from 1 to {n}."
-      " | Return {n}!, the product of all numbers from 1 to {n}.", "0 ; 1 ; 3 ; 4 ; 5 ; 6", """
+      "Return the factorial of {n}. | Return the product of the numbers from 1 to {n}. | Return"
+      " {n}!, the product of all numbers from 1 to {n}.", "0 ; 1 ; 3 ; 4 ; 5 ; 6", """
         result = 1
         for i in range(2, n + 1):
             result *= i
@@ -2533,8 +2561,8 @@ NUMBER_CLASSICS = [
         return result
       """, 5),
     C("gcd | greatest_common_divisor | compute_gcd", "a | m | x: int, b | n | y: int -> int",
-      "Return the greatest common divisor of {a} and {b}."
-      " | Return the largest number that divides {a} and {b}.",
+      "Return the greatest common divisor of {a} and {b}. | Return the largest number that"
+      " divides {a} and {b}.",
       "12, 18 ; 7, 5 ; 10, 5 ; 0, 4 ; 48, 36", """
         while b:
             a, b = b, a % b
@@ -2553,8 +2581,8 @@ NUMBER_CLASSICS = [
         return math.gcd(a, b)
       """, 3),
     C("lcm | least_common_multiple | compute_lcm", "a | m: int, b | n: int -> int",
-      "Return the least common multiple of {a} and {b}."
-      " | Return the smallest number that {a} and {b} divide.", "4, 6 ; 3, 5 ; 7, 7 ; 2, 8", """
+      "Return the least common multiple of {a} and {b}. | Return the smallest number that {a}"
+      " and {b} divide.", "4, 6 ; 3, 5 ; 7, 7 ; 2, 8", """
         return a * b // math.gcd(a, b)
       --
         multiple = a
@@ -2564,9 +2592,10 @@ NUMBER_CLASSICS = [
       --
         return a // math.gcd(a, b) * b
       """, 2),
-    C("is_prime | is_prime | prime | check_prime | is_prime_number", "n | number | num: int -> bool",
-      "Return whether {n} is prime. | Return whether {n} is a prime number."
-      " | Return whether a number is prime.", "1 ; 2 ; 9 ; 17 ; 25 ; 0 ; 97", """
+    C("is_prime | is_prime | prime | check_prime | is_prime_number",
+      "n | number | num: int -> bool",
+      "Return whether {n} is prime. | Return whether {n} is a prime number. | Return whether a"
+      " number is prime.", "1 ; 2 ; 9 ; 17 ; 25 ; 0 ; 97", """
         if n < 2:
             return False
         for i in range(2, int(n**0.5) + 1):
@@ -2596,8 +2625,8 @@ NUMBER_CLASSICS = [
       """, 6),
     C("primes_up_to | get_primes | list_primes | primes_to | find_primes",
       "n | limit: int -> list[int]",
-      "Return all primes up to {n}. | Return a list of the primes up to {n}."
-      " | Return the prime numbers from 2 to {n}.", "1 ; 2 ; 10 ; 20", """
+      "Return all primes up to {n}. | Return a list of the primes up to {n}. | Return the prime"
+      " numbers from 2 to {n}.", "1 ; 2 ; 10 ; 20", """
         primes = []
         for number in range(2, n + 1):
             if all(number % prime != 0 for prime in primes):
@@ -2618,8 +2647,8 @@ NUMBER_CLASSICS = [
         return primes
       """, 2),
     C("sieve | sieve_of_eratosthenes | prime_sieve", "n | limit: int -> list[int]",
-      "Return all primes up to {n} with the sieve of Eratosthenes."
-      " | Find the primes up to {n} by the sieve of Eratosthenes.", "2 ; 10 ; 20 ; 30", """
+      "Return all primes up to {n} with the sieve of Eratosthenes. | Find the primes up to {n}"
+      " by the sieve of Eratosthenes.", "2 ; 10 ; 20 ; 30", """
         is_prime = [True] * (n + 1)
         is_prime[0] = is_prime[1] = False
         for i in range(2, int(n**0.5) + 1):
@@ -2643,8 +2672,8 @@ NUMBER_CLASSICS = [
         return primes
       """),
     C("count_primes | number_of_primes | prime_count", "limit | n: int -> int",
-      "Return the number of primes up to {limit}. | Count the primes up to {limit}."
-      " | Count the prime numbers from 1 to {limit}.", "1 ; 2 ; 10 ; 20", """
+      "Return the number of primes up to {limit}. | Count the primes up to {limit}. | Count the"
+      " prime numbers from 1 to {limit}.", "1 ; 2 ; 10 ; 20", """
         return sum(1 for number in range(2, limit + 1) if is_prime(number))
       --
         count = 0
@@ -2674,8 +2703,8 @@ NUMBER_CLASSICS = [
       """, helper="is_prime"),
     C("prime_factors | factorize | get_prime_factors | prime_factorization",
       "n | number: int -> list[int]",
-      "Return the prime factors of {n} in ascending order. | Return a list of the prime factors of"
-      " {n}. | Factorize {n} into primes.", "1 ; 2 ; 12 ; 30 ; 49 ; 13", """
+      "Return the prime factors of {n} in ascending order. | Return a list of the prime factors"
+      " of {n}. | Factorize {n} into primes.", "1 ; 2 ; 12 ; 30 ; 49 ; 13", """
         factors = []
         divisor = 2
         while n > 1:
@@ -2704,7 +2733,8 @@ NUMBER_CLASSICS = [
       """, 2),
     C("divisors | get_divisors | all_divisors | factors | find_divisors",
       "n | number: int -> list[int]",
-      "Return all divisors of {n}. | Return the numbers that divide {n}. | List the divisors of {n}.",
+      "Return all divisors of {n}. | Return the numbers that divide {n}. | List the divisors of"
+      " {n}.",
       "1 ; 6 ; 7 ; 12 ; 16", """
         return [i for i in range(1, n + 1) if n % i == 0]
       --
@@ -2718,8 +2748,8 @@ NUMBER_CLASSICS = [
         return sorted({*small, *(n // i for i in small)})
       """, 2),
     C("count_divisors | number_of_divisors | divisor_count", "n | number: int -> int",
-      "Return the number of divisors of {n}. | Count the divisors of {n}. | Return how many numbers"
-      " divide {n}.", "1 ; 6 ; 7 ; 12", """
+      "Return the number of divisors of {n}. | Count the divisors of {n}. | Return how many"
+      " numbers divide {n}.", "1 ; 6 ; 7 ; 12", """
         return sum(1 for i in range(1, n + 1) if n % i == 0)
       --
         count = 0
@@ -2747,8 +2777,8 @@ NUMBER_CLASSICS = [
       """),
     C("power | raise_to_power | exponentiate | pow_",
       "base | x: int, exponent | n: int -> int",
-      "Return {base} to the power {exponent}. | Raise {base} to the power of {exponent}."
-      " | Return {base} multiplied by itself {exponent} times.", "2, 3 ; 5, 0 ; 3, 4 ; 10, 2", """
+      "Return {base} to the power {exponent}. | Raise {base} to the power of {exponent}. |"
+      " Return {base} multiplied by itself {exponent} times.", "2, 3 ; 5, 0 ; 3, 4 ; 10, 2", """
         result = 1
         for _ in range(exponent):
             result *= base
@@ -2766,8 +2796,8 @@ NUMBER_CLASSICS = [
         return half * half if exponent % 2 == 0 else half * half * base
       """, 2),
     C("collatz | collatz_sequence | collatz_steps_list", "n | start: int -> list[int]",
-      "Return the Collatz sequence from {n} down to 1."
-      " | Return the Collatz sequence that starts with {n}.", "1 ; 2 ; 3 ; 6", """
+      "Return the Collatz sequence from {n} down to 1. | Return the Collatz sequence that starts"
+      " with {n}.", "1 ; 2 ; 3 ; 6", """
         result = [n]
         while n != 1:
             n = n // 2 if n % 2 == 0 else 3 * n + 1
@@ -2788,8 +2818,8 @@ NUMBER_CLASSICS = [
         return [n, *collatz(n // 2 if n % 2 == 0 else 3 * n + 1)]
       """),
     C("collatz_length | collatz_steps | count_collatz_steps", "n | number: int -> int",
-      "Return the number of Collatz steps from {n} to 1."
-      " | Count the steps of the Collatz sequence from {n} to 1.", "1 ; 2 ; 3 ; 6 ; 7", """
+      "Return the number of Collatz steps from {n} to 1. | Count the steps of the Collatz"
+      " sequence from {n} to 1.", "1 ; 2 ; 3 ; 6 ; 7", """
         steps = 0
         while n != 1:
             n = n // 2 if n % 2 == 0 else 3 * n + 1
@@ -2811,7 +2841,8 @@ NUMBER_CLASSICS = [
       """),
     C("sum_of_digits | digit_sum | sum_digits | digits_sum | add_digits",
       "n | number | num: int -> int",
-      "Return the sum of the digits of {n}. | Add up the digits of {n}. | Add the digits of a number.",
+      "Return the sum of the digits of {n}. | Add up the digits of {n}. | Add the digits of a"
+      " number.",
       "0 ; 7 ; 12 ; 345 ; 999", """
         return sum(int(digit) for digit in str(n))
       --
@@ -2831,8 +2862,8 @@ NUMBER_CLASSICS = [
         return n % 10 + sum_of_digits(n // 10)
       """, 3),
     C("count_digits | number_of_digits | digit_count", "n | number: int -> int",
-      "Return the number of digits of {n}. | Count the digits of a number. | Return how many digits"
-      " {n} has.", "0 ; 7 ; 12 ; 345 ; 1000", """
+      "Return the number of digits of {n}. | Count the digits of a number. | Return how many"
+      " digits {n} has.", "0 ; 7 ; 12 ; 345 ; 1000", """
         return len(str(n))
       --
         count = 1
@@ -2846,8 +2877,8 @@ NUMBER_CLASSICS = [
         return 1 + count_digits(n // 10)
       """),
     C("digits | get_digits | digits_of | list_digits", "n | number: int -> list[int]",
-      "Return the digits of {n} as a list. | Return a list of the digits of {n}."
-      " | Split a number into its digits.", "0 ; 7 ; 12 ; 345", """
+      "Return the digits of {n} as a list. | Return a list of the digits of {n}. | Split a"
+      " number into its digits.", "0 ; 7 ; 12 ; 345", """
         return [int(digit) for digit in str(n)]
       --
         result = []
@@ -2858,8 +2889,8 @@ NUMBER_CLASSICS = [
         return list(map(int, str(n)))
       """),
     C("reverse_number | reverse_digits | reverse_integer", "n | number: int -> int",
-      "Return {n} with its digits reversed. | Reverse the digits of {n}."
-      " | Return the number whose digits are those of {n} in reverse order.",
+      "Return {n} with its digits reversed. | Reverse the digits of {n}. | Return the number"
+      " whose digits are those of {n} in reverse order.",
       "0 ; 7 ; 12 ; 345 ; 120", """
         return int(str(n)[::-1])
       --
@@ -2874,8 +2905,8 @@ NUMBER_CLASSICS = [
         return int("".join(digits))
       """),
     C("is_armstrong | is_armstrong_number | armstrong", "n | number: int -> bool",
-      "Return whether {n} is an Armstrong number. | Return whether {n} is the sum of its digits to the"
-      " power of their number.", "1 ; 10 ; 153 ; 370 ; 200", """
+      "Return whether {n} is an Armstrong number. | Return whether {n} is the sum of its digits"
+      " to the power of their number.", "1 ; 10 ; 153 ; 370 ; 200", """
         digits = str(n)
         return sum(int(digit) ** len(digits) for digit in digits) == n
       --
@@ -2888,8 +2919,8 @@ NUMBER_CLASSICS = [
         return n == sum(int(digit) ** power for digit in str(n))
       """),
     C("triangular_number | triangle_number | sum_to | sum_up_to | sum_to_n", "n: int -> int",
-      "Return the sum of the numbers from 1 to {n}. | Add the numbers from 1 to {n}."
-      " | Return the {n}-th triangular number, the sum of the numbers from 1 to {n}.",
+      "Return the sum of the numbers from 1 to {n}. | Add the numbers from 1 to {n}. | Return"
+      " the {n}-th triangular number, the sum of the numbers from 1 to {n}.",
       "0 ; 1 ; 3 ; 5 ; 10", """
         return n * (n + 1) // 2
       --
@@ -2917,8 +2948,8 @@ NUMBER_CLASSICS = [
         return sum([1 / i for i in range(1, n + 1)])
       """),
     C("sum_of_squares | squares_sum | sum_squares_up_to", "n: int -> int",
-      "Return the sum of the squares of the numbers from 1 to {n}."
-      " | Add the squares from 1 to {n}.", "0 ; 1 ; 3 ; 4", """
+      "Return the sum of the squares of the numbers from 1 to {n}. | Add the squares from 1 to"
+      " {n}.", "0 ; 1 ; 3 ; 4", """
         return sum(i**2 for i in range(1, n + 1))
       --
         total = 0
@@ -2929,8 +2960,8 @@ NUMBER_CLASSICS = [
         return n * (n + 1) * (2 * n + 1) // 6
       """),
     C("to_binary | decimal_to_binary | binary | int_to_binary", "n | number: int -> str",
-      "Return {n} as a binary string. | Convert {n} to a string of binary digits."
-      " | Convert a number to binary.", "0 ; 1 ; 2 ; 5 ; 10 ; 255", """
+      "Return {n} as a binary string. | Convert {n} to a string of binary digits. | Convert a"
+      " number to binary.", "0 ; 1 ; 2 ; 5 ; 10 ; 255", """
         return bin(n)[2:]
       --
         if n == 0:
@@ -2949,8 +2980,9 @@ NUMBER_CLASSICS = [
       """, 2),
     C("from_binary | binary_to_decimal | binary_to_int | parse_binary",
       "text | s | bits | binary: str -> int",
-      "Return the number that a binary string stands for. | Convert the binary string {text} to a"
-      " number. | Convert a string of binary digits to a number.", '"0" ; "1" ; "101" ; "1111"', """
+      "Return the number that a binary string stands for. | Convert the binary string {text} to"
+      " a number. | Convert a string of binary digits to a number.", '"0" ; "1" ; "101" ; "1111"',
+      """
         return int(text, 2)
       --
         result = 0
@@ -2965,8 +2997,8 @@ NUMBER_CLASSICS = [
         return total
       """),
     C("to_base | convert_to_base | number_in_base", "n | number: int, base: int -> str",
-      "Return {n} as a string in the given base, up to 10. | Convert {n} to the base {base}, which"
-      " is at most 10.", "0, 2 ; 5, 2 ; 10, 3 ; 64, 8", """
+      "Return {n} as a string in the given base, up to 10. | Convert {n} to the base {base},"
+      " which is at most 10.", "0, 2 ; 5, 2 ; 10, 3 ; 64, 8", """
         if n == 0:
             return "0"
         result = ""
@@ -2987,8 +3019,8 @@ NUMBER_CLASSICS = [
         return to_base(n // base, base) + str(n % base)
       """),
     C("count_bits | bit_count | count_ones | popcount", "n | number: int -> int",
-      "Return the number of ones in the binary form of {n}. | Count the bits of {n} that are set."
-      " | Count the ones in the binary form of a number.", "0 ; 1 ; 3 ; 8 ; 255", """
+      "Return the number of ones in the binary form of {n}. | Count the bits of {n} that are"
+      " set. | Count the ones in the binary form of a number.", "0 ; 1 ; 3 ; 8 ; 255", """
         return bin(n).count("1")
       --
         count = 0
@@ -3020,7 +3052,8 @@ NUMBER_CLASSICS = [
         return power == n
       """),
     C("is_perfect_square | is_square | perfect_square", "n | number: int -> bool",
-      "Return whether {n} is a perfect square. | Return whether {n} is the square of a whole number.",
+      "Return whether {n} is a perfect square. | Return whether {n} is the square of a whole"
+      " number.",
       "0 ; 1 ; 2 ; 9 ; 15 ; 16", """
         return math.isqrt(n) ** 2 == n
       --
@@ -3033,8 +3066,8 @@ NUMBER_CLASSICS = [
         return i * i == n
       """),
     C("integer_square_root | integer_sqrt | isqrt", "n | number: int -> int",
-      "Return the largest number whose square is at most {n}. | Return the integer square root of"
-      " {n}.", "0 ; 1 ; 8 ; 9 ; 15 ; 16", """
+      "Return the largest number whose square is at most {n}. | Return the integer square root"
+      " of {n}.", "0 ; 1 ; 8 ; 9 ; 15 ; 16", """
         root = 0
         while (root + 1) ** 2 <= n:
             root += 1
@@ -3069,8 +3102,8 @@ NUMBER_CLASSICS = [
         return year % 400 == 0
       """, 3),
     C("days_in_month | month_length | number_of_days", "month | m: int -> int",
-      "Return the number of days of a month of a common year, from 1 to 12. | Return how many days"
-      " the month with number {month} has in a common year.", "1 ; 2 ; 4 ; 12", """
+      "Return the number of days of a month of a common year, from 1 to 12. | Return how many"
+      " days the month with number {month} has in a common year.", "1 ; 2 ; 4 ; 12", """
         if month == 2:
             return 28
         if month in (4, 6, 9, 11):
@@ -3084,8 +3117,9 @@ NUMBER_CLASSICS = [
         return 28 if month == 2 else 31
       """),
     C("fizzbuzz | fizz_buzz | fizzbuzz_list", "n | limit: int -> list[str]",
-      "Return the words of FizzBuzz from 1 to {n}. | List the numbers from 1 to {n} with Fizz, Buzz"
-      " and FizzBuzz for multiples of 3, 5 and both. | Return the FizzBuzz list from 1 to {n}.",
+      "Return the words of FizzBuzz from 1 to {n}. | List the numbers from 1 to {n} with Fizz,"
+      " Buzz and FizzBuzz for multiples of 3, 5 and both. | Return the FizzBuzz list from 1 to"
+      " {n}.",
       "1 ; 3 ; 5 ; 6", """
         result = []
         for i in range(1, n + 1):
@@ -3115,8 +3149,8 @@ NUMBER_CLASSICS = [
         return words
       """, 3),
     C("fizzbuzz_number | fizz_buzz_of | fizzbuzz_word", "n | number: int -> str",
-      "Return Fizz if {n} is divisible by 3, Buzz if by 5, FizzBuzz if by both, else the number as a"
-      " string.", "1 ; 3 ; 5 ; 15 ; 7", """
+      "Return Fizz if {n} is divisible by 3, Buzz if by 5, FizzBuzz if by both, else the number"
+      " as a string.", "1 ; 3 ; 5 ; 15 ; 7", """
         if n % 15 == 0:
             return "FizzBuzz"
         if n % 3 == 0:
@@ -3154,8 +3188,8 @@ NUMBER_CLASSICS = [
       """, 2),
     C("fahrenheit_to_celsius | to_celsius | convert_fahrenheit",
       "fahrenheit | degrees | f: float -> float",
-      "Convert a temperature from Fahrenheit to Celsius. | Return a temperature in degrees Celsius,"
-      " given degrees Fahrenheit.", "32 ; 212 ; -40 ; 77", """
+      "Convert a temperature from Fahrenheit to Celsius. | Return a temperature in degrees"
+      " Celsius, given degrees Fahrenheit.", "32 ; 212 ; -40 ; 77", """
         return (fahrenheit - 32) * 5 / 9
       --
         celsius = (fahrenheit - 32) * 5 / 9
@@ -3164,8 +3198,8 @@ NUMBER_CLASSICS = [
         return 5 * (fahrenheit - 32) / 9
       """, 2),
     C("kilometers_to_miles | km_to_miles | convert_kilometers", "kilometers | km: float -> float",
-      "Convert kilometers to miles, with 1.6 kilometers in a mile. | Return a distance in miles, where"
-      " a mile has 1.6 kilometers.", "0 ; 1.6 ; 8 ; 16", """
+      "Convert kilometers to miles, with 1.6 kilometers in a mile. | Return a distance in miles,"
+      " where a mile has 1.6 kilometers.", "0 ; 1.6 ; 8 ; 16", """
         return kilometers / 1.6
       --
         miles = kilometers / 1.6
@@ -3175,8 +3209,8 @@ NUMBER_CLASSICS = [
         return kilometers / kilometers_per_mile
       """),
     C("minutes_to_hours | hours_and_minutes | split_minutes", "minutes | m: int -> tuple[int, int]",
-      "Return hours and minutes of a number of minutes. | Split minutes into hours and the minutes that"
-      " are left.", "0 ; 59 ; 60 ; 135", """
+      "Return hours and minutes of a number of minutes. | Split minutes into hours and the"
+      " minutes that are left.", "0 ; 59 ; 60 ; 135", """
         return minutes // 60, minutes % 60
       --
         hours = minutes // 60
@@ -3186,8 +3220,8 @@ NUMBER_CLASSICS = [
         return divmod(minutes, 60)
       """),
     C("format_time | seconds_to_time | time_string", "seconds | s: int -> str",
-      "Return a number of seconds as a text with minutes and seconds, such as 02:05."
-      " | Format seconds as MM:SS.", "0 ; 59 ; 125 ; 600", """
+      "Return a number of seconds as a text with minutes and seconds, such as 02:05. | Format"
+      " seconds as MM:SS.", "0 ; 59 ; 125 ; 600", """
         return f"{seconds // 60:02}:{seconds % 60:02}"
       --
         minutes, rest = divmod(seconds, 60)
@@ -3198,8 +3232,8 @@ NUMBER_CLASSICS = [
       """),
     C("circle_area | area_of_circle | circle_area | compute_circle_area | get_circle_area",
       "radius | r: float -> float",
-      "Return the area of a circle with the given radius. | Return the area of a circle."
-      " | Return the area of a circle of radius {radius}.", "0 ; 1 ; 2 ; 3.5 ; 10", """
+      "Return the area of a circle with the given radius. | Return the area of a circle. |"
+      " Return the area of a circle of radius {radius}.", "0 ; 1 ; 2 ; 3.5 ; 10", """
         return math.pi * radius**2
       --
         return math.pi * radius * radius
@@ -3243,8 +3277,8 @@ NUMBER_CLASSICS = [
       """, 2),
     C("rectangle_perimeter | perimeter_of_rectangle | rect_perimeter",
       "width | a | w: float, height | b | h: float -> float",
-      "Return the perimeter of a rectangle. | Return the perimeter of a rectangle with the given width"
-      " and height.", "2, 3 ; 0, 5 ; 4, 4", """
+      "Return the perimeter of a rectangle. | Return the perimeter of a rectangle with the given"
+      " width and height.", "2, 3 ; 0, 5 ; 4, 4", """
         return 2 * (width + height)
       --
         perimeter = 2 * (width + height)
@@ -3254,7 +3288,8 @@ NUMBER_CLASSICS = [
       """),
     C("triangle_area | area_of_triangle | compute_triangle_area",
       "base | b: float, height | h: float -> float",
-      "Return the area of a triangle with the given base and height. | Return the area of a triangle.",
+      "Return the area of a triangle with the given base and height. | Return the area of a"
+      " triangle.",
       "2, 3 ; 0, 5 ; 4, 4 ; 3, 5", """
         return base * height / 2
       --
@@ -3264,8 +3299,8 @@ NUMBER_CLASSICS = [
         return area
       """, 2),
     C("is_triangle | is_valid_triangle | can_form_triangle", "a: float, b: float, c: float -> bool",
-      "Return whether three sides can form a triangle. | Return whether there is a triangle with sides"
-      " {a}, {b} and {c}.", "3, 4, 5 ; 1, 2, 3 ; 2, 2, 3 ; 1, 1, 5", """
+      "Return whether three sides can form a triangle. | Return whether there is a triangle with"
+      " sides {a}, {b} and {c}.", "3, 4, 5 ; 1, 2, 3 ; 2, 2, 3 ; 1, 1, 5", """
         return a + b > c and a + c > b and b + c > a
       --
         short, middle, long = sorted([a, b, c])
@@ -3274,8 +3309,8 @@ NUMBER_CLASSICS = [
         return 2 * max(a, b, c) < a + b + c
       """),
     C("hypotenuse | hypotenuse_length | pythagoras", "a | x: float, b | y: float -> float",
-      "Return the hypotenuse of a right triangle with legs {a} and {b}. | Return the length of the"
-      " hypotenuse of a right triangle.", "3, 4 ; 5, 12 ; 0, 2 ; 6, 8", """
+      "Return the hypotenuse of a right triangle with legs {a} and {b}. | Return the length of"
+      " the hypotenuse of a right triangle.", "3, 4 ; 5, 12 ; 0, 2 ; 6, 8", """
         return math.sqrt(a**2 + b**2)
       --
         return (a * a + b * b) ** 0.5
@@ -3284,8 +3319,9 @@ NUMBER_CLASSICS = [
       """),
     C("distance | euclidean_distance | point_distance",
       "x1: float, y1: float, x2: float, y2: float -> float",
-      "Return the distance between the points ({x1}, {y1}) and ({x2}, {y2}). | Return the distance of"
-      " two points in the plane.", "0, 0, 3, 4 ; 1, 1, 1, 1 ; 0, 0, 0, 2 ; 1, 2, 4, 6", """
+      "Return the distance between the points ({x1}, {y1}) and ({x2}, {y2}). | Return the"
+      " distance of two points in the plane.",
+      "0, 0, 3, 4 ; 1, 1, 1, 1 ; 0, 0, 0, 2 ; 1, 2, 4, 6", """
         return math.sqrt((x2 - x1) ** 2 + (y2 - y1) ** 2)
       --
         dx = x2 - x1
@@ -3296,8 +3332,8 @@ NUMBER_CLASSICS = [
       """, 2),
     C("manhattan_distance | taxicab_distance | grid_distance",
       "a | p | first: tuple, b | q | second: tuple -> int",
-      "Return the Manhattan distance of two points. | Return the sum of the distances of two points"
-      " along both axes.", "(0, 0), (3, 4) ; (1, 1), (1, 1) ; (2, 5), (0, 7)", """
+      "Return the Manhattan distance of two points. | Return the sum of the distances of two"
+      " points along both axes.", "(0, 0), (3, 4) ; (1, 1), (1, 1) ; (2, 5), (0, 7)", """
         return abs(a[0] - b[0]) + abs(a[1] - b[1])
       --
         return sum(abs(x - y) for x, y in zip(a, b))
@@ -3308,8 +3344,8 @@ NUMBER_CLASSICS = [
         return total
       """),
     C("quadratic_roots | solve_quadratic | roots", "a: float, b: float, c: float -> list[float]",
-      "Return the real roots of {a}x² + {b}x + {c} in ascending order. | Solve a quadratic equation,"
-      " and return its real solutions.",
+      "Return the real roots of {a}x² + {b}x + {c} in ascending order. | Solve a quadratic"
+      " equation, and return its real solutions.",
       "1, -3, 2 ; 1, 2, 1 ; 1, 0, 1 ; 1, 0, -4", """
         discriminant = b**2 - 4 * a * c
         if discriminant < 0:
@@ -3333,22 +3369,22 @@ NUMBER_CLASSICS = [
       """),
     C("compound_interest | final_balance | grow_capital",
       "principal | amount | capital: float, rate | interest: float, years | n: int -> float",
-      "Return {principal} with compound interest at {rate} percent after {years} years. | Return the"
-      " balance after some years of compound interest in percent.",
+      "Return {principal} with compound interest at {rate} percent after {years} years. | Return"
+      " the balance after some years of compound interest in percent.",
       "100, 0, 5 ; 100, 10, 0 ; 100, 100, 2 ; 200, 50, 2", """
         return principal * (1 + rate / 100) ** years
       --
         factor = 1 + rate / 100
         return principal * factor**years
       --
-        balance = principal
+        balance = float(principal)
         for _ in range(years):
             balance = balance * (1 + rate / 100)
         return balance
       """),
     C("percentage | percent | to_percent", "part | value: float, whole | total: float -> float",
-      "Return which percentage {part} is of {whole}. | Return {part} in percent of {whole}, or 0 if the"
-      " whole is 0.", "1, 2 ; 5, 5 ; 0, 3 ; 1, 0", """
+      "Return which percentage {part} is of {whole}. | Return {part} in percent of {whole}, or 0"
+      " if the whole is 0.", "1, 2 ; 5, 5 ; 0, 3 ; 1, 0", """
         if whole == 0:
             return 0
         return part / whole * 100
@@ -3361,7 +3397,8 @@ NUMBER_CLASSICS = [
       """),
     C("discount_price | apply_discount | discounted_price",
       "price | amount: float, percent | discount: float -> float",
-      "Return {price} reduced by {percent} percent. | Return the price after a discount in percent.",
+      "Return {price} reduced by {percent} percent. | Return the price after a discount in"
+      " percent.",
       "100, 10 ; 50, 0 ; 80, 50 ; 200, 25", """
         return price * (100 - percent) / 100
       --
@@ -3396,8 +3433,8 @@ NUMBER_CLASSICS = [
         return min(max(x, low), high)
       """, 2),
     C("sign | signum | sign_of | get_sign", "x | number | n: int -> int",
-      "Return 1 for positive numbers, -1 for negative ones and 0 for zero. | Return the sign of {x}: -1,"
-      " 0 or 1.", "5 ; -3 ; 0", """
+      "Return 1 for positive numbers, -1 for negative ones and 0 for zero. | Return the sign of"
+      " {x}: -1, 0 or 1.", "5 ; -3 ; 0", """
         if x > 0:
             return 1
         if x < 0:
@@ -3411,7 +3448,8 @@ NUMBER_CLASSICS = [
         return (x > 0) - (x < 0)
       """, 2),
     C("absolute_value | absolute | my_abs", "x | number | n: int -> int",
-      "Return the absolute value of {x}. | Return the absolute value of a number.", "5 ; -3 ; 0", """
+      "Return the absolute value of {x}. | Return the absolute value of a number.", "5 ; -3 ; 0",
+      """
         return x if x >= 0 else -x
       --
         if x < 0:
@@ -3421,7 +3459,8 @@ NUMBER_CLASSICS = [
         return abs(x)
       """),
     C("max_of_two | larger | maximum_of_two", "a | x: int, b | y: int -> int",
-      "Return the larger of {a} and {b}. | Return the larger of two numbers.", "1, 2 ; 5, 3 ; 4, 4", """
+      "Return the larger of {a} and {b}. | Return the larger of two numbers.",
+      "1, 2 ; 5, 3 ; 4, 4", """
         return a if a > b else b
       --
         if a > b:
@@ -3484,8 +3523,8 @@ NUMBER_CLASSICS = [
         return a + (-b)
       """),
     C("safe_divide | divide | safe_division", "a | x: float, b | y: float -> float | None",
-      "Return {a} divided by {b}, or None if {b} is zero. | Divide {a} by {b}, and return None if {b} is"
-      " zero.", "6, 3 ; 1, 0 ; 5, 2 ; 0, 4", """
+      "Return {a} divided by {b}, or None if {b} is zero. | Divide {a} by {b}, and return None"
+      " if {b} is zero.", "6, 3 ; 1, 0 ; 5, 2 ; 0, 4", """
         if b == 0:
             return None
         return a / b
@@ -3521,8 +3560,8 @@ NUMBER_CLASSICS = [
         return a, b
       """),
     C("binomial | binomial_coefficient | choose | combinations_count", "n: int, k: int -> int",
-      "Return the number of ways to choose {k} of {n} things. | Return the binomial coefficient {n} over"
-      " {k}.", "5, 2 ; 4, 0 ; 4, 4 ; 6, 3", """
+      "Return the number of ways to choose {k} of {n} things. | Return the binomial coefficient"
+      " {n} over {k}.", "5, 2 ; 4, 0 ; 4, 4 ; 6, 3", """
         if k == 0 or k == n:
             return 1
         return binomial(n - 1, k - 1) + binomial(n - 1, k)
@@ -3535,8 +3574,8 @@ NUMBER_CLASSICS = [
         return math.factorial(n) // (math.factorial(k) * math.factorial(n - k))
       """),
     C("to_roman | int_to_roman | roman_numeral | number_to_roman", "n | number: int -> str",
-      "Return {n} as a Roman numeral. | Convert {n} to a Roman numeral. | Convert a number to a Roman"
-      " numeral.", "1 ; 4 ; 9 ; 14 ; 40 ; 1999", """
+      "Return {n} as a Roman numeral. | Convert {n} to a Roman numeral. | Convert a number to a"
+      " Roman numeral.", "1 ; 4 ; 9 ; 14 ; 40 ; 1999", """
         numerals = [
             (1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"),
             (50, "L"), (40, "XL"), (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I"),
@@ -3632,8 +3671,8 @@ NUMBER_CLASSICS = [
         return [[math.comb(i, j) for j in range(i + 1)] for i in range(n)]
       """),
     C("hanoi_moves | towers_of_hanoi_moves | count_hanoi_moves", "n | disks: int -> int",
-      "Return how many moves the towers of Hanoi with {n} disks take. | Return the number of moves for"
-      " {n} disks in the towers of Hanoi.", "0 ; 1 ; 3 ; 5", """
+      "Return how many moves the towers of Hanoi with {n} disks take. | Return the number of"
+      " moves for {n} disks in the towers of Hanoi.", "0 ; 1 ; 3 ; 5", """
         return 2**n - 1
       --
         if n == 0:
@@ -3647,8 +3686,8 @@ NUMBER_CLASSICS = [
       """),
     C("hanoi | towers_of_hanoi | solve_hanoi",
       "n: int, source: str, target: str, spare: str -> list[tuple[str, str]]",
-      "Return the moves that bring {n} disks from {source} to {target}. | Solve the towers of Hanoi."
-      " | Return a list of the moves of the towers of Hanoi.",
+      "Return the moves that bring {n} disks from {source} to {target}. | Solve the towers of"
+      " Hanoi. | Return a list of the moves of the towers of Hanoi.",
       '0, "A", "C", "B" ; 1, "A", "C", "B" ; 2, "A", "C", "B"', """
         if n == 0:
             return []
@@ -3703,8 +3742,8 @@ NUMBER_CLASSICS = [
         return [n, *countdown(n - 1)]
       """),
     C("grade | letter_grade | grade_of | score_to_grade", "score | points: int -> str",
-      "Return the grade of a score: A from 90, B from 80, C from 70, else F. | Convert a score to a"
-      " grade: A from 90, B from 80, C from 70, otherwise F.", "95 ; 85 ; 70 ; 20 ; 90", """
+      "Return the grade of a score: A from 90, B from 80, C from 70, else F. | Convert a score"
+      " to a grade: A from 90, B from 80, C from 70, otherwise F.", "95 ; 85 ; 70 ; 20 ; 90", """
         if score >= 90:
             return "A"
         if score >= 80:
@@ -3727,9 +3766,10 @@ NUMBER_CLASSICS = [
                 return letter
         return "F"
       """),
-    C("calculate | calculator | apply_operator", "a | x: int, operator | op: str, b | y: int -> int",
-      "Apply an operator to two numbers: +, - or *. | Return the result of {a} and {b} with one of the"
-      " operators +, - and *.", '1, "+", 2 ; 5, "-", 3 ; 4, "*", 4', """
+    C("calculate | calculator | apply_operator",
+      "a | x: int, operator | op: str, b | y: int -> int",
+      "Apply an operator to two numbers: +, - or *. | Return the result of {a} and {b} with one"
+      " of the operators +, - and *.", '1, "+", 2 ; 5, "-", 3 ; 4, "*", 4', """
         if operator == "+":
             return a + b
         if operator == "-":
@@ -3754,8 +3794,8 @@ NUMBER_CLASSICS = [
 TEXT_CLASSICS = [
     C("is_palindrome | is_palindrome | palindrome | check_palindrome",
       "text | s | word | string: str -> bool",
-      "Return whether {text} is a palindrome. | Return whether {text} reads the same forwards and"
-      " backwards. | Return whether a word is a palindrome.",
+      "Return whether {text} is a palindrome. | Return whether {text} reads the same forwards"
+      " and backwards. | Return whether a word is a palindrome.",
       '"level" ; "hello" ; "" ; "noon" ; "ab"', """
         return text == text[::-1]
       --
@@ -3778,8 +3818,8 @@ TEXT_CLASSICS = [
       """, 4),
     C("is_palindrome_sentence | is_palindromic_sentence | is_sentence_palindrome",
       "text | sentence | s: str -> bool",
-      "Return whether the letters of {text} read the same in both directions, ignoring case."
-      " | Return whether a sentence is a palindrome, ignoring case and everything but letters.",
+      "Return whether the letters of {text} read the same in both directions, ignoring case. |"
+      " Return whether a sentence is a palindrome, ignoring case and everything but letters.",
       '"Never odd or even" ; "Hello" ; "" ; "A man, a plan, a canal: Panama"', """
         letters = [char.lower() for char in text if char.isalpha()]
         return letters == letters[::-1]
@@ -3795,8 +3835,8 @@ TEXT_CLASSICS = [
       """),
     C("reverse_string | reverse_string | reverse_text | reversed_string | reverse",
       "text | s | string | word: str -> str",
-      "Return {text} in reverse order. | Reverse a string. | Return {text} reversed."
-      " | Return the characters of {text} in reverse order.", '"abc" ; "" ; "a" ; "hello"', """
+      "Return {text} in reverse order. | Reverse a string. | Return {text} reversed. | Return"
+      " the characters of {text} in reverse order.", '"abc" ; "" ; "a" ; "hello"', """
         return text[::-1]
       --
         result = ""
@@ -3811,7 +3851,8 @@ TEXT_CLASSICS = [
         return reverse_string(text[1:]) + text[0]
       """, 5),
     C("reverse_words | reverse_word_order | words_reversed", "text | sentence | s: str -> str",
-      "Return the words of {text} in reverse order. | Reverse the order of the words of a sentence.",
+      "Return the words of {text} in reverse order. | Reverse the order of the words of a"
+      " sentence.",
       '"hello world" ; "a b c" ; "" ; "one"', """
         return " ".join(reversed(text.split()))
       --
@@ -3823,8 +3864,9 @@ TEXT_CLASSICS = [
       """, 2),
     C("count_vowels | count_vowels | number_of_vowels | vowel_count | count_vowels_in_text",
       "text | s | string | word: str -> int",
-      "Return the number of vowels in {text}. | Count the vowels of {text}. | Count the vowels of a"
-      " text. | Count the vowels in a text. | Return how many vowels {text} has.", '"hello" ; "" ; "AEIOU" ; "xyz" ; "Banana"', """
+      "Return the number of vowels in {text}. | Count the vowels of {text}. | Count the vowels"
+      " of a text. | Count the vowels in a text. | Return how many vowels {text} has.",
+      '"hello" ; "" ; "AEIOU" ; "xyz" ; "Banana"', """
         count = 0
         for char in text.lower():
             if char in "aeiou":
@@ -3842,8 +3884,10 @@ TEXT_CLASSICS = [
       --
         return sum(char in "aeiou" for char in text.lower())
       """, 4),
-    C("remove_vowels | without_vowels | drop_vowels | strip_vowels", "text | s | string: str -> str",
-      "Return {text} without vowels. | Remove the vowels from {text}. | Remove all vowels of a text.",
+    C("remove_vowels | without_vowels | drop_vowels | strip_vowels",
+      "text | s | string: str -> str",
+      "Return {text} without vowels. | Remove the vowels from {text}. | Remove all vowels of a"
+      " text.",
       '"hello" ; "" ; "AEIOU" ; "xyz" ; "Banana"', """
         return "".join(char for char in text if char.lower() not in "aeiou")
       --
@@ -3859,8 +3903,8 @@ TEXT_CLASSICS = [
       """, 2),
     C("are_anagrams | is_anagram | anagrams | check_anagram",
       "a | first | s | word1: str, b | second | t | word2: str -> bool",
-      "Return whether {a} and {b} are anagrams. | Return whether two words have the same letters."
-      " | Return whether {a} and {b} are anagrams of each other.",
+      "Return whether {a} and {b} are anagrams. | Return whether two words have the same"
+      " letters. | Return whether {a} and {b} are anagrams of each other.",
       '"listen", "silent" ; "a", "b" ; "", "" ; "aab", "abb"', """
         return sorted(a) == sorted(b)
       --
@@ -3882,8 +3926,9 @@ TEXT_CLASSICS = [
       """, 3),
     C("caesar | caesar_cipher | caesar_encrypt | encrypt_caesar",
       "text | message | s: str, shift | key | k: int -> str",
-      "Shift each letter of {text} by {shift} places in the alphabet. | Encrypt {text} with the Caesar"
-      " cipher and the key {shift}. | Return {text} with each letter moved by {shift} places.",
+      "Shift each letter of {text} by {shift} places in the alphabet. | Encrypt {text} with the"
+      " Caesar cipher and the key {shift}. | Return {text} with each letter moved by {shift}"
+      " places.",
       '"abc", 1 ; "xyz", 3 ; "Hello, World!", 13 ; "", 5', """
         result = ""
         for char in text:
@@ -3933,8 +3978,8 @@ TEXT_CLASSICS = [
         return text.translate(table)
       """),
     C("run_length_encode | run_length_encoding | compress | encode_runs", "text | s: str -> str",
-      "Replace each run of equal characters by the character and its length. | Return the run-length"
-      " encoding of {text}, such as a3b1 for aaab.", '"aaab" ; "" ; "abc" ; "zz"', """
+      "Replace each run of equal characters by the character and its length. | Return the"
+      " run-length encoding of {text}, such as a3b1 for aaab.", '"aaab" ; "" ; "abc" ; "zz"', """
         result = ""
         i = 0
         while i < len(text):
@@ -4011,8 +4056,9 @@ TEXT_CLASSICS = [
       """, 2),
     C("hamming_distance | count_differences | hamming",
       "a | first | s: str, b | second | t: str -> int",
-      "Return the number of positions at which {a} and {b} differ. | Return the Hamming distance of two"
-      " strings of equal length.", '"abc", "abd" ; "", "" ; "karolin", "kathrin" ; "a", "b"', """
+      "Return the number of positions at which {a} and {b} differ. | Return the Hamming distance"
+      " of two strings of equal length.",
+      '"abc", "abd" ; "", "" ; "karolin", "kathrin" ; "a", "b"', """
         return sum(x != y for x, y in zip(a, b))
       --
         count = 0
@@ -4029,8 +4075,9 @@ TEXT_CLASSICS = [
       """),
     C("levenshtein | edit_distance | levenshtein_distance",
       "a | first | s: str, b | second | t: str -> int",
-      "Return the least number of insertions, deletions and changes that turn {a} into {b}. | Return the"
-      " edit distance of two strings. | Return the Levenshtein distance between {a} and {b}.",
+      "Return the least number of insertions, deletions and changes that turn {a} into {b}. |"
+      " Return the edit distance of two strings. | Return the Levenshtein distance between {a}"
+      " and {b}.",
       '"kitten", "sitting" ; "", "abc" ; "abc", "abc" ; "ab", "b"', """
         if not a or not b:
             return len(a) + len(b)
@@ -4059,7 +4106,8 @@ TEXT_CLASSICS = [
         return table[len(a)][len(b)]
       """),
     C("longest_common_prefix | common_prefix | shared_prefix", "words | strings: list[str] -> str",
-      "Return the longest prefix that all words share. | Return the longest common prefix of {words}.",
+      "Return the longest prefix that all words share. | Return the longest common prefix of"
+      " {words}.",
       '["flower", "flow", "flight"] ; ["a", "b"] ; [] ; ["abc"]', """
         if not words:
             return ""
@@ -4084,8 +4132,10 @@ TEXT_CLASSICS = [
                 return shortest[:i]
         return shortest
       """),
-    C("word_count | count_words | number_of_words | words_in_text", "text | sentence | s: str -> int",
-      "Return the number of words in {text}. | Count the words of {text}. | Count the words in a text.",
+    C("word_count | count_words | number_of_words | words_in_text",
+      "text | sentence | s: str -> int",
+      "Return the number of words in {text}. | Count the words of {text}. | Count the words in a"
+      " text.",
       '"hello world" ; "" ; "one" ; "a b c d"', """
         return len(text.split())
       --
@@ -4099,8 +4149,8 @@ TEXT_CLASSICS = [
       """, 3),
     C("word_frequencies | count_each_word | word_counts | words_frequency",
       "text | sentence | s: str -> dict[str, int]",
-      "Return how often each word of {text} occurs. | Return a dictionary of how often each word occurs."
-      " | Count how often each word occurs in a text.",
+      "Return how often each word of {text} occurs. | Return a dictionary of how often each word"
+      " occurs. | Count how often each word occurs in a text.",
       '"a b a" ; "" ; "one two two" ; "Hi hi"', """
         counts = {}
         for word in text.split():
@@ -4120,9 +4170,10 @@ TEXT_CLASSICS = [
         words = text.split()
         return {word: words.count(word) for word in words}
       """, 2),
-    C("most_common_word | most_frequent_word | commonest_word", "text | sentence: str -> str | None",
-      "Return the word that occurs most often in {text}, or None if there is none. | Return the most"
-      " frequent word of a text, or None.", '"a b a" ; "" ; "one two two" ; "x"', """
+    C("most_common_word | most_frequent_word | commonest_word",
+      "text | sentence: str -> str | None",
+      "Return the word that occurs most often in {text}, or None if there is none. | Return the"
+      " most frequent word of a text, or None.", '"a b a" ; "" ; "one two two" ; "x"', """
         words = text.split()
         return max(words, key=words.count) if words else None
       --
@@ -4137,8 +4188,8 @@ TEXT_CLASSICS = [
         return best
       """, 2),
     C("longest_word | find_longest_word | get_longest_word", "text | sentence | s: str -> str",
-      "Return the longest word of {text}, or an empty string. | Return the first of the longest words of"
-      " a text. | Find the longest word in a text.",
+      "Return the longest word of {text}, or an empty string. | Return the first of the longest"
+      " words of a text. | Find the longest word in a text.",
       '"a bbb cc" ; "" ; "one two" ; "hello world again"', """
         longest = ""
         for word in text.split():
@@ -4165,7 +4216,8 @@ TEXT_CLASSICS = [
         return " ".join(result)
       """, 2),
     C("acronym | initials | make_acronym | get_initials", "text | name | phrase: str -> str",
-      "Return the first letters of the words of {text} in upper case. | Return the acronym of {text}.",
+      "Return the first letters of the words of {text} in upper case. | Return the acronym of"
+      " {text}.",
       '"as soon as possible" ; "" ; "random access memory"', """
         return "".join(word[0].upper() for word in text.split())
       --
@@ -4199,8 +4251,8 @@ TEXT_CLASSICS = [
       """, 2),
     C("most_common_character | most_frequent_character | commonest_letter",
       "text | s | string: str -> str | None",
-      "Return the character that occurs most often in {text}, or None. | Return the most frequent"
-      " character of a text, or None if it is empty.", '"aab" ; "" ; "hello" ; "x"', """
+      "Return the character that occurs most often in {text}, or None. | Return the most"
+      " frequent character of a text, or None if it is empty.", '"aab" ; "" ; "hello" ; "x"', """
         return max(text, key=text.count, default=None)
       --
         if not text:
@@ -4216,8 +4268,8 @@ TEXT_CLASSICS = [
       """),
     C("first_unique_character | first_unique_letter | first_non_repeating_character",
       "text | s | string: str -> str | None",
-      "Return the first character that occurs only once, or None. | Return the first character of"
-      " {text} that is not repeated, or None.", '"aab" ; "" ; "hello" ; "aabb" ; "swiss"', """
+      "Return the first character that occurs only once, or None. | Return the first character"
+      " of {text} that is not repeated, or None.", '"aab" ; "" ; "hello" ; "aabb" ; "swiss"', """
         for char in text:
             if text.count(char) == 1:
                 return char
@@ -4236,8 +4288,8 @@ TEXT_CLASSICS = [
       """),
     C("is_pangram | pangram | uses_all_letters | contains_all_letters",
       "text | sentence | s: str -> bool",
-      "Return whether {text} contains every letter of the alphabet. | Return whether a sentence is a"
-      " pangram.", '"The quick brown fox jumps over the lazy dog" ; "hello" ; ""', """
+      "Return whether {text} contains every letter of the alphabet. | Return whether a sentence"
+      " is a pangram.", '"The quick brown fox jumps over the lazy dog" ; "hello" ; ""', """
         return set("abcdefghijklmnopqrstuvwxyz") <= set(text.lower())
       --
         text = text.lower()
@@ -4282,8 +4334,8 @@ TEXT_CLASSICS = [
       """),
     C("count_substring | count_overlapping | count_occurrences_of_part",
       "text | s: str, part | pattern: str -> int",
-      "Return how often {part} occurs in {text}, overlaps included. | Count the places of {text} at which"
-      " {part} begins.", '"aaa", "aa" ; "abcabc", "bc" ; "abc", "x"', """
+      "Return how often {part} occurs in {text}, overlaps included. | Count the places of {text}"
+      " at which {part} begins.", '"aaa", "aa" ; "abcabc", "bc" ; "abc", "x"', """
         count = 0
         for i in range(len(text)):
             if text[i:].startswith(part):
@@ -4362,8 +4414,8 @@ TEXT_CLASSICS = [
         return " ".join([first, last])
       """),
     C("is_valid_email | looks_like_email | check_email", "text | address | email: str -> bool",
-      "Return whether {text} has one @ with text before it and a dot behind it. | Return whether a text"
-      " looks like an email address.",
+      "Return whether {text} has one @ with text before it and a dot behind it. | Return whether"
+      " a text looks like an email address.",
       '"a@b.c" ; "abc" ; "@b.c" ; "a@bc"', """
         name, _, domain = text.partition("@")
         return bool(name) and "." in domain and text.count("@") == 1
@@ -4377,8 +4429,8 @@ TEXT_CLASSICS = [
         return len(parts) == 2 and len(parts[0]) > 0 and "." in parts[1]
       """),
     C("parse_pairs | parse_settings | read_pairs", "text | s: str -> dict[str, str]",
-      "Return a dictionary of a text such as a=1,b=2. | Parse name=value pairs that are separated by"
-      " commas.", '"a=1,b=2" ; "x=y" ; "name=Ann,age=5"', """
+      "Return a dictionary of a text such as a=1,b=2. | Parse name=value pairs that are"
+      " separated by commas.", '"a=1,b=2" ; "x=y" ; "name=Ann,age=5"', """
         result = {}
         for pair in text.split(","):
             key, value = pair.split("=")
@@ -4391,7 +4443,8 @@ TEXT_CLASSICS = [
         return {key: value for key, value in pairs}
       """),
     C("parse_numbers | read_numbers | numbers_from_text", "text | line | s: str -> list[int]",
-      "Return the numbers of a text such as 1,2,3. | Parse whole numbers that are separated by commas.",
+      "Return the numbers of a text such as 1,2,3. | Parse whole numbers that are separated by"
+      " commas.",
       '"1,2,3" ; "5" ; "10,-2"', """
         return [int(part) for part in text.split(",")]
       --
@@ -4416,8 +4469,8 @@ TEXT_CLASSICS = [
         return text
       """),
     C("is_isogram | has_unique_letters | all_letters_differ", "text | word | s: str -> bool",
-      "Return whether no letter of {text} is repeated. | Return whether all characters of {text} are"
-      " different.", '"abc" ; "aa" ; "" ; "hello"', """
+      "Return whether no letter of {text} is repeated. | Return whether all characters of {text}"
+      " are different.", '"abc" ; "aa" ; "" ; "hello"', """
         return len(set(text)) == len(text)
       --
         for i, char in enumerate(text):
@@ -4433,11 +4486,12 @@ TEXT_CLASSICS = [
         return True
       """),
 ]  # fmt: skip
-N = "numbers | values | nums | items | data"
-I = "items | values | elements | xs | data"
+NUMBERS = "numbers | values | nums | items | data"
+ITEMS = "items | values | elements | xs | data"
 LIST_CLASSICS = [
-    C("sum_list | sum_numbers | total | add_all | sum_of_list", f"{N}: list[int] -> int",
-      "Return the sum of {numbers}. | Return the sum of a list of numbers. | Add up all numbers of a list.",
+    C("sum_list | sum_numbers | total | add_all | sum_of_list", f"{NUMBERS}: list[int] -> int",
+      "Return the sum of {numbers}. | Return the sum of a list of numbers. | Add up all numbers"
+      " of a list.",
       "[1, 2, 3] ; [] ; [5] ; [-1, 1]", """
         total = 0
         for number in numbers:
@@ -4450,9 +4504,9 @@ LIST_CLASSICS = [
             return 0
         return numbers[0] + sum_list(numbers[1:])
       """, 3),
-    C("product_of_list | product | multiply_all | list_product", f"{N}: list[int] -> int",
-      "Return the product of {numbers}. | Return the product of a list of numbers. | Multiply all numbers"
-      " of a list.", "[1, 2, 3] ; [] ; [5] ; [-1, 4]", """
+    C("product_of_list | product | multiply_all | list_product", f"{NUMBERS}: list[int] -> int",
+      "Return the product of {numbers}. | Return the product of a list of numbers. | Multiply"
+      " all numbers of a list.", "[1, 2, 3] ; [] ; [5] ; [-1, 4]", """
         result = 1
         for number in numbers:
             result *= number
@@ -4464,9 +4518,10 @@ LIST_CLASSICS = [
             return 1
         return numbers[0] * product_of_list(numbers[1:])
       """),
-    C("average | mean | average | compute_average | get_average", f"{N}: list[float] -> float",
-      "Return the average of {numbers}, or 0 if the list is empty. | Return the mean of a list of"
-      " numbers, or 0 for an empty list. | Return the average of a list of numbers.",
+    C("average | mean | average | compute_average | get_average",
+      f"{NUMBERS}: list[float] -> float",
+      "Return the average of {numbers}, or 0 if the list is empty. | Return the mean of a list"
+      " of numbers, or 0 for an empty list. | Return the average of a list of numbers.",
       "[1, 2, 3] ; [] ; [5] ; [1, 2]", """
         if not numbers:
             return 0
@@ -4479,9 +4534,9 @@ LIST_CLASSICS = [
             total += number
         return total / len(numbers) if numbers else 0
       """, 3),
-    C("median | find_median | compute_median | middle_value", f"{N}: list[float] -> float",
-      "Return the median of {numbers}. | Return the middle one of the sorted numbers, or the mean of the"
-      " two in the middle.", "[3, 1, 2] ; [5] ; [4, 1, 3, 2] ; [1, 2]", """
+    C("median | find_median | compute_median | middle_value", f"{NUMBERS}: list[float] -> float",
+      "Return the median of {numbers}. | Return the middle one of the sorted numbers, or the"
+      " mean of the two in the middle.", "[3, 1, 2] ; [5] ; [4, 1, 3, 2] ; [1, 2]", """
         ordered = sorted(numbers)
         middle = len(ordered) // 2
         if len(ordered) % 2 == 1:
@@ -4500,7 +4555,7 @@ LIST_CLASSICS = [
             return sum(ordered[middle - 1 : middle + 1]) / 2
         return ordered[middle]
       """, 2),
-    C("mode | most_common | most_frequent | most_common_element", f"{I}: list -> object",
+    C("mode | most_common | most_frequent | most_common_element", f"{ITEMS}: list -> object",
       "Return the element that occurs most often. | Return the most frequent element of {items}."
       " | Find the most common element of a list.", "[1, 2, 2] ; [5] ; [3, 3, 1, 1, 1]", """
         return max(items, key=items.count)
@@ -4513,8 +4568,9 @@ LIST_CLASSICS = [
             counts[item] = counts.get(item, 0) + 1
         return max(counts, key=counts.get)
       """, 2),
-    C("variance | compute_variance | population_variance", f"{N}: list[float] -> float",
-      "Return the variance of {numbers}. | Return the mean of the squared distances to the average.",
+    C("variance | compute_variance | population_variance", f"{NUMBERS}: list[float] -> float",
+      "Return the variance of {numbers}. | Return the mean of the squared distances to the"
+      " average.",
       "[1, 3] ; [5] ; [2, 4, 6, 8] ; [1, 1]", """
         mean = sum(numbers) / len(numbers)
         return sum((number - mean) ** 2 for number in numbers) / len(numbers)
@@ -4529,9 +4585,9 @@ LIST_CLASSICS = [
         squares = [(number - mean) ** 2 for number in numbers]
         return sum(squares) / len(squares)
       """),
-    C("find_max | maximum | find_largest | largest | get_max", f"{N}: list[int] -> int",
-      "Return the largest of {numbers}. | Return the largest number of a list. | Find the maximum of a"
-      " list.", "[1, 3, 2] ; [5] ; [-4, -2]", """
+    C("find_max | maximum | find_largest | largest | get_max", f"{NUMBERS}: list[int] -> int",
+      "Return the largest of {numbers}. | Return the largest number of a list. | Find the"
+      " maximum of a list.", "[1, 3, 2] ; [5] ; [-4, -2]", """
         largest = numbers[0]
         for number in numbers:
             if number > largest:
@@ -4544,9 +4600,9 @@ LIST_CLASSICS = [
             return numbers[0]
         return max(numbers[0], find_max(numbers[1:]))
       """, 2),
-    C("find_min | minimum | find_smallest | smallest | get_min", f"{N}: list[int] -> int",
-      "Return the smallest of {numbers}. | Return the smallest number of a list. | Find the minimum of a"
-      " list.", "[1, 3, 2] ; [5] ; [-4, -2]", """
+    C("find_min | minimum | find_smallest | smallest | get_min", f"{NUMBERS}: list[int] -> int",
+      "Return the smallest of {numbers}. | Return the smallest number of a list. | Find the"
+      " minimum of a list.", "[1, 3, 2] ; [5] ; [-4, -2]", """
         smallest = numbers[0]
         for number in numbers:
             if number < smallest:
@@ -4559,7 +4615,8 @@ LIST_CLASSICS = [
             return numbers[0]
         return min(numbers[0], find_min(numbers[1:]))
       """, 2),
-    C("min_max | minimum_and_maximum | smallest_and_largest", f"{N}: list[int] -> tuple[int, int]",
+    C("min_max | minimum_and_maximum | smallest_and_largest",
+      f"{NUMBERS}: list[int] -> tuple[int, int]",
       "Return the smallest and the largest of {numbers}. | Return minimum and maximum of a list.",
       "[1, 3, 2] ; [5] ; [-4, -2]", """
         return min(numbers), max(numbers)
@@ -4573,9 +4630,10 @@ LIST_CLASSICS = [
         ordered = sorted(numbers)
         return ordered[0], ordered[-1]
       """, 2),
-    C("second_largest | find_second_largest | runner_up", f"{N}: list[int] -> int | None",
-      "Return the second largest of the different numbers, or None if there is none. | Find the second"
-      " largest different number of a list, or None.", "[1, 3, 2] ; [5] ; [4, 4] ; [7, 7, 3]", """
+    C("second_largest | find_second_largest | runner_up", f"{NUMBERS}: list[int] -> int | None",
+      "Return the second largest of the different numbers, or None if there is none. | Find the"
+      " second largest different number of a list, or None.",
+      "[1, 3, 2] ; [5] ; [4, 4] ; [7, 7, 3]", """
         ordered = sorted(set(numbers))
         return ordered[-2] if len(ordered) > 1 else None
       --
@@ -4590,9 +4648,9 @@ LIST_CLASSICS = [
                 second = number
         return second
       """, 2),
-    C("value_range | spread | range_of | difference_of_extremes", f"{N}: list[int] -> int",
-      "Return the difference between the largest and the smallest of {numbers}. | Return the largest number"
-      " minus the smallest one.", "[1, 3, 2] ; [5] ; [-4, -2]", """
+    C("value_range | spread | range_of | difference_of_extremes", f"{NUMBERS}: list[int] -> int",
+      "Return the difference between the largest and the smallest of {numbers}. | Return the"
+      " largest number minus the smallest one.", "[1, 3, 2] ; [5] ; [-4, -2]", """
         return max(numbers) - min(numbers)
       --
         largest = max(numbers)
@@ -4602,9 +4660,10 @@ LIST_CLASSICS = [
         ordered = sorted(numbers)
         return ordered[-1] - ordered[0]
       """),
-    C("linear_search | find_index | index_of | search", f"{I}: list, target | value | x: object -> int",
-      "Return the index of {target} in {items}, or -1 if it is not there. | Return the first position of"
-      " {target} in {items}, or -1.", "[1, 3, 2], 3 ; [5], 4 ; [], 1 ; [2, 2], 2", """
+    C("linear_search | find_index | index_of | search",
+      f"{ITEMS}: list, target | value | x: object -> int",
+      "Return the index of {target} in {items}, or -1 if it is not there. | Return the first"
+      " position of {target} in {items}, or -1.", "[1, 3, 2], 3 ; [5], 4 ; [], 1 ; [2, 2], 2", """
         for i, item in enumerate(items):
             if item == target:
                 return i
@@ -4625,10 +4684,10 @@ LIST_CLASSICS = [
         return -1
       """, 2),
     C("binary_search | binary_search | search_sorted | find_in_sorted",
-      f"{N}: list[int], target | value | x: int -> int",
-      "Return the index of {target} in the sorted list {numbers}, or -1 if it is not there. | Search a"
-      " sorted list for {target}, and return its index or -1. | Find {target} in a sorted list by binary"
-      " search, and return its index or -1.",
+      f"{NUMBERS}: list[int], target | value | x: int -> int",
+      "Return the index of {target} in the sorted list {numbers}, or -1 if it is not there. |"
+      " Search a sorted list for {target}, and return its index or -1. | Find {target} in a"
+      " sorted list by binary search, and return its index or -1.",
       "[1, 3, 5], 3 ; [5], 4 ; [], 1 ; [2, 4, 6, 8], 8 ; [1, 2, 3, 4, 5], 1", """
         low, high = 0, len(numbers) - 1
         while low <= high:
@@ -4662,9 +4721,10 @@ LIST_CLASSICS = [
                 low = middle + 1
         return -1
       """, 3),
-    C("bubble_sort | bubble_sort | bubble_sorted | sort_by_bubbling", f"{N}: list[int] -> list[int]",
-      "Sort {numbers} with bubble sort. | Return a sorted copy of {numbers}, made by bubble sort."
-      " | Sort a list by swapping neighbors that are in the wrong order.",
+    C("bubble_sort | bubble_sort | bubble_sorted | sort_by_bubbling",
+      f"{NUMBERS}: list[int] -> list[int]",
+      "Sort {numbers} with bubble sort. | Return a sorted copy of {numbers}, made by bubble"
+      " sort. | Sort a list by swapping neighbors that are in the wrong order.",
       "[3, 1, 2] ; [] ; [5] ; [4, 3, 2, 1]", """
         result = list(numbers)
         for i in range(len(result)):
@@ -4691,8 +4751,9 @@ LIST_CLASSICS = [
                     result[i], result[i + 1] = result[i + 1], result[i]
         return result
       """, 3),
-    C("insertion_sort | insertion_sorted | sort_by_insertion", f"{N}: list[int] -> list[int]",
-      "Sort {numbers} with insertion sort. | Return a sorted copy of {numbers}, made by insertion sort.",
+    C("insertion_sort | insertion_sorted | sort_by_insertion", f"{NUMBERS}: list[int] -> list[int]",
+      "Sort {numbers} with insertion sort. | Return a sorted copy of {numbers}, made by"
+      " insertion sort.",
       "[3, 1, 2] ; [] ; [5] ; [4, 3, 2, 1]", """
         result = list(numbers)
         for i in range(1, len(result)):
@@ -4720,8 +4781,9 @@ LIST_CLASSICS = [
                 j -= 1
         return result
       """, 2),
-    C("selection_sort | selection_sorted | sort_by_selection", f"{N}: list[int] -> list[int]",
-      "Sort {numbers} with selection sort. | Return a sorted copy of {numbers}, made by selection sort.",
+    C("selection_sort | selection_sorted | sort_by_selection", f"{NUMBERS}: list[int] -> list[int]",
+      "Sort {numbers} with selection sort. | Return a sorted copy of {numbers}, made by"
+      " selection sort.",
       "[3, 1, 2] ; [] ; [5] ; [4, 3, 2, 1]", """
         result = list(numbers)
         for i in range(len(result)):
@@ -4746,7 +4808,7 @@ LIST_CLASSICS = [
             result[i], result[smallest] = result[smallest], result[i]
         return result
       """, 2),
-    C("quick_sort | quicksort | quick_sorted", f"{N}: list[int] -> list[int]",
+    C("quick_sort | quicksort | quick_sorted", f"{NUMBERS}: list[int] -> list[int]",
       "Sort {numbers} with quicksort. | Return a sorted copy of {numbers}, made by quicksort.",
       "[3, 1, 2] ; [] ; [5] ; [4, 3, 2, 1]", """
         if len(numbers) <= 1:
@@ -4771,7 +4833,7 @@ LIST_CLASSICS = [
         larger = [x for x in rest if x >= pivot]
         return [*quick_sort(smaller), pivot, *quick_sort(larger)]
       """, 2),
-    C("merge_sort | mergesort | merge_sorted", f"{N}: list[int] -> list[int]",
+    C("merge_sort | mergesort | merge_sorted", f"{NUMBERS}: list[int] -> list[int]",
       "Sort {numbers} with merge sort. | Return a sorted copy of {numbers}, made by merge sort.",
       "[3, 1, 2] ; [] ; [5] ; [4, 3, 2, 1]", """
         if len(numbers) <= 1:
@@ -4813,9 +4875,10 @@ LIST_CLASSICS = [
                 result.append(right.pop(0))
         return result + left + right
       """, 2),
-    C("merge_sorted_lists | merge_lists | merge", "a | left: list[int], b | right: list[int] -> list[int]",
-      "Merge two sorted lists into one sorted list. | Return one sorted list of the elements of the sorted"
-      " lists {a} and {b}.", "[1, 3], [2, 4] ; [], [1] ; [], [] ; [1, 2], [3]", """
+    C("merge_sorted_lists | merge_lists | merge",
+      "a | left: list[int], b | right: list[int] -> list[int]",
+      "Merge two sorted lists into one sorted list. | Return one sorted list of the elements of"
+      " the sorted lists {a} and {b}.", "[1, 3], [2, 4] ; [], [1] ; [], [] ; [1, 2], [3]", """
         result = []
         i = j = 0
         while i < len(a) and j < len(b):
@@ -4837,9 +4900,10 @@ LIST_CLASSICS = [
             return [a[0]] + merge_sorted_lists(a[1:], b)
         return [b[0]] + merge_sorted_lists(a, b[1:])
       """),
-    C("is_sorted | is_ascending | check_sorted", f"{N}: list[int] -> bool",
-      "Return whether {numbers} are in ascending order. | Return whether a list is sorted. | Return whether"
-      " no number is smaller than the one before it.", "[1, 2, 3] ; [] ; [3, 1] ; [2, 2]", """
+    C("is_sorted | is_ascending | check_sorted", f"{NUMBERS}: list[int] -> bool",
+      "Return whether {numbers} are in ascending order. | Return whether a list is sorted. |"
+      " Return whether no number is smaller than the one before it.",
+      "[1, 2, 3] ; [] ; [3, 1] ; [2, 2]", """
         for i in range(len(numbers) - 1):
             if numbers[i] > numbers[i + 1]:
                 return False
@@ -4851,8 +4915,9 @@ LIST_CLASSICS = [
       """, 2),
     C("flatten | flatten_list | flatten_lists | concatenate",
       "lists | rows | nested | matrix: list[list] -> list",
-      "Return one list with the elements of all lists. | Flatten a list of lists. | Return the elements of"
-      " all inner lists in one list.", "[[1, 2], [3]] ; [] ; [[], [5]] ; [[1], [2], [3]]", """
+      "Return one list with the elements of all lists. | Flatten a list of lists. | Return the"
+      " elements of all inner lists in one list.",
+      "[[1, 2], [3]] ; [] ; [[], [5]] ; [[1], [2], [3]]", """
         return [item for row in lists for item in row]
       --
         result = []
@@ -4869,8 +4934,8 @@ LIST_CLASSICS = [
         return sum(lists, [])
       """, 3),
     C("deep_flatten | flatten_deep | flatten_all", "items | nested | values: list -> list",
-      "Flatten a list whose elements may be lists of any depth. | Return the elements of nested lists of any"
-      " depth in one list.", "[1, [2, [3]]] ; [] ; [[[]]] ; [1, 2]", """
+      "Flatten a list whose elements may be lists of any depth. | Return the elements of nested"
+      " lists of any depth in one list.", "[1, [2, [3]]] ; [] ; [[[]]] ; [1, 2]", """
         result = []
         for item in items:
             if isinstance(item, list):
@@ -4924,8 +4989,8 @@ LIST_CLASSICS = [
         return result
       """),
     C("identity_matrix | identity | unit_matrix", "n | size: int -> list[list[int]]",
-      "Return the identity matrix with {n} rows. | Return a matrix with ones on the diagonal and zeros"
-      " elsewhere.", "0 ; 1 ; 2 ; 3", """
+      "Return the identity matrix with {n} rows. | Return a matrix with ones on the diagonal and"
+      " zeros elsewhere.", "0 ; 1 ; 2 ; 3", """
         return [[1 if i == j else 0 for j in range(n)] for i in range(n)]
       --
         matrix = [[0] * n for _ in range(n)]
@@ -4935,8 +5000,10 @@ LIST_CLASSICS = [
       --
         return [[int(i == j) for j in range(n)] for i in range(n)]
       """),
-    C("diagonal | main_diagonal | get_diagonal", "matrix | rows | grid: list[list[int]] -> list[int]",
-      "Return the main diagonal of a square matrix. | Return the numbers on the diagonal of {matrix}.",
+    C("diagonal | main_diagonal | get_diagonal",
+      "matrix | rows | grid: list[list[int]] -> list[int]",
+      "Return the main diagonal of a square matrix. | Return the numbers on the diagonal of"
+      " {matrix}.",
       "[[1, 2], [3, 4]] ; [] ; [[5]]", """
         return [matrix[i][i] for i in range(len(matrix))]
       --
@@ -4959,7 +5026,8 @@ LIST_CLASSICS = [
       --
         return list(map(sum, matrix))
       """),
-    C("column_sums | sum_columns | sums_of_columns", "matrix | rows | grid: list[list[int]] -> list[int]",
+    C("column_sums | sum_columns | sums_of_columns",
+      "matrix | rows | grid: list[list[int]] -> list[int]",
       "Return the sum of each column of {matrix}. | Return the sums of the columns.",
       "[[1, 2], [3, 4]] ; [] ; [[5, 6]]", """
         return [sum(column) for column in zip(*matrix)]
@@ -4973,9 +5041,10 @@ LIST_CLASSICS = [
             return []
         return [sum(row[i] for row in matrix) for i in range(len(matrix[0]))]
       """),
-    C("dot_product | scalar_product | inner_product", "a | u | xs: list[int], b | v | ys: list[int] -> int",
-      "Return the dot product of {a} and {b}. | Return the sum of the products of two lists, element by"
-      " element.", "[1, 2], [3, 4] ; [], [] ; [2], [5]", """
+    C("dot_product | scalar_product | inner_product",
+      "a | u | xs: list[int], b | v | ys: list[int] -> int",
+      "Return the dot product of {a} and {b}. | Return the sum of the products of two lists,"
+      " element by element.", "[1, 2], [3, 4] ; [], [] ; [2], [5]", """
         return sum(x * y for x, y in zip(a, b))
       --
         total = 0
@@ -5002,9 +5071,10 @@ LIST_CLASSICS = [
         return [a[i] + b[i] for i in range(len(a))]
       """),
     C("two_sum | find_pair_with_sum | pair_with_sum",
-      f"{N}: list[int], target | total_: int -> tuple[int, int] | None",
-      "Return the indices of two numbers whose sum is {target}, or None. | Find two positions whose numbers"
-      " add up to {target}, or return None.", "[2, 7, 11], 9 ; [1, 2], 5 ; [], 1 ; [3, 3], 6", """
+      f"{NUMBERS}: list[int], target | total_: int -> tuple[int, int] | None",
+      "Return the indices of two numbers whose sum is {target}, or None. | Find two positions"
+      " whose numbers add up to {target}, or return None.",
+      "[2, 7, 11], 9 ; [1, 2], 5 ; [], 1 ; [3, 3], 6", """
         for i in range(len(numbers)):
             for j in range(i + 1, len(numbers)):
                 if numbers[i] + numbers[j] == target:
@@ -5024,9 +5094,10 @@ LIST_CLASSICS = [
                     return j, i
         return None
       """, 2),
-    C("unique | remove_duplicates | deduplicate | unique_in_order | distinct", f"{I}: list -> list",
-      "Return the elements of {items} without duplicates, in their order. | Remove duplicates from a list,"
-      " and keep the order. | Return each element of {items} once.",
+    C("unique | remove_duplicates | deduplicate | unique_in_order | distinct",
+      f"{ITEMS}: list -> list",
+      "Return the elements of {items} without duplicates, in their order. | Remove duplicates"
+      " from a list, and keep the order. | Return each element of {items} once.",
       "[1, 2, 1] ; [] ; [5, 5, 5] ; [3, 1, 2]", """
         result = []
         for item in items:
@@ -5044,7 +5115,7 @@ LIST_CLASSICS = [
                 result.append(item)
         return result
       """, 3),
-    C("has_duplicates | contains_duplicates | any_duplicates", f"{I}: list -> bool",
+    C("has_duplicates | contains_duplicates | any_duplicates", f"{ITEMS}: list -> bool",
       "Return whether any element occurs more than once. | Return whether {items} has duplicates.",
       "[1, 2, 1] ; [] ; [5] ; [3, 1, 2]", """
         return len(set(items)) < len(items)
@@ -5061,9 +5132,9 @@ LIST_CLASSICS = [
                 return True
         return False
       """, 2),
-    C("find_duplicates | duplicates | repeated_elements", f"{I}: list -> list",
-      "Return each element that occurs more than once, in the order of first appearance. | List the elements"
-      " of {items} that are repeated.", "[1, 2, 1] ; [] ; [5, 5, 5] ; [3, 1, 2]", """
+    C("find_duplicates | duplicates | repeated_elements", f"{ITEMS}: list -> list",
+      "Return each element that occurs more than once, in the order of first appearance. | List"
+      " the elements of {items} that are repeated.", "[1, 2, 1] ; [] ; [5, 5, 5] ; [3, 1, 2]", """
         result = []
         for item in items:
             if items.count(item) > 1 and item not in result:
@@ -5078,7 +5149,7 @@ LIST_CLASSICS = [
         return [item for item in counts if counts[item] > 1]
       """),
     C("count_occurrences | count_item | occurrences | how_often",
-      f"{I}: list, target | value | wanted: object -> int",
+      f"{ITEMS}: list, target | value | wanted: object -> int",
       "Return how often {target} occurs in {items}. | Count the occurrences of {target} in a list.",
       "[1, 2, 1], 1 ; [], 3 ; [5], 5 ; [3, 1], 2", """
         count = 0
@@ -5091,9 +5162,10 @@ LIST_CLASSICS = [
       --
         return sum(1 for item in items if item == target)
       """),
-    C("running_totals | cumulative_sum | running_sum | prefix_sums", f"{N}: list[int] -> list[int]",
-      "Return the running totals of {numbers}. | Return for each number the sum of all numbers up to it."
-      " | Return the cumulative sums of a list.", "[1, 2, 3] ; [] ; [5] ; [1, -1, 4]", """
+    C("running_totals | cumulative_sum | running_sum | prefix_sums",
+      f"{NUMBERS}: list[int] -> list[int]",
+      "Return the running totals of {numbers}. | Return for each number the sum of all numbers"
+      " up to it. | Return the cumulative sums of a list.", "[1, 2, 3] ; [] ; [5] ; [1, -1, 4]", """
         result = []
         total = 0
         for number in numbers:
@@ -5105,9 +5177,9 @@ LIST_CLASSICS = [
       --
         return [sum(numbers[: i + 1]) for i in range(len(numbers))]
       """, 2),
-    C("differences | consecutive_differences | steps", f"{N}: list[int] -> list[int]",
-      "Return the differences of neighbors. | Return for each number but the first how much larger it is than"
-      " the one before.", "[1, 4, 3] ; [] ; [5] ; [2, 2]", """
+    C("differences | consecutive_differences | steps", f"{NUMBERS}: list[int] -> list[int]",
+      "Return the differences of neighbors. | Return for each number but the first how much"
+      " larger it is than the one before.", "[1, 4, 3] ; [] ; [5] ; [2, 2]", """
         return [b - a for a, b in zip(numbers, numbers[1:])]
       --
         return [numbers[i + 1] - numbers[i] for i in range(len(numbers) - 1)]
@@ -5117,8 +5189,9 @@ LIST_CLASSICS = [
             result.append(numbers[i] - numbers[i - 1])
         return result
       """),
-    C("adjacent_pairs | neighbor_pairs | consecutive_pairs", f"{I}: list -> list[tuple]",
-      "Return the pairs of neighbors of {items}. | Return a list of all pairs of adjacent elements.",
+    C("adjacent_pairs | neighbor_pairs | consecutive_pairs", f"{ITEMS}: list -> list[tuple]",
+      "Return the pairs of neighbors of {items}. | Return a list of all pairs of adjacent"
+      " elements.",
       "[1, 2, 3] ; [] ; [5]", """
         return list(zip(items, items[1:]))
       --
@@ -5129,8 +5202,9 @@ LIST_CLASSICS = [
       --
         return [(a, b) for a, b in zip(items, items[1:])]
       """),
-    C("all_pairs | pairs | list_pairs", f"{I}: list -> list[tuple]",
-      "Return all pairs of two elements of {items}, in order. | List every pair of elements of a list.",
+    C("all_pairs | pairs | list_pairs", f"{ITEMS}: list -> list[tuple]",
+      "Return all pairs of two elements of {items}, in order. | List every pair of elements of a"
+      " list.",
       "[1, 2, 3] ; [] ; [5]", """
         return list(itertools.combinations(items, 2))
       --
@@ -5142,7 +5216,8 @@ LIST_CLASSICS = [
       --
         return [(a, b) for i, a in enumerate(items) for b in items[i + 1 :]]
       """),
-    C("interleave | alternate | merge_alternately", "a | first | xs: list, b | second | ys: list -> list",
+    C("interleave | alternate | merge_alternately",
+      "a | first | xs: list, b | second | ys: list -> list",
       "Return the elements of {a} and {b} in turn. | Interleave two lists of the same length.",
       "[1, 2], [3, 4] ; [], [] ; [1], [2]", """
         result = []
@@ -5158,7 +5233,8 @@ LIST_CLASSICS = [
             result += [a[i], b[i]]
         return result
       """),
-    C("zip_lists | pair_up | make_pairs", "a | first | xs: list, b | second | ys: list -> list[tuple]",
+    C("zip_lists | pair_up | make_pairs",
+      "a | first | xs: list, b | second | ys: list -> list[tuple]",
       "Return pairs of the elements of {a} and {b}. | Pair the elements of two lists.",
       "[1, 2], [3, 4] ; [], [] ; [1], [2]", """
         return list(zip(a, b))
@@ -5170,8 +5246,10 @@ LIST_CLASSICS = [
             result.append((x, y))
         return result
       """),
-    C("chunked | chunks | split_into_chunks | batch", f"{I}: list, size | n | length: int -> list[list]",
-      "Return the elements of {items} in lists of {size}. | Split a list into chunks of {size} elements.",
+    C("chunked | chunks | split_into_chunks | batch",
+      f"{ITEMS}: list, size | n | length: int -> list[list]",
+      "Return the elements of {items} in lists of {size}. | Split a list into chunks of {size}"
+      " elements.",
       "[1, 2, 3], 2 ; [], 2 ; [1, 2, 3, 4], 2 ; [1], 5", """
         return [items[i : i + size] for i in range(0, len(items), size)]
       --
@@ -5186,7 +5264,7 @@ LIST_CLASSICS = [
             items = items[size:]
         return result
       """, 2),
-    C("rotate_left | rotate | rotate_list", f"{I}: list, k | n | steps: int -> list",
+    C("rotate_left | rotate | rotate_list", f"{ITEMS}: list, k | n | steps: int -> list",
       "Return {items} rotated to the left by {k} places. | Move the first {k} elements to the end.",
       "[1, 2, 3], 1 ; [], 2 ; [1, 2, 3, 4], 6 ; [1], 0", """
         if not items:
@@ -5203,8 +5281,10 @@ LIST_CLASSICS = [
                 result.append(result.pop(0))
         return result
       """, 2),
-    C("rotate_right | shift_right | rotate_list_right", f"{I}: list, k | n | steps: int -> list",
-      "Return {items} rotated to the right by {k} places. | Move the last {k} elements to the front.",
+    C("rotate_right | shift_right | rotate_list_right",
+      f"{ITEMS}: list, k | n | steps: int -> list",
+      "Return {items} rotated to the right by {k} places. | Move the last {k} elements to the"
+      " front.",
       "[1, 2, 3], 1 ; [], 2 ; [1, 2, 3, 4], 6 ; [1], 0", """
         if not items:
             return []
@@ -5220,7 +5300,7 @@ LIST_CLASSICS = [
         k = k % len(items) if items else 0
         return items[-k:] + items[:-k] if k else list(items)
       """),
-    C("reverse_list | reversed_list | backwards", f"{I}: list -> list",
+    C("reverse_list | reversed_list | backwards", f"{ITEMS}: list -> list",
       "Return {items} in reverse order. | Reverse a list.", "[1, 2, 3] ; [] ; [5]", """
         return items[::-1]
       --
@@ -5235,16 +5315,16 @@ LIST_CLASSICS = [
             return []
         return reverse_list(items[1:]) + [items[0]]
       """, 2),
-    C("every_second | every_other | alternate_elements", f"{I}: list -> list",
-      "Return every second element of {items}, beginning with the first. | Return the elements at even"
-      " positions.", "[1, 2, 3] ; [] ; [5] ; [1, 2, 3, 4]", """
+    C("every_second | every_other | alternate_elements", f"{ITEMS}: list -> list",
+      "Return every second element of {items}, beginning with the first. | Return the elements"
+      " at even positions.", "[1, 2, 3] ; [] ; [5] ; [1, 2, 3, 4]", """
         return items[::2]
       --
         return [items[i] for i in range(0, len(items), 2)]
       --
         return [item for i, item in enumerate(items) if i % 2 == 0]
       """),
-    C("last_elements | take_last | tail", f"{I}: list, n | k | count: int -> list",
+    C("last_elements | take_last | tail", f"{ITEMS}: list, n | k | count: int -> list",
       "Return the last {n} elements of {items}.", "[1, 2, 3], 2 ; [], 1 ; [5], 0 ; [1, 2], 5", """
         return items[-n:] if n > 0 else []
       --
@@ -5254,7 +5334,8 @@ LIST_CLASSICS = [
       --
         return items[max(len(items) - n, 0) :]
       """),
-    C("intersection | common_elements | shared_elements", "a | first | xs: list, b | second | ys: list -> list",
+    C("intersection | common_elements | shared_elements",
+      "a | first | xs: list, b | second | ys: list -> list",
       "Return the elements of {a} that are also in {b}. | Return the common elements of two lists.",
       "[1, 2, 3], [2, 3, 4] ; [], [1] ; [1], [2]", """
         return [item for item in a if item in b]
@@ -5268,7 +5349,8 @@ LIST_CLASSICS = [
         others = set(b)
         return [item for item in a if item in others]
       """, 2),
-    C("list_difference | without | subtract_lists", "a | first | xs: list, b | second | ys: list -> list",
+    C("list_difference | without | subtract_lists",
+      "a | first | xs: list, b | second | ys: list -> list",
       "Return the elements of {a} that are not in {b}. | Remove the elements of {b} from {a}.",
       "[1, 2, 3], [2, 3, 4] ; [], [1] ; [1], [2]", """
         return [item for item in a if item not in b]
@@ -5282,8 +5364,10 @@ LIST_CLASSICS = [
         excluded = set(b)
         return [item for item in a if item not in excluded]
       """),
-    C("union | merge_unique | combined_elements", "a | first | xs: list, b | second | ys: list -> list",
-      "Return the elements of {a} and {b}, each once. | Return the union of two lists without duplicates.",
+    C("union | merge_unique | combined_elements",
+      "a | first | xs: list, b | second | ys: list -> list",
+      "Return the elements of {a} and {b}, each once. | Return the union of two lists without"
+      " duplicates.",
       "[1, 2], [2, 3] ; [], [1] ; [1, 1], []", """
         result = []
         for item in a + b:
@@ -5295,7 +5379,7 @@ LIST_CLASSICS = [
       --
         return list(dict.fromkeys([*a, *b]))
       """),
-    C("permutations | all_permutations | list_permutations", f"{I}: list -> list[list]",
+    C("permutations | all_permutations | list_permutations", f"{ITEMS}: list -> list[list]",
       "Return all orders of the elements of {items}. | Return the permutations of a list.",
       "[1, 2] ; [] ; [1, 2, 3]", """
         if not items:
@@ -5316,7 +5400,7 @@ LIST_CLASSICS = [
             for rest in permutations(items[:i] + items[i + 1 :])
         ]
       """),
-    C("subsets | power_set | all_subsets", f"{I}: list -> list[list]",
+    C("subsets | power_set | all_subsets", f"{ITEMS}: list -> list[list]",
       "Return all subsets of {items}. | Return a list of all sublists that leave out any elements.",
       "[1, 2] ; [] ; [1, 2, 3]", """
         result = [[]]
@@ -5335,9 +5419,9 @@ LIST_CLASSICS = [
                 result.append([*subset, item])
         return result
       """),
-    C("max_subarray_sum | largest_sum_of_slice | kadane", f"{N}: list[int] -> int",
-      "Return the largest sum of neighboring numbers. | Return the largest sum of a slice of {numbers} that is"
-      " not empty.", "[1, -2, 3, 4] ; [5] ; [-1, -2] ; [2, -1, 2]", """
+    C("max_subarray_sum | largest_sum_of_slice | kadane", f"{NUMBERS}: list[int] -> int",
+      "Return the largest sum of neighboring numbers. | Return the largest sum of a slice of"
+      " {numbers} that is not empty.", "[1, -2, 3, 4] ; [5] ; [-1, -2] ; [2, -1, 2]", """
         best = current = numbers[0]
         for number in numbers[1:]:
             current = max(number, current + number)
@@ -5359,9 +5443,10 @@ LIST_CLASSICS = [
                 best = current
         return best
       """),
-    C("moving_average | rolling_mean | sliding_average", f"{N}: list[float], size | window: int -> list[float]",
-      "Return the averages of each {size} neighbors of {numbers}. | Return the moving average with a window of"
-      " {size}.", "[1, 3, 5], 2 ; [4], 1 ; [1, 2], 3", """
+    C("moving_average | rolling_mean | sliding_average",
+      f"{NUMBERS}: list[float], size | window: int -> list[float]",
+      "Return the averages of each {size} neighbors of {numbers}. | Return the moving average"
+      " with a window of {size}.", "[1, 3, 5], 2 ; [4], 1 ; [1, 2], 3", """
         return [sum(numbers[i : i + size]) / size for i in range(len(numbers) - size + 1)]
       --
         result = []
@@ -5369,11 +5454,12 @@ LIST_CLASSICS = [
             result.append(sum(numbers[i : i + size]) / size)
         return result
       --
-        windows = [numbers[i : i + size] for i in range(len(numbers) - size + 1)]
-        return [sum(window) / size for window in windows]
+        parts = [numbers[i : i + size] for i in range(len(numbers) - size + 1)]
+        return [sum(part) / size for part in parts]
       """),
-    C("normalize | scale_to_one | rescale", f"{N}: list[float] -> list[float]",
-      "Return each number divided by the largest one. | Scale positive numbers so that the largest becomes 1.",
+    C("normalize | scale_to_one | rescale", f"{NUMBERS}: list[float] -> list[float]",
+      "Return each number divided by the largest one. | Scale positive numbers so that the"
+      " largest becomes 1.",
       "[1, 2, 4] ; [5] ; [] ; [2, 2]", """
         return [number / max(numbers) for number in numbers]
       --
@@ -5387,9 +5473,9 @@ LIST_CLASSICS = [
             result.append(number / max(numbers))
         return result
       """),
-    C("missing_number | find_missing | missing_from_range", f"{N}: list[int] -> int",
-      "Return the number from 0 to the length of {numbers} that is missing. | Find the only missing number of"
-      " 0, 1, ..., n.", "[0, 1, 3] ; [] ; [1] ; [0, 2]", """
+    C("missing_number | find_missing | missing_from_range", f"{NUMBERS}: list[int] -> int",
+      "Return the number from 0 to the length of {numbers} that is missing. | Find the only"
+      " missing number of 0, 1, ..., n.", "[0, 1, 3] ; [] ; [1] ; [0, 2]", """
         n = len(numbers)
         return n * (n + 1) // 2 - sum(numbers)
       --
@@ -5399,9 +5485,9 @@ LIST_CLASSICS = [
       --
         return sum(range(len(numbers) + 1)) - sum(numbers)
       """),
-    C("move_zeros | move_zeros_to_end | zeros_last", f"{N}: list[int] -> list[int]",
-      "Return {numbers} with all zeros moved to the end. | Move the zeros to the end, and keep the order of the"
-      " other numbers.", "[0, 1, 0, 2] ; [] ; [0] ; [3, 4]", """
+    C("move_zeros | move_zeros_to_end | zeros_last", f"{NUMBERS}: list[int] -> list[int]",
+      "Return {numbers} with all zeros moved to the end. | Move the zeros to the end, and keep"
+      " the order of the other numbers.", "[0, 1, 0, 2] ; [] ; [0] ; [3, 4]", """
         others = [number for number in numbers if number != 0]
         return others + [0] * (len(numbers) - len(others))
       --
@@ -5416,7 +5502,8 @@ LIST_CLASSICS = [
         return sorted(numbers, key=lambda number: number == 0)
       """),
     C("range_sum | sum_range | sum_between", "a | start | low: int, b | end | high: int -> int",
-      "Return the sum of the numbers from {a} to {b}. | Add the numbers from {a} to {b}, both included.",
+      "Return the sum of the numbers from {a} to {b}. | Add the numbers from {a} to {b}, both"
+      " included.",
       "1, 3 ; 5, 5 ; 4, 2 ; 0, 10", """
         return sum(range(a, b + 1))
       --
@@ -5429,9 +5516,9 @@ LIST_CLASSICS = [
             return 0
         return a + range_sum(a + 1, b)
       """),
-    C("join_with_commas | comma_list | list_to_string", f"{I}: list -> str",
-      "Return the elements of {items} as a string, separated by commas. | Join the elements of a list with"
-      " commas.", "[1, 2, 3] ; [] ; [5]", """
+    C("join_with_commas | comma_list | list_to_string", f"{ITEMS}: list -> str",
+      "Return the elements of {items} as a string, separated by commas. | Join the elements of a"
+      " list with commas.", "[1, 2, 3] ; [] ; [5]", """
         return ", ".join(str(item) for item in items)
       --
         return ", ".join(map(str, items))
@@ -5443,9 +5530,9 @@ LIST_CLASSICS = [
             result += str(item)
         return result
       """),
-    C("count_inversions | inversions | number_of_inversions", f"{N}: list[int] -> int",
-      "Return how many pairs of {numbers} are in the wrong order. | Count the pairs in which the larger number"
-      " stands first.", "[1, 2, 3] ; [] ; [3, 2, 1] ; [2, 1]", """
+    C("count_inversions | inversions | number_of_inversions", f"{NUMBERS}: list[int] -> int",
+      "Return how many pairs of {numbers} are in the wrong order. | Count the pairs in which the"
+      " larger number stands first.", "[1, 2, 3] ; [] ; [3, 2, 1] ; [2, 1]", """
         count = 0
         for i in range(len(numbers)):
             for j in range(i + 1, len(numbers)):
@@ -5458,11 +5545,12 @@ LIST_CLASSICS = [
         return sum(a > b for i, a in enumerate(numbers) for b in numbers[i + 1 :])
       """),
 ]  # fmt: skip
-D = "dictionary | d | table | mapping"
+MAPPINGS = "dictionary | d | table | mapping"
 DICTIONARY_CLASSICS = [
-    C("merge_dicts | merge_dictionaries | combine_dicts", "a | first: dict, b | second: dict -> dict",
-      "Return a dictionary with the entries of {a} and {b}; those of {b} win. | Merge two dictionaries; the"
-      " second one wins.", '{"a": 1}, {"b": 2} ; {"a": 1}, {"a": 3} ; {}, {}', """
+    C("merge_dicts | merge_dictionaries | combine_dicts",
+      "a | first: dict, b | second: dict -> dict",
+      "Return a dictionary with the entries of {a} and {b}; those of {b} win. | Merge two"
+      " dictionaries; the second one wins.", '{"a": 1}, {"b": 2} ; {"a": 1}, {"a": 3} ; {}, {}', """
         return {**a, **b}
       --
         result = dict(a)
@@ -5476,8 +5564,9 @@ DICTIONARY_CLASSICS = [
             result[key] = value
         return result
       """, 2),
-    C("invert_dict | invert_dictionary | swap_keys_and_values", f"{D}: dict -> dict",
-      "Return a dictionary from the values to the keys. | Exchange the keys and values of a dictionary.",
+    C("invert_dict | invert_dictionary | swap_keys_and_values", f"{MAPPINGS}: dict -> dict",
+      "Return a dictionary from the values to the keys. | Exchange the keys and values of a"
+      " dictionary.",
       '{"a": 1, "b": 2} ; {} ; {"x": "y"}', """
         return {value: key for key, value in dictionary.items()}
       --
@@ -5488,8 +5577,9 @@ DICTIONARY_CLASSICS = [
       --
         return dict(zip(dictionary.values(), dictionary.keys()))
       """, 2),
-    C("count_items | frequencies | tally | count_elements", f"{I}: list -> dict",
-      "Return how often each element of {items} occurs. | Count how often each element of a list occurs.",
+    C("count_items | frequencies | tally | count_elements", f"{ITEMS}: list -> dict",
+      "Return how often each element of {items} occurs. | Count how often each element of a list"
+      " occurs.",
       "[1, 2, 1] ; [] ; [5]", """
         counts = {}
         for item in items:
@@ -5505,9 +5595,10 @@ DICTIONARY_CLASSICS = [
       --
         return {item: items.count(item) for item in items}
       """, 2),
-    C("key_of_largest_value | best_key | key_with_max_value | argmax", f"{D}: dict[str, int] -> str | None",
-      "Return the key with the largest value, or None if there are no entries. | Find the key of the largest"
-      " value, or return None.", '{"a": 1, "b": 2} ; {} ; {"x": 7}', """
+    C("key_of_largest_value | best_key | key_with_max_value | argmax",
+      f"{MAPPINGS}: dict[str, int] -> str | None",
+      "Return the key with the largest value, or None if there are no entries. | Find the key of"
+      " the largest value, or return None.", '{"a": 1, "b": 2} ; {} ; {"x": 7}', """
         return max(dictionary, key=dictionary.get, default=None)
       --
         best = None
@@ -5520,8 +5611,9 @@ DICTIONARY_CLASSICS = [
             return None
         return max(dictionary, key=lambda key: dictionary[key])
       """),
-    C("sort_by_value | sorted_by_value | keys_by_value", f"{D}: dict[str, int] -> list[str]",
-      "Return the keys in ascending order of their values. | Sort the keys of a dictionary by value.",
+    C("sort_by_value | sorted_by_value | keys_by_value", f"{MAPPINGS}: dict[str, int] -> list[str]",
+      "Return the keys in ascending order of their values. | Sort the keys of a dictionary by"
+      " value.",
       '{"a": 3, "b": 2} ; {} ; {"x": 7}', """
         return sorted(dictionary, key=dictionary.get)
       --
@@ -5530,8 +5622,9 @@ DICTIONARY_CLASSICS = [
         pairs = sorted(dictionary.items(), key=lambda pair: pair[1])
         return [key for key, _ in pairs]
       """),
-    C("sort_by_key | sorted_dictionary | order_by_key", f"{D}: dict -> dict",
-      "Return the entries of {dictionary} in the order of their keys. | Sort a dictionary by its keys.",
+    C("sort_by_key | sorted_dictionary | order_by_key", f"{MAPPINGS}: dict -> dict",
+      "Return the entries of {dictionary} in the order of their keys. | Sort a dictionary by its"
+      " keys.",
       '{"b": 3, "a": 2} ; {} ; {"x": 7}', """
         return dict(sorted(dictionary.items()))
       --
@@ -5542,7 +5635,7 @@ DICTIONARY_CLASSICS = [
       --
         return {key: dictionary[key] for key in sorted(dictionary)}
       """),
-    C("sum_values | total_of_values | sum_dictionary", f"{D}: dict[str, int] -> int",
+    C("sum_values | total_of_values | sum_dictionary", f"{MAPPINGS}: dict[str, int] -> int",
       "Return the sum of the values of {dictionary}. | Add up all values of a dictionary.",
       '{"b": 3, "a": 2} ; {} ; {"x": 7}', """
         return sum(dictionary.values())
@@ -5557,8 +5650,10 @@ DICTIONARY_CLASSICS = [
             total += dictionary[key]
         return total
       """, 2),
-    C("double_values | double_each_value | doubled_values", f"{D}: dict[str, int] -> dict[str, int]",
-      "Return a dictionary with the same keys and doubled values. | Double all values of a dictionary.",
+    C("double_values | double_each_value | doubled_values",
+      f"{MAPPINGS}: dict[str, int] -> dict[str, int]",
+      "Return a dictionary with the same keys and doubled values. | Double all values of a"
+      " dictionary.",
       '{"b": 3, "a": 2} ; {} ; {"x": 7}', """
         return {key: value * 2 for key, value in dictionary.items()}
       --
@@ -5570,8 +5665,8 @@ DICTIONARY_CLASSICS = [
         return {key: 2 * dictionary[key] for key in dictionary}
       """),
     C("add_counts | add_dictionaries | sum_dicts", "a | first: dict, b | second: dict -> dict",
-      "Add the values of equal keys of two dictionaries. | Return a dictionary with the sums of the values of"
-      " {a} and {b}.", '{"a": 1}, {"b": 2} ; {"a": 1}, {"a": 3} ; {}, {}', """
+      "Add the values of equal keys of two dictionaries. | Return a dictionary with the sums of"
+      " the values of {a} and {b}.", '{"a": 1}, {"b": 2} ; {"a": 1}, {"a": 3} ; {}, {}', """
         result = dict(a)
         for key, value in b.items():
             result[key] = result.get(key, 0) + value
@@ -5586,7 +5681,8 @@ DICTIONARY_CLASSICS = [
         return result
       """),
     C("lists_to_dict | make_dictionary | zip_to_dict", "keys: list, values: list -> dict",
-      "Return a dictionary from {keys} to {values}. | Make a dictionary of a list of keys and a list of values.",
+      "Return a dictionary from {keys} to {values}. | Make a dictionary of a list of keys and a"
+      " list of values.",
       '["a", "b"], [1, 2] ; [], [] ; ["x"], [5]', """
         return dict(zip(keys, values))
       --
@@ -5597,8 +5693,10 @@ DICTIONARY_CLASSICS = [
             result[key] = value
         return result
       """),
-    C("group_anagrams | collect_anagrams | anagram_groups", "words | strings: list[str] -> list[list[str]]",
-      "Group the words that have the same letters. | Return lists of words that are anagrams of each other.",
+    C("group_anagrams | collect_anagrams | anagram_groups",
+      "words | strings: list[str] -> list[list[str]]",
+      "Group the words that have the same letters. | Return lists of words that are anagrams of"
+      " each other.",
       '["ab", "ba", "c"] ; [] ; ["x"] ; ["tea", "eat"]', """
         groups = {}
         for word in words:
@@ -5618,8 +5716,10 @@ DICTIONARY_CLASSICS = [
             groups[key].append(word)
         return list(groups.values())
       """),
-    C("index_by_name | by_name | records_by_name", "records | people | rows: list[dict] -> dict[str, dict]",
-      "Return a dictionary from each name to the record that has it. | Index records by their name.",
+    C("index_by_name | by_name | records_by_name",
+      "records | people | rows: list[dict] -> dict[str, dict]",
+      "Return a dictionary from each name to the record that has it. | Index records by their"
+      " name.",
       '[{"name": "Ann"}] ; [] ; [{"name": "Bob", "age": 5}]', """
         return {record["name"]: record for record in records}
       --
@@ -5631,9 +5731,10 @@ DICTIONARY_CLASSICS = [
         return dict((record["name"], record) for record in records)
       """),
     C("oldest_person | find_oldest | get_oldest", "people | persons: list[dict] -> str | None",
-      "Return the name of the oldest person, or None if there are no people. | Find the name of the person with"
-      " the largest age, or return None.",
-      '[{"name": "Ann", "age": 5}, {"name": "Bob", "age": 7}] ; [] ; [{"name": "Eve", "age": 1}]', """
+      "Return the name of the oldest person, or None if there are no people. | Find the name of"
+      " the person with the largest age, or return None.",
+      '[{"name": "Al", "age": 5}, {"name": "Bo", "age": 7}] ; [] ; [{"name": "Eve", "age": 1}]',
+      """
         if not people:
             return None
         return max(people, key=lambda person: person["age"])["name"]
@@ -5652,7 +5753,8 @@ DICTIONARY_CLASSICS = [
                 oldest = person
         return oldest["name"]
       """),
-    C("sort_people_by_age | people_by_age | order_by_age", "people | persons: list[dict] -> list[dict]",
+    C("sort_people_by_age | people_by_age | order_by_age",
+      "people | persons: list[dict] -> list[dict]",
       "Sort the people by their age. | Return the people in ascending order of their age.",
       '[{"age": 5}, {"age": 3}] ; [] ; [{"age": 1}]', """
         return sorted(people, key=lambda person: person["age"])
@@ -5665,7 +5767,8 @@ DICTIONARY_CLASSICS = [
         return [people[i] for _, i in sorted(ages)]
       """),
     C("average_age | mean_age | compute_average_age", "people | persons: list[dict] -> float",
-      "Return the average age of the people, or 0 if there are none. | Return the mean of all ages, or 0.",
+      "Return the average age of the people, or 0 if there are none. | Return the mean of all"
+      " ages, or 0.",
       '[{"age": 5}, {"age": 3}] ; [] ; [{"age": 1}]', """
         if not people:
             return 0
@@ -5679,10 +5782,11 @@ DICTIONARY_CLASSICS = [
             total += person["age"]
         return total / len(people) if people else 0
       """),
-    C("total_price | order_total | cart_total | sum_of_prices", "items | products | cart: list[dict] -> float",
-      "Return the sum of price times quantity of all {items}. | Compute the total price of a list of {items} with"
-      " price and quantity.",
-      '[{"price": 5, "quantity": 2}] ; [] ; [{"price": 1, "quantity": 3}, {"price": 2, "quantity": 1}]', """
+    C("total_price | order_total | cart_total | sum_of_prices",
+      "items | products | cart: list[dict] -> float",
+      "Return the sum of price times quantity of all {items}. | Compute the total price of a"
+      " list of {items} with price and quantity.",
+      '[{"price": 5, "quantity": 2}] ; [] ; [{"price": 1, "quantity": 3}]', """
         return sum(item["price"] * item["quantity"] for item in items)
       --
         total = 0
@@ -5692,9 +5796,11 @@ DICTIONARY_CLASSICS = [
       --
         return sum([item["price"] * item["quantity"] for item in items])
       """),
-    C("group_by_city | people_by_city | collect_by_city", "people | persons: list[dict] -> dict[str, list[str]]",
-      "Return a dictionary from each city to the names of the people who live there. | Group the names of people"
-      " by their city.", '[{"name": "Ann", "city": "Rome"}] ; [] ; [{"name": "Bob", "city": "Oslo"}]', """
+    C("group_by_city | people_by_city | collect_by_city",
+      "people | persons: list[dict] -> dict[str, list[str]]",
+      "Return a dictionary from each city to the names of the people who live there. | Group the"
+      " names of people by their city.",
+      '[{"name": "Ann", "city": "Rome"}] ; [] ; [{"name": "Bob", "city": "Oslo"}]', """
         groups = {}
         for person in people:
             groups.setdefault(person["city"], []).append(person["name"])
@@ -5712,7 +5818,8 @@ DICTIONARY_CLASSICS = [
             groups[person["city"]].append(person["name"])
         return groups
       """),
-    C("get_nested | lookup_path | get_path", "data: dict, path | keys: list[str], default: object -> object",
+    C("get_nested | lookup_path | get_path",
+      "data: dict, path | keys: list[str], default: object -> object",
       "Return what stands in nested dictionaries behind a list of keys, or {default}.",
       '{"a": {"b": 1}}, ["a", "b"], 0 ; {}, ["a"], 0 ; {"a": 2}, ["a"], 0', """
         for key in path:
@@ -5738,7 +5845,8 @@ DICTIONARY_CLASSICS = [
 ]  # fmt: skip
 FILE_CLASSICS = [
     C("read_lines | get_lines | load_lines", "path | file | filename: Path -> list[str]",
-      "Return the lines of a file without line ends. | Read a text file, and return its lines.", "", """
+      "Return the lines of a file without line ends. | Read a text file, and return its lines.",
+      "", """
         return Path(path).read_text().splitlines()
       --
         with open(path) as file_:
@@ -5763,7 +5871,8 @@ FILE_CLASSICS = [
                 count += 1
         return count
       """, 2, test='"one\\ntwo\\nthree\\n" => 3'),
-    C("count_words_in_file | file_word_count | number_of_words_in_file", "path | file | filename: Path -> int",
+    C("count_words_in_file | file_word_count | number_of_words_in_file",
+      "path | file | filename: Path -> int",
       "Return the number of words of a file. | Count the words of a text file.", "", """
         return len(Path(path).read_text().split())
       --
@@ -5776,8 +5885,10 @@ FILE_CLASSICS = [
                 count += len(line.split())
         return count
       """, 2, test='"one two\\nthree\\n" => 3'),
-    C("read_numbers_from_file | load_numbers | numbers_in_file", "path | file | filename: Path -> list[int]",
-      "Return the numbers in a file that has one a line. | Read a file of whole numbers, one a line.", "", """
+    C("read_numbers_from_file | load_numbers | numbers_in_file",
+      "path | file | filename: Path -> list[int]",
+      "Return the numbers in a file that has one a line. | Read a file of whole numbers, one a"
+      " line.", "", """
         return [int(line) for line in Path(path).read_text().splitlines()]
       --
         with open(path) as file_:
@@ -5837,7 +5948,8 @@ FILE_CLASSICS = [
         return os.stat(path).st_size
       """, test='"abc" => 3'),
     C("file_extension | get_extension | extension", "path | file | filename | name: str -> str",
-      "Return the extension of a file name, with its dot. | Return the extension of {path}, such as .txt.",
+      "Return the extension of a file name, with its dot. | Return the extension of {path}, such"
+      " as .txt.",
       '"a.txt" ; "b" ; "x/y.py" ; "a.tar.gz"', """
         return os.path.splitext(path)[1]
       --
@@ -5875,7 +5987,8 @@ FILE_CLASSICS = [
         path = Path(directory) / name
         return str(path)
       """, 2),
-    C("change_extension | with_extension | replace_extension", "path | file: str, extension: str -> str",
+    C("change_extension | with_extension | replace_extension",
+      "path | file: str, extension: str -> str",
       "Return {path} with another extension. | Replace the extension of a file name.",
       '"a.txt", ".md" ; "x/y.py", ".txt"', """
         return os.path.splitext(path)[0] + extension
@@ -5901,7 +6014,8 @@ FILE_CLASSICS = [
       """),
     C("group_by_extension | files_by_extension | collect_by_extension",
       "names | files: list[str] -> dict[str, list[str]]",
-      "Return a dictionary from each extension to the names that have it. | Group file names by extension.",
+      "Return a dictionary from each extension to the names that have it. | Group file names by"
+      " extension.",
       '["a.py", "b.txt", "c.py"] ; [] ; ["x"]', """
         groups = {}
         for name in names:
@@ -5922,7 +6036,8 @@ FILE_CLASSICS = [
         return groups
       """),
     C("list_files | files_in_directory | get_files", "directory | folder | path: Path -> list[str]",
-      "Return the names of the files in a directory, sorted. | List the files in {directory}.", "", """
+      "Return the names of the files in a directory, sorted. | List the files in {directory}.",
+      "", """
         return sorted(path_.name for path_ in Path(directory).iterdir() if path_.is_file())
       --
         names = os.listdir(directory)
@@ -5934,8 +6049,10 @@ FILE_CLASSICS = [
                 result.append(name)
         return result
       """),
-    C("python_files | find_python_files | list_python_files", "directory | folder | root: Path -> list[Path]",
-      "Return the Python files below a directory. | Find all Python files in {directory} and below.", "", """
+    C("python_files | find_python_files | list_python_files",
+      "directory | folder | root: Path -> list[Path]",
+      "Return the Python files below a directory. | Find all Python files in {directory} and"
+      " below.", "", """
         return sorted(Path(directory).rglob("*.py"))
       --
         found = []
@@ -5947,7 +6064,8 @@ FILE_CLASSICS = [
       --
         return sorted(path_ for path_ in Path(directory).rglob("*") if path_.suffix == ".py")
       """),
-    C("write_lines | save_lines | store_lines", "path | file | filename: Path, lines: list[str] -> None",
+    C("write_lines | save_lines | store_lines",
+      "path | file | filename: Path, lines: list[str] -> None",
       "Write lines to a file, each with a line end. | Save a list of lines as a text file.", "", """
         with open(path, "w") as file_:
             for line in lines:
@@ -5958,7 +6076,8 @@ FILE_CLASSICS = [
         with open(path, "w") as file_:
             file_.writelines(line + "\\n" for line in lines)
       """),
-    C("ensure_directory | make_directory | create_directory", "path | directory | folder: Path -> None",
+    C("ensure_directory | make_directory | create_directory",
+      "path | directory | folder: Path -> None",
       "Create a directory if it does not exist yet.", "", """
         os.makedirs(path, exist_ok=True)
       --
@@ -6121,7 +6240,8 @@ class ClassKind:
 K = ClassKind
 CLASSES = [
     K("Stack | Stack | Stack | ItemStack | SimpleStack", "stack | s",
-      "A stack: the last item in is the first one out. | A stack of items. | A last-in, first-out stack.", '''
+      "A stack: the last item in is the first one out. | A stack of items. | A last-in,"
+      " first-out stack.", '''
     def __init__(self):
         self.items = []
 
@@ -6164,7 +6284,8 @@ it = Stack() ; it.push({a}) ; it.push({b}) => len(it)
 it = Stack() ; it.push({a}) ; it.clear() => it.items
 """),
     K("Queue | Queue | Line | WaitingLine", "queue | q | line",
-      "A queue: the first item in is the first one out. | A first-in, first-out queue. | A queue of items.",
+      "A queue: the first item in is the first one out. | A first-in, first-out queue. | A queue"
+      " of items.",
       '''
     def __init__(self):
         self.items = []
@@ -6270,7 +6391,7 @@ it = Counter({a}) ; it.reset() => it.value
 it = BankAccount("Ann") ; it.deposit({a}0) => it.balance
 it = BankAccount("Ann", {a}0) ; it.withdraw({b}) => it.balance
 it = BankAccount("Bob", {a}0) => it.can_pay({b}5)
-it = BankAccount("Ann", {a}0) ; other = BankAccount("Bob") ; it.transfer(other, {b}) => other.balance
+it = BankAccount("Ann", {a}0) ; bob = BankAccount("Bob") ; it.transfer(bob, 5) => bob.balance
 it = BankAccount("Eve", 200) ; it.add_interest({a}) => it.balance
 """),
     K("Rectangle | Rectangle | Rect | Box", "rectangle | r | box",
@@ -6380,7 +6501,8 @@ it = Point({a}, {b}) ; it.move(1, 2) => it.y
 => Point({a}, {b}).mirrored().x
 => (Point({a}, {b}) + Point({b}, {c})).x
 """),
-    K("Vector | Vector | Vector2D | Vec", "vector | v", "A vector with two components. | A vector in the plane.", '''
+    K("Vector | Vector | Vector2D | Vec", "vector | v",
+      "A vector with two components. | A vector in the plane.", '''
     def __init__(self, x, y):
         self.x = x
         self.y = y
@@ -6449,13 +6571,15 @@ it = Student("Bob") ; it.add_grade({a}) ; it.add_grade({b}) => it.best()
 it = Student("Eve") ; it.add_grade({a}) => it.has_passed()
 it = Student("Eve") ; it.add_grade({a}) ; it.add_grade({b}) => it.grades
 """),
-    K("Person | Person | Human | Member", "person | p", "A person with a name and an age. | A person.", '''
+    K("Person | Person | Human | Member", "person | p",
+      "A person with a name and an age. | A person.", '''
     def __init__(self, name, age):
         self.name = name
         self.age = age
 
     def is_adult(self):
-        """Return whether the person is at least 18 years old. | Return whether the age is 18 or more."""
+        """Return whether the person is at least 18 years old. | Return whether the age is 18 or"
+        " more."""
         return self.age >= 18
 
     def greet(self):
@@ -6482,7 +6606,8 @@ it = Person("Eve", {a}{b}) ; it.have_birthday() => it.age
 => Person("Ann", {a}).is_older_than(Person("Bob", {b}))
 => Person("Ann", {a}) == Person("Ann", {b})
 """),
-    K("Node | Node | ListNode | Cell", "node | n", "A node of a linked list. | A value and the node behind it.", '''
+    K("Node | Node | ListNode | Cell", "node | n",
+      "A node of a linked list. | A value and the node behind it.", '''
     def __init__(self, value, next=None):
         self.value = value
         self.next = next
@@ -6492,7 +6617,8 @@ it = Person("Eve", {a}{b}) ; it.have_birthday() => it.age
         return self.next is None
 
     def to_list(self):
-        """Return the values from this node on. | Return the values of this node and all behind it."""
+        """Return the values from this node on. | Return the values of this node and all behind"
+        " it."""
         values = []
         node = self
         while node is not None:
@@ -6569,7 +6695,8 @@ it = LinkedList() ; it.push({a}) ; it.push({b}) => len(it)
 it = LinkedList() ; it.push({a}) ; it.push({b}) ; it.reverse() => it.to_list()
 it = LinkedList() ; it.push({a}) => {b} in it
 """),
-    K("Matrix | Matrix | Grid | Table", "matrix | m", "A matrix, given as a list of rows. | A matrix of numbers.", '''
+    K("Matrix | Matrix | Grid | Table", "matrix | m",
+      "A matrix, given as a list of rows. | A matrix of numbers.", '''
     def __init__(self, rows):
         self.rows = rows
 
@@ -6642,7 +6769,8 @@ it = Temperature({a}) ; it.warm_up({b}) => it.celsius
 => Temperature({a}) < Temperature({b})
 => repr(Temperature({a}))
 """),
-    K("Timer | Timer | Stopwatch | Countdown", "timer | t", "A timer that counts seconds. | A timer.", '''
+    K("Timer | Timer | Stopwatch | Countdown", "timer | t",
+      "A timer that counts seconds. | A timer.", '''
     def __init__(self, seconds=0):
         self.seconds = seconds
 
@@ -6739,7 +6867,8 @@ it = ShoppingCart() ; it.add({a}, {b}) => len(it)
 it = ShoppingCart() ; it.add({a}) ; it.clear() => it.prices
 it = ShoppingCart() => it.most_expensive()
 """),
-    K("Book | Book | Novel | Volume", "book | b", "A book with a title and a number of pages. | A book.", '''
+    K("Book | Book | Novel | Volume", "book | b",
+      "A book with a title and a number of pages. | A book.", '''
     def __init__(self, title, pages):
         self.title = title
         self.pages = pages
@@ -6794,7 +6923,8 @@ it = Dog("Rex") ; it.rename("Max") => it.name
 => Dog("Rex", {a}).age_in_dog_years()
 => Dog("Ben").age
 """),
-    K("Light | Light | Lamp | Switch", "light | lamp", "A light that is on or off. | A light with a switch.", '''
+    K("Light | Light | Lamp | Switch", "light | lamp",
+      "A light that is on or off. | A light with a switch.", '''
     def __init__(self):
         self.is_on = False
 
@@ -6850,7 +6980,8 @@ it = TodoList() ; it.add("cook") ; it.finish("cook") => it.is_done("cook")
 it = TodoList() ; it.add("cook") ; it.finish("cook") => it.remaining()
 it = TodoList() ; it.add("cook") ; it.add("run") ; it.finish("run") => len(it)
 """),
-    K("Fraction | Fraction | Ratio | Quotient", "fraction | f", "A fraction of two whole numbers. | A fraction.", '''
+    K("Fraction | Fraction | Ratio | Quotient", "fraction | f",
+      "A fraction of two whole numbers. | A fraction.", '''
     def __init__(self, numerator, denominator):
         divisor = math.gcd(numerator, denominator)
         self.numerator = numerator // divisor
@@ -6910,9 +7041,9 @@ def class_parts(kind: ClassKind) -> tuple[dict[str, str], list[Check]]:
         for _ in range(8):
             numbers = {letter: str(draw.randint(1, 9)) for letter in "abc"}
             code, _, expression = (part.strip() for part in line.partition("=>"))
-            for letter, number in numbers.items():
-                code = code.replace(f"{{{letter}}}", number)
-                expression = expression.replace(f"{{{letter}}}", number)
+            for letter, digit in numbers.items():
+                code = code.replace(f"{{{letter}}}", digit)
+                expression = expression.replace(f"{{{letter}}}", digit)
             setup = tuple(part for part in code.split(" ; ") if part)
             try:
                 for statement in setup:
@@ -6964,11 +7095,14 @@ def draw_class(draw: Draw, kind: ClassKind) -> DrawnClass:
         call = f"{check.expression} == {check.result}"
         if check.result in ("True", "False"):
             call = f"{'not ' if check.result == 'False' else ''}{_in_brackets(check)}"
-        found.append([re.sub(r"\bit\b", variable, line) for line in (*check.setup, f"assert {call}")])
+        lines = [re.sub(r"\bit\b", variable, line) for line in (*check.setup, f"assert {call}")]
+        if lines not in found:
+            found.append(lines)
     rename = re.compile(rf"\b{canonical}\b")
     return DrawnClass(
         name, rename.sub(name, text),
-        [[rename.sub(name, line) for line in check] for check in found], _imports(text),
+        [[rename.sub(name, line) for line in check] for check in found],
+        {"import math"} if "math." in text else set(),
     )  # fmt: skip
 
 
@@ -7004,22 +7138,41 @@ def _by_name() -> dict[str, Classic]:
     return {classic.key: classic for classic in CLASSICS}
 
 
+MAX_NAME = 46
+
+
+def fits(function: Function) -> bool:
+    """Whether a function's lines fit, and its name is no other thing's."""
+    name = function.name
+    return (
+        len(name) <= MAX_NAME
+        and not keyword.iskeyword(name)
+        and not hasattr(builtins, name)
+        and max(map(len, function.body.splitlines())) <= MAX_WIDTH
+    )
+
+
 def accepted(
     draw: Draw, make: Callable[[], Function], held_out: bool, names: Iterable[str] = ()
 ) -> Function:
     """A function on the wanted side, with a name of its own and lines that fit."""
-    for _ in range(300):
+    for _ in range(100 if held_out else 10):
         function = make()
         if (
             is_held_out(function.rendering) == held_out
             and function.name not in names
-            and len(function.name) <= 44
-            and not keyword.iskeyword(function.name)
-            and not hasattr(builtins, function.name)
-            and max(map(len, function.body.splitlines())) <= MAX_WIDTH
+            and fits(function)
         ):
             return function
     return accepted(draw, lambda: draw_function(draw), held_out, names)
+
+
+def accepted_class(draw: Draw, held_out: bool) -> DrawnClass:
+    """A class on the wanted side."""
+    while True:
+        drawn = draw_class(draw, draw.pick(CLASSES))
+        if is_held_out(drawn.text) == held_out:
+            return drawn
 
 
 def draw_function(draw: Draw) -> Function:
@@ -7058,13 +7211,13 @@ class Module:
         theme = self.waiting.pop() if self.waiting else None
         if theme is None and draw.chance(0.28):
             classic = draw.pick(_weighted_classics())
-            function = accepted(draw, lambda: draw_classic(draw, classic), self.held_out, self.names)
+            function = self._accepted(lambda: draw_classic(draw, classic))
         else:
             one = theme or draw_composition(draw)
             name_constant = draw.chance(0.1)
-            function = accepted(
-                draw, lambda: compose(draw, one, self.known, name_constant), self.held_out, self.names
-            )
+            function = self._accepted(lambda: compose(draw, one, self.known, name_constant))
+            if "Counter" in self.names and "from collections import Counter" in function.imports:
+                return
             for name, value in function.constants.items():
                 if self.constants.setdefault(name, value) != value:
                     return
@@ -7073,6 +7226,9 @@ class Module:
             if helper not in self.names:
                 self._write(_helper(draw, helper))
         self._write(function)
+
+    def _accepted(self, make: Callable[[], Function]) -> Function:
+        return accepted(self.draw, make, self.held_out, self.names)
 
     def _plan(self, one: Composition, function: Function) -> None:
         """After a function for a single element, others that may call it."""
@@ -7088,7 +7244,7 @@ class Module:
         draw = self.draw
         layout = "" if self.style != "doctest" or draw.chance(0.3) else "examples"
         text = function.text(draw, layout, self.hints)
-        if '"""' not in text and draw.chance(0.3):
+        if '"""' not in text and len(function.sentence) < MAX_WIDTH - 2 and draw.chance(0.3):
             text = f"# {function.sentence}\n{text}"
         self.names.add(function.name)
         self.functions.append(function)
@@ -7107,21 +7263,16 @@ class Module:
     def add_class(self) -> None:
         """Adds a class."""
         draw = self.draw
-        drawn = draw_class(draw, draw.pick(CLASSES))
-        for _ in range(60):
-            if is_held_out(drawn.text) == self.held_out and drawn.name not in self.names:
-                break
-            drawn = draw_class(draw, draw.pick(CLASSES))
-        else:
+        drawn = accepted_class(draw, self.held_out)
+        if drawn.name in self.names or any(drawn.name in line.split() for line in self.imports):
             return
         self.names.add(drawn.name)
         self.imports |= drawn.imports
         self.put(drawn.text)
         if self.style in ("tests", "test_after"):
-            for i, lines in enumerate(drawn.checks):
-                name = f"test_{slug(_SNAKE.sub('_', drawn.name))}{f'_{i + 1}' if i else ''}"
-                test = f"def {name}():\n" + "".join(f"    {line}\n" for line in lines)
-                self.tests.append(test)
+            name = slug(_SNAKE.sub("_", drawn.name))
+            lines = [line for check in drawn.checks for line in check]
+            self.tests.append(f"def test_{name}():\n" + "".join(f"    {line}\n" for line in lines))
         elif self.style in ("after", "end"):
             lines = [line for check in drawn.checks for line in check]
             text = "".join(f"{line}\n" for line in lines)
@@ -7194,7 +7345,8 @@ class Module:
 STYLES = "tests | tests | tests | test_after | after | after | end | end | doctest | none"
 _SNAKE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 ARGUMENTS = {
-    "list[int]": ', type=int, nargs="+"', "int": ", type=int", "str": "", "list[str]": ', nargs="+"',
+    "list[int]": ', type=int, nargs="+"', "int": ", type=int", "str": "",
+    "list[str]": ', nargs="+"',
     "float": ", type=float", "list[float]": ', type=float, nargs="+"',
 }  # fmt: skip
 DOCTEST = 'if __name__ == "__main__":\n    import doctest\n\n    doctest.testmod()\n'
@@ -7219,7 +7371,8 @@ TITLES = {
     "dict[str, int]": "Functions for dictionaries. | Exercises with dictionaries.",
     "float": "Formulas. | Small formulas as functions. | Functions for measures.",
     "Path": "Functions for files. | Files and paths. | Reading and writing files.",
-    "": "Exercises. | Small functions. | Functions, each with its tests. | Helpers. | A few exercises.",
+    "": "Exercises. | Small functions. | Functions, each with its tests. | Helpers. | A few"
+    " exercises.",
 }
 
 
@@ -7228,14 +7381,14 @@ def _helper(draw: Draw, name: str) -> Function:
     classic = _by_name()[name]
     while True:
         function = draw_classic(draw, classic)
-        if function.name == name:
+        if function.name == name and not is_held_out(function.rendering):
             return function
 
 
 def function_tests(draw: Draw, function: Function) -> list[str]:
     """What is true of a function, for asserts; for files, lines of a test."""
     lines = []
-    for call, result in function.examples(draw, draw.pick((2, 2, 3, 3, 4, 5))):
+    for call, result in function.examples(draw, draw.pick((2, 2, 3, 3, 4, 5)), MAX_WIDTH - 12):
         if result == "True" and draw.chance(0.7):
             lines.append(call)
         elif result == "False" and draw.chance(0.7):
@@ -7273,9 +7426,10 @@ def import_lines(imports: set[str]) -> str:
 
 
 KEY_NAMES = (
-    "my_function | my_function | my_function | get_key | secret_number | lucky_number | magic_number"
-    " | get_code | answer | my_value | the_number | hidden_value | special_number | my_constant"
-    " | your_function | other_function | get_value | first_key | second_key | key_of_door | room"
+    "my_function | my_function | my_function | get_key | secret_number | lucky_number |"
+    " magic_number | get_code | answer | my_value | the_number | hidden_value | special_number |"
+    " my_constant | your_function | other_function | get_value | first_key | second_key |"
+    " key_of_door | room"
 )
 KEY_NOTE = "Note that this function is used at the end"
 KEY_FORMS = (
@@ -7321,84 +7475,104 @@ def write_module(draw: Draw, held_out: bool = False) -> str:
 
 
 REQUESTS = (
-    "Write a function that {does}. | Write a function that {does}. | Write a Python function that {does}."
-    " | Can you write a Python function to {do}? | Can you write a function that {does}?"
-    " | Implement a function that {does}. | Implement `{name}`, a function that {does}."
-    " | I need a function which {does}. | I need a function that {does}. | How do I {do} in Python?"
-    " | How can I {do} in Python? | Please write a function to {do}. | Please write a function that {does}."
-    " | Give me a function that {does}. | Show me how to {do}. | Define a function {name} that {does}."
-    " | Write a function {name} that {does}. | Write a function `{call}` that {does}."
-    " | Could you implement `{call}`? It should {do}. | I want to {do}. Can you write the code?"
-    " | Write code to {do}. | Create a function that {does}. | Help me write a function that {does}."
-    " | I want a function called {name}. It {does}. | Can you implement {name}? It {does}."
-    " | Write Python code that {does}. | Make a function that {does}."
-    " | Complete this function:\n```python\n{header}```"
+    "Write a function that {does}. | Write a function that {does}. | Write a Python function"
+    " that {does}. | Can you write a Python function to {do}? | Can you write a function that"
+    " {does}? | Implement a function that {does}. | Implement `{name}`, a function that {does}."
+    " | I need a function which {does}. | I need a function that {does}. | How do I {do} in"
+    " Python? | How can I {do} in Python? | Please write a function to {do}. | Please write a"
+    " function that {does}. | Give me a function that {does}. | Show me how to {do}. | Define a"
+    " function {name} that {does}. | Write a function {name} that {does}. | Write a function"
+    " `{call}` that {does}. | Could you implement `{call}`? It should {do}. | I want to {do}."
+    " Can you write the code? | Write code to {do}. | Create a function that {does}. | Help me"
+    " write a function that {does}. | I want a function called {name}. It {does}. | Can you"
+    " implement {name}? It {does}. | Write Python code that {does}. | Make a function that"
+    " {does}."
+)
+COMPLETE = (
+    "Complete this function:\n```python\n{head}``` | Finish this function.\n```python\n{head}```"
+    " | Write the body of this function.\n```python\n{head}```"
 )
 HELD_OUT_REQUESTS = (
-    "Would you write a function that {does}? | My program needs a function that {does}."
-    " | Code a Python function which {does}. | Let me have a function {name} that {does}."
-    " | Is there a way to {do} in Python? | Put together a function to {do}."
+    "Would you write a function that {does}? | My program needs a function that {does}. | Code a"
+    " Python function which {does}. | Let me have a function {name} that {does}. | Is there a"
+    " way to {do} in Python? | Put together a function to {do}."
 )
 OPENINGS = (
-    "This function {does}: | Here is a function that {does}: | Here it is: | You can use this function:"
-    " | Here is the function: | Sure. This function {does}: | Here is `{name}`: | Sure, here it is:"
+    "This function {does}: | Here is a function that {does}: | Here it is: | You can use this"
+    " function: | Here is the function: | Sure. This function {does}: | Here is `{name}`: |"
+    " Sure, here it is:"
 )
 EXPLAIN = (
-    "What does this function do?\n{code} | Explain this function.\n{code} | What does this code do?\n{code}"
-    " | Describe in one sentence what this function does.\n{code} | {code}\nWhat does this do?"
-    " | Can you explain this code?\n{code}"
+    "What does this function do?\n{code} | Explain this function.\n{code} | What does this code"
+    " do?\n{code} | Describe in one sentence what this function does.\n{code} | {code}\nWhat"
+    " does this do? | Can you explain this code?\n{code}"
 )
 TEST_REQUESTS = (
-    "Write tests for this function.\n{code} | Test this function.\n{code} | Can you write some asserts for"
-    " this function?\n{code} | Please write a test for `{name}`.\n{code} | Add tests to this code.\n{code}"
+    "Write tests for this function.\n{code} | Test this function.\n{code} | Can you write some"
+    " asserts for this function?\n{code} | Please write a test for `{name}`.\n{code} | Add tests"
+    " to this code.\n{code}"
 )
 FIX_REQUESTS = (
-    "Fix this function. It should {do}.\n{code} | There is a bug in this function. It should {do}.\n{code}"
-    " | This function should {do}, but it does not. What is wrong?\n{code}"
-    " | Why does this not work? The function should {do}.\n{code} | Correct this code. It should {do}.\n{code}"
+    "Fix this function. It should {do}.\n{code} | There is a bug in this function. It should"
+    " {do}.\n{code} | This function should {do}, but it does not. What is wrong?\n{code} | Why"
+    " does this not work? The function should {do}.\n{code} | Correct this code. It should"
+    " {do}.\n{code}"
 )
-FIXED = "Here is the corrected function: | I have corrected it: | This version is right: | The bug is fixed:"
+FIXED = (
+    "Here is the corrected function: | I have corrected it: | This version is right:"
+    " | The bug is fixed:"
+)
 DOCUMENT = (
-    "Add a docstring to this function.\n{code} | Document this function.\n{code}"
-    " | Please write a docstring for this function.\n{code}"
+    "Add a docstring to this function.\n{code} | Document this function.\n{code} | Please write"
+    " a docstring for this function.\n{code}"
 )
 AGAIN = (
-    "Can you write it in another way? | Is there another way? | Show me another solution."
-    " | Please write it differently."
+    "Can you write it in another way? | Is there another way? | Show me another solution. |"
+    " Please write it differently."
 )
 CLASS_REQUESTS = (
-    "Write a class {name}. | Write a class {name} in Python. | Can you write a class {name}?"
-    " | Implement a class {name}. | I need a class {name}. | Write a class {name} with {methods}."
+    "Write a class {name}. | Write a class {name} in Python. | Can you write a class {name}? |"
+    " Implement a class {name}. | I need a class {name}. | Write a class {name} with {methods}."
     " | Implement a class {name} that has {methods}. | How do I write a class {name}?"
 )
+THANKS = (
+    "Thank you! | Thanks! | Thanks | Thank you very much! | Great, thank you! | Perfect, thanks!"
+)
+WELCOME = "You are welcome! | You are welcome. | I am glad that it helps."
 CHATS = [
+    (THANKS, WELCOME),
     ("Hello! | Hi! | Hello | Hi | Hey! | Good morning! | Hi there! | Good evening!",
-     "Hello! Which function may I write for you? | Hi! What shall I write? | Hello! How can I help you?"),
-    ("Thank you! | Thanks! | Thanks | Thank you very much! | Great, thank you! | Perfect, thanks!",
-     "You are welcome! | You are welcome. | I am glad that it helps."),
-    ("What can you do? | How can you help me? | What are you able to do? | What do you know? | Help",
-     "I am a small model. I can write small Python functions, for example to count, sort or filter things."
-     " | I write small functions and classes in Python. I am a small model, so check what I write."),
+     "Hello! Which function may I write for you? | Hi! What shall I write? | Hello! How can I"
+     " help you?"),
+    ("What can you do? | How can you help me? | What are you able to do? | What do you know? |"
+     " Help",
+     "I am a small model. I can write small Python functions, for example to count, sort or"
+     " filter things. | I write small functions and classes in Python. I am a small model, so"
+     " check what I write."),
     ("Who are you? | What are you? | What is your name? | Are you a person? | Are you a human?",
-     "I am a small language model that has learned to write Python exercises."
-     " | I am a small model of code. I know small Python functions and little else."),
-    ("Goodbye! | Bye! | See you! | Bye | Good night!", "Goodbye! | Goodbye, and good luck with your code!"),
+     "I am a small language model that has learned to write Python exercises. | I am a small"
+     " model of code. I know small Python functions and little else."),
+    ("Goodbye! | Bye! | See you! | Bye | Good night!",
+     "Goodbye! | Goodbye, and good luck with your code!"),
     ("How are you? | How do you do? | Are you fine?",
      "I am fine, thank you. Which function do you need? | I am a program, so I am always fine."),
     ("Are you always right? | Can I trust you? | Do you make mistakes? | Is your code correct?",
-     "No. I am a small model and make mistakes, so test the code that I write."
-     " | Not always. Please test what I write."),
+     "No. I am a small model and make mistakes, so test the code that I write. | Not always."
+     " Please test what I write."),
     ("Who made you? | Where do you come from? | How did you learn this?",
      "I was trained on small Python exercises and on Python's standard library."),
-    ("Tell me a joke. | Sing a song. | What is the weather like? | Write a poem. | Who is the president?"
-     " | What is the capital of France? | Translate this into German. | What should I eat?",
-     "I am sorry, I only know small Python functions. | That is beyond me: I only write small functions."),
+    ("Tell me a joke. | Sing a song. | What is the weather like? | Write a poem. | Who is the"
+     " president? | What is the capital of France? | Translate this into German. | What should I"
+     " eat?",
+     "I am sorry, I only know small Python functions. | That is beyond me: I only write small"
+     " functions."),
     ("Which languages do you know? | Do you know Java? | Can you write C++? | Can you write Rust?",
      "I only know Python."),
     ("How do I run Python code? | How can I run this? | How do I start a program?",
      "Save the code in a file, for example `program.py`, and run `python program.py`."),
     ("What is a function? | Explain functions. | What does def mean?",
-     "A function is a piece of code with a name. You define it with `def`, and call it with its arguments."),
+     "A function is a piece of code with a name. You define it with `def`, and call it with its"
+     " arguments."),
     ("What is a list? | Explain lists. | What is a list in Python?",
      "A list holds several values in order, such as `[1, 2, 3]`."),
     ("What is a dictionary? | What is a dict? | Explain dictionaries.",
@@ -7411,8 +7585,10 @@ CHATS = [
      "A list comprehension builds a list in one line, such as `[x * x for x in numbers]`."),
 ]  # fmt: skip
 BUGS = (
-    (" == ", " != "), (" > ", " < "), (" < ", " > "), (" += ", " -= "), ("return True", "return False"),
-    (" % 2", " % 3"), (" + 1)", ")"), ("= 0\n", "= 1\n"), ("not in", "in"), (" >= ", " > "), (" <= ", " < "),
+    (" == ", " != "), (" > ", " < "), (" < ", " > "), (" += ", " -= "), ("return True",
+     "return False"),
+    (" % 2", " % 3"), (" + 1)", ")"), ("= 0\n", "= 1\n"), ("not in", "in"), (" >= ", " > "),
+     (" <= ", " < "),
     (" * ", " + "), ("[0]", "[1]"), ("max(", "min("), ("min(", "max("), (".upper()", ".lower()"),
     (" and ", " or "), ("append(", "remove("), (" - 1", " + 1"), ("sum(", "len("),
 )  # fmt: skip
@@ -7423,81 +7599,90 @@ def fenced(code: str) -> str:
     return f"```python\n{code}```"
 
 
-def asked(draw: Draw, function: Function, skeletons: str) -> str:
-    """A request for a function."""
-    sentence = function.sentence.rstrip(".")
+def lowered(text: str) -> str:
+    """A sentence as the rest of another."""
+    return text[0].lower() + text[1:].rstrip(".")
+
+
+def asked(draw: Draw, function: Function, skeletons: str, head: str = "") -> str:
+    """A request for a function, whose header and docstring may be given."""
+    sentence = function.sentence
     if sentence.startswith("Return ") and draw.chance(0.3):
         sentence = commanded(draw, sentence)
-    do = sentence[0].lower() + sentence[1:]
-    if draw.chance(0.15) and do.startswith("return the number of "):
-        do = "count the " + do[21:]
-    does = described(do).rstrip(".")
-    does = does[0].lower() + does[1:]
     call = f"{function.name}({', '.join(name for name, _ in function.parameters)})"
-    header = function.header(draw, False) + function.docstring(draw, "line")
     return draw.one(skeletons).format(
-        do=do.rstrip("."), does=does, name=function.name, call=call, header=header
-    )
+        do=lowered(sentence), does=lowered(described(sentence)), name=function.name, call=call,
+        head=head,
+    )  # fmt: skip
 
 
-def answered(draw: Draw, function: Function, layout: str = "") -> str:
+def answered(draw: Draw, function: Function, layout: str = "", head: str = "") -> str:
     """The answer to a request: a sentence, the function, and often an example."""
-    does = described(function.sentence).rstrip(".")
-    opening = draw.one(OPENINGS).format(does=does[0].lower() + does[1:], name=function.name)
+    does = lowered(described(function.sentence))
+    opening = draw.one(OPENINGS).format(does=does, name=function.name)
     layout = layout or draw.pick(("line", "line", "line", "examples", "none"))
-    code = function.text(draw, layout, draw.chance(0.4))
-    needed = import_lines(function.imports | _imports(code.partition("\n")[0]))
-    helpers = "".join(_helper(draw, name).text(draw, "line") + "\n\n" for name in function.helpers)
-    code = needed + "\n\n" * bool(needed) + helpers + code
-    closing = ""
+    code = head + function.body if head else function.text(draw, layout, draw.chance(0.4))
+    answer = f"{opening}\n\n{fenced(needs(draw, function, code) + code)}"
     if function.calls and draw.chance(0.35):
         [(call, result)] = function.examples(draw, 1)
-        closing = draw.one(f"\n\nFor example, `{call}` returns `{result}`. | \n\n`{call}` is `{result}`.")
-        closing = "\n\n" + closing
-    return f"{opening}\n\n{fenced(code)}{closing}"
+        example = draw.one("For example, `{}` returns `{}`. | `{}` is `{}`.")
+        answer += f"\n\n{example.format(call, result)}"
+    return answer
+
+
+def needs(draw: Draw, function: Function, code: str) -> str:
+    """What stands before a function that is alone: imports, and functions that it calls."""
+    lines = import_lines(function.imports | _imports(code.partition("\n")[0]))
+    helpers = [_helper(draw, name).text(draw, "line") + "\n\n" for name in function.helpers]
+    return lines + "\n\n" * bool(lines) + "".join(helpers)
 
 
 def write_instruction(draw: Draw, held_out: bool = False) -> list[tuple[str, str]]:
     """A chat: questions with their answers."""
     kind = draw.one(INSTRUCTIONS)
     if kind == "chat":
-        turns = [draw.pick(CHATS)]
-        if draw.chance(0.3):
-            turns.append(draw.pick(CHATS))
+        turns = [draw.pick(CHATS) for _ in range(draw.pick((1, 1, 2)))]
         return [(draw.one(question), draw.one(answer)) for question, answer in turns]
     if kind == "class":
-        return [_class_request(draw)]
+        return [_about_class(draw, held_out)]
     function = accepted(draw, lambda: draw_function(draw), held_out)
+    if kind in ("explain", "tests", "document", "fix") and (turn := _about(draw, kind, function)):
+        return [turn]
+    head = ""
     skeletons = HELD_OUT_REQUESTS if held_out else REQUESTS
+    if draw.chance(0.05):
+        skeletons, head = COMPLETE, function.header(draw, False) + function.docstring(draw, "line")
+    turns = [(asked(draw, function, skeletons, head), answered(draw, function, head=head))]
+    if kind == "again" and (other := _other_body(draw, function)):
+        turns.append((draw.one(AGAIN), answered(draw, other, "line")))
+    elif draw.chance(0.08):
+        turns.append((draw.one(THANKS), draw.one(WELCOME)))
+    return turns
+
+
+def _about(draw: Draw, kind: str, function: Function) -> tuple[str, str] | None:
+    """A question about a function that is there, with its answer."""
     code = fenced(function.text(draw, "none", draw.chance(0.3)))
     if kind == "explain":
-        answer = described(function.sentence)
-        answer = draw.one(f"It {answer[0].lower()}{answer[1:]} | This function {answer[0].lower()}{answer[1:]}")
-        return [(draw.one(EXPLAIN).format(code=code), answer)]
-    if kind == "tests" and function.calls:
-        tests = function_tests(draw, function)
-        if tests:
-            lines = test_function(function, tests)
-            if draw.chance(0.5):
-                lines = "".join(f"assert {line}\n" for line in tests)
-            question = draw.one(TEST_REQUESTS).format(code=code, name=function.name)
-            return [(question, f"{draw.one('Here are some tests: | These tests pass:')}\n\n{fenced(lines)}")]
+        subject = draw.one("It | This function | The function")
+        answer = f"{subject} {lowered(described(function.sentence))}."
+        return draw.one(EXPLAIN).format(code=code), answer
     if kind == "document":
-        text = fenced(function.text(draw, "line"))
-        return [(draw.one(DOCUMENT).format(code=code), f"{draw.one('Here it is: | Done:')}\n\n{text}")]
+        answer = f"{draw.one('Here it is: | Done:')}\n\n{fenced(function.text(draw, 'line'))}"
+        return draw.one(DOCUMENT).format(code=code), answer
+    if kind == "tests" and (tests := function_tests(draw, function)):
+        lines = "".join(f"assert {line}\n" for line in tests)
+        if function.test or draw.chance(0.5):
+            lines = test_function(function, tests)
+        answer = f"{draw.one('Here are some tests: | These tests pass:')}\n\n{fenced(lines)}"
+        return draw.one(TEST_REQUESTS).format(code=code, name=function.name), answer
     if kind == "fix" and (wrong := mutated(draw, function)):
-        do = function.sentence[0].lower() + function.sentence[1:].rstrip(".")
         header = function.header(draw, False)
-        question = draw.one(FIX_REQUESTS).format(do=do, code=fenced(header + wrong))
-        return [(question, f"{draw.one(FIXED)}\n\n{fenced(header + function.body)}")]
-    turns = [(asked(draw, function, skeletons), answered(draw, function))]
-    if kind == "again":
-        other = _other_body(draw, function)
-        if other:
-            turns.append((draw.one(AGAIN), answered(draw, other, "line")))
-    elif draw.chance(0.08):
-        turns.append((draw.one(CHATS[1][0]), draw.one(CHATS[1][1])))
-    return turns
+        question = draw.one(FIX_REQUESTS).format(
+            do=lowered(function.sentence), code=fenced(header + wrong)
+        )
+        return question, f"{draw.one(FIXED)}\n\n{fenced(header + function.body)}"
+    return None
 
 
 INSTRUCTIONS = " | ".join(
@@ -7517,16 +7702,17 @@ def _other_body(draw: Draw, function: Function) -> Function | None:
     return None
 
 
-def _class_request(draw: Draw) -> tuple[str, str]:
-    drawn = draw_class(draw, draw.pick(CLASSES))
+def _about_class(draw: Draw, held_out: bool) -> tuple[str, str]:
+    """A request for a class, with its answer."""
+    drawn = accepted_class(draw, held_out)
     methods = [name for name in re.findall(r"def (\w+)", drawn.text) if not name.startswith("__")]
-    count = len(methods)
-    listed = f"the method {methods[0]}" if count == 1 else (
-        f"the methods {', '.join(methods[:-1])} and {methods[-1]}" if methods else "an initializer")  # fmt: skip
-    question = draw.one(CLASS_REQUESTS).format(name=drawn.name, methods=listed)
-    needed = import_lines(drawn.imports)
-    code = fenced(needed + "\n\n" * bool(needed) + drawn.text)
-    return question, f"{draw.one('Here is the class: | Here it is: | This is a class')}:\n\n{code}".replace("::", ":")
+    listed = " and ".join([", ".join(methods[:-1])] * (len(methods) > 1) + methods[-1:])
+    question = draw.one(CLASS_REQUESTS if methods else split(CLASS_REQUESTS)[0]).format(
+        name=drawn.name, methods=f"the method{'s' * (len(methods) > 1)} {listed}"
+    )
+    lines = import_lines(drawn.imports)
+    code = fenced(lines + "\n\n" * bool(lines) + drawn.text)
+    return question, f"{draw.one('Here is the class: | Here it is: | Sure, here it is:')}\n\n{code}"
 
 
 def mutated(draw: Draw, function: Function) -> str:
@@ -7541,7 +7727,8 @@ def mutated(draw: Draw, function: Function) -> str:
         try:
             inner = ", ".join(one for one, _ in function.parameters)
             made = _space(f"def f({inner}):\n{wrong}")["f"]
-            results = [show(made(*ast.literal_eval(f"({arguments},)"))) for arguments, _ in function.calls]
+            given = [ast.literal_eval(f"({arguments},)") for arguments, _ in function.calls]
+            results = [show(made(*arguments)) for arguments in given]
         except Exception:
             return wrong
         if results != [result for _, result in function.calls]:
@@ -7571,20 +7758,20 @@ def held_out_problems(kind: str, count: int, seed: int = 0) -> list[dict[str, st
     """
     if kind not in PROBLEM_KINDS:
         raise DataError(f"no problems {kind!r}; expected one of {', '.join(PROBLEM_KINDS)}")
-    draw, problems, names = Draw(f"{kind} {seed}"), [], set[str]()
+    draw, names = Draw(f"{kind} {seed}"), set[str]()
+    problems: list[dict[str, str]] = []
     while len(problems) < count:
         function = _problem_function(draw, kind, names)
         if not function.calls or function.test:
             continue
         names.add(function.name)
         layout = draw.pick(("line", "line", "examples"))
-        needed = import_lines(function.imports)
-        helpers = "".join(_helper(draw, name).text(draw, "line") + "\n\n" for name in function.helpers)
-        head = needed + "\n\n" * bool(needed) + helpers
-        prompt = head + function.header(draw, draw.chance(0.5)) + function.docstring(draw, layout)
+        prompt = function.header(draw, draw.chance(0.5)) + function.docstring(draw, layout)
+        prompt = needs(draw, function, prompt) + prompt
         solution = function.body
         if kind == "instructions":
-            prompt, solution = asked(draw, function, HELD_OUT_REQUESTS), answered(draw, function, "line")
+            prompt = asked(draw, function, HELD_OUT_REQUESTS)
+            solution = answered(draw, function, "line")
             if function.name not in prompt:
                 prompt += f" Call it {function.name}."
         cases = [f"    assert {call.replace(function.name, 'candidate', 1)} == {result}\n"
@@ -7597,12 +7784,11 @@ def held_out_problems(kind: str, count: int, seed: int = 0) -> list[dict[str, st
 
 
 def _problem_function(draw: Draw, kind: str, names: set[str]) -> Function:
-    if kind == "compositions":
-        one = draw_composition(draw, held_out=True)
-        while True:
-            function = compose(draw, one)
-            if function.name not in names and max(map(len, function.body.splitlines())) <= MAX_WIDTH:
-                return function
+    """A function that no other problem has."""
+    while kind == "compositions":
+        function = compose(draw, draw_composition(draw, held_out=True))
+        if function.name not in names and fits(function):
+            return function
     return accepted(draw, lambda: draw_function(draw), True, names)
 
 
@@ -7636,7 +7822,7 @@ def write_exercises(directory: Path, seed: int = 0, characters: int = 30_000_000
             messages = [
                 {"role": role, "content": text}
                 for turn in write_instruction(draw, held_out)
-                for role, text in zip(("user", "assistant"), turn)
+                for role, text in zip(("user", "assistant"), turn, strict=True)
             ]
             lines.append(json.dumps({"messages": messages}))
             written += len(lines[-1])
@@ -7656,6 +7842,7 @@ def without_names(code: str) -> str:
     return _CODE.sub(replaced, code)
 
 
+_DOCSTRING = re.compile(r'^    """.*?"""\n', re.DOTALL)
 _CODE = re.compile(r'"(?:[^"\\\n]|\\.)*"|(?<![\w.])([A-Za-z_]\w*)')
 
 
@@ -7663,9 +7850,9 @@ def bodies_of(texts: Iterable[str]) -> Iterator[str]:
     """The bodies of all functions of some modules, without names and docstrings."""
     for text in texts:
         for part in re.split(r"^def ", text, flags=re.MULTILINE)[1:]:
-            header, _, body = part.partition(":\n")
+            _, _, body = part.partition(":\n")
             body = re.split(r"^(?=\S)", body, flags=re.MULTILINE)[0]
-            yield without_names(re.sub(r'^    """.*?"""\n', "", body, count=1, flags=re.DOTALL).strip())
+            yield without_names(_DOCSTRING.sub("", body, count=1).strip())
 
 
 def statistics(directory: Path) -> str:
@@ -7683,8 +7870,10 @@ def statistics(directory: Path) -> str:
     never = [pair for pair in known if is_held_out_pair(pair)]
     return (
         f"{len(files):,} modules of {sum(map(len, texts)):,} characters; {len(CLASSICS)} classics, "
-        f"{len(CLASSES)} classes, {len(everything):,} compositions of {len(known):,} pairs, of which "
-        f"{len(never)} are held out; with names replaced, {shares[0]:.0%} of the bodies of held-out "
+        f"{len(CLASSES)} classes, {len(everything):,} compositions of {len(known):,} pairs, of"
+        f" which "
+        f"{len(never)} are held out; with names replaced, {shares[0]:.0%} of the bodies of"
+        f" held-out "
         f"renderings and {shares[1]:.0%} of those of held-out compositions occur in training"
     )
 
