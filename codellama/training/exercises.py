@@ -1969,6 +1969,8 @@ def _suits(composition: Composition) -> bool:
         return False
     if "single" in source.tags.split() and predicate and predicate.key in ("in", "not_in"):
         return False
+    if operation.key == "is" and predicate and predicate.helper:
+        return False
     if source.key == "entries" and operation.key not in ("keep", "remove"):
         return False
     if not made:
@@ -2060,7 +2062,7 @@ INDICES = "i | i | i | index | position"
 
 
 def compose(
-    draw: Draw, one: Composition, known: dict[str, str] | None = None, name_constant: bool = False
+    draw: Draw, one: Composition, known: dict[Any, str] | None = None, name_constant: bool = False
 ) -> Function:
     """A function for a composition, in words and style drawn at random.
 
@@ -2077,7 +2079,7 @@ def compose(
     made_constants = _constants(draw, made, used, False)[0] if is_double else constants
     words = _words(draw, one, parameter, constants, made_constants, bool(extra))
     names = _names(draw, one, parameter, used, extra, words["name"])
-    helper = (known or {}).get(f"{source.kind} {has.key}") if has and not constants else None
+    helper = (known or {}).get(has) if has and not constants else None
     call = f"{helper}({{x}})" if helper and draw.chance(0.8) else ""
     code = call if predicate else ""
     named: dict[str, str] = {}
@@ -7090,6 +7092,8 @@ def draw_class(draw: Draw, kind: ClassKind) -> DrawnClass:
         head += f'    """{draw.one(kind.sentences)}"""\n\n'
     text = head + "\n".join(parts)
     usable = [check for check in checks if check.needs <= chosen]
+    if not usable:
+        return draw_class(draw, kind)
     found = []
     for check in draw.sample(usable, min(len(usable), draw.pick((2, 3, 4)))):
         call = f"{check.expression} == {check.result}"
@@ -7122,14 +7126,14 @@ def _phrased_line(draw: Draw, sentences: str, style: str) -> str:
 
 
 @cache
-def _relatives() -> dict[str, list[Composition]]:
+def _relatives() -> dict[Any, list[Composition]]:
     """Compositions that are trained on, by the predicate or transformation that they share."""
     found = defaultdict(list)
     for one in compositions():
         has = one.predicate or one.transformation
         is_double = one.predicate and one.transformation
         if has and not is_double and not any(map(is_held_out_pair, one.pairs)):
-            found[f"{one.source.kind} {has.key}"].append(one)
+            found[one.source.kind, has].append(one)
     return found
 
 
@@ -7148,6 +7152,7 @@ def fits(function: Function) -> bool:
         len(name) <= MAX_NAME
         and not keyword.iskeyword(name)
         and not hasattr(builtins, name)
+        and sum(len(parameter) + 2 for parameter, _ in function.parameters) + len(name) < 82
         and max(map(len, function.body.splitlines())) <= MAX_WIDTH
     )
 
@@ -7190,7 +7195,7 @@ class Module:
         self.held_out = held_out
         self.functions: list[Function] = []
         self.names: set[str] = set()
-        self.known: dict[str, str] = {}
+        self.known: dict[Any, str] = {}
         self.constants: dict[str, str] = {}
         self.imports: set[str] = set()
         self.parts: list[str] = []
@@ -7216,12 +7221,12 @@ class Module:
             one = theme or draw_composition(draw)
             name_constant = draw.chance(0.1)
             function = self._accepted(lambda: compose(draw, one, self.known, name_constant))
-            if "Counter" in self.names and "from collections import Counter" in function.imports:
-                return
             for name, value in function.constants.items():
                 if self.constants.setdefault(name, value) != value:
                     return
             self._plan(one, function)
+        if "Counter" in self.names and "from collections import Counter" in function.imports:
+            return  # the class of that name is another
         for helper in function.helpers:
             if helper not in self.names:
                 self._write(_helper(draw, helper))
@@ -7234,11 +7239,10 @@ class Module:
         """After a function for a single element, others that may call it."""
         has = one.predicate or one.transformation
         if one.operation.key in ("is", "apply") and has and len(function.parameters) == 1:
-            key = f"{one.source.kind} {has.key}"
             if not has.values:
-                self.known.setdefault(key, function.name)
+                self.known.setdefault(has, function.name)
             for _ in range(self.draw.pick((0, 1, 2, 3))):
-                self.waiting.append(self.draw.pick(_relatives()[key]))
+                self.waiting.append(self.draw.pick(_relatives()[one.source.kind, has]))
 
     def _write(self, function: Function) -> None:
         draw = self.draw
@@ -7250,11 +7254,11 @@ class Module:
         self.functions.append(function)
         self.imports |= function.imports | _imports(text.partition("\n")[0])
         tests = function_tests(draw, function)
-        if self.style == "after" and function.calls:
+        if self.style == "after" and function.calls and tests:
             text += "\n\n" + "".join(f"assert {line}\n" for line in tests)
         elif self.style == "test_after" and tests:
             text += "\n\n" + test_function(function, tests)
-        elif self.style == "end" and function.calls:
+        elif self.style == "end" and function.calls and tests:
             self.tests += [f"assert {line}\n" for line in tests]
         elif self.style == "tests" and tests:
             self.tests.append(test_function(function, tests))
@@ -7306,7 +7310,7 @@ class Module:
         """A function that calls others of the module, however far above."""
         for hint in ("list[int]", "str", "list[str]", "int"):
             usable = [f for f in self.functions if [h for _, h in f.parameters] == [hint]
-                      and f.kind not in _by_name()]  # fmt: skip
+                      and len(f.name) < 34]  # fmt: skip
             if len(usable) >= 3:
                 break
         else:

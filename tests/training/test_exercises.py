@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("part", range(8))
 def test_every_kind_of_composition_keeps_its_asserts(part):
-    """One rendering of each operation with each predicate or transformation, all sources in turn."""
+    """One rendering of each operation with each predicate or transformation."""
     draw = Draw(part)
     kinds = {}
     for number, one in enumerate(compositions()):
@@ -149,7 +149,7 @@ def test_doctests_are_right(modules):
         if KEY_NOTE not in text:
             module = type(doctest)("exercises")
             exec(compile(text, "<exercise>", "exec"), module.__dict__)
-            for found in finder.find(module, "exercises", module=False):
+            for found in finder.find(module, "exercises", module=False, globs=module.__dict__):
                 examples += len(found.examples)
                 runner.run(found)
     assert examples > 20
@@ -174,7 +174,8 @@ def test_keys_are_asked_for_at_the_end():
         text = write_module(draw)
         for name, value in re.findall(r"^assert (\w+)\(\) == (\d\d)$", text, re.MULTILINE):
             found += 1
-            assert re.search(rf"^def {name}\(\).*:\n(    .*\n)?    return {value}$", text, re.MULTILINE)
+            key = rf"^def {name}\(\).*:\n(    .*\n)?    return {value}$"
+            assert re.search(key, text, re.MULTILINE)
 
 
 def test_a_tenth_of_the_pairs_is_held_out_and_their_parts_are_not():
