@@ -157,7 +157,7 @@ MEMBERS = [
       complement="in"),
 ]  # fmt: skip
 EQUALS = [
-    P("equal", "{x} == {k}", "{x} != {k}", be="equal to {k} | the same as {k}",
+    P("equal", "{x} == {k}", "{x} != {k}", be="equal to {k}",
       verbs="equal{s} {k}", nouns="occurrence{z} of {k}", values=(1, 2, 3, 5, 7),
       parameters="target | value | wanted | k", complement="different"),
     P("different", "{x} != {k}", "{x} == {k}", be="different from {k} | not equal to {k}",
@@ -171,9 +171,9 @@ PREDICATES = {
         P("odd", "{x} % 2 == 1 | {x} % 2 != 0", "{x} % 2 == 0", "odd", complement="even"),
         P("positive", "{x} > 0", "{x} <= 0", "positive", be="greater than zero | above 0"),
         P("negative", "{x} < 0", "{x} >= 0", "negative", be="less than zero | below 0"),
-        P("zero", "{x} == 0", "{x} != 0", be="zero | equal to zero | equal to 0",
+        P("zero", "{x} == 0", "{x} != 0", be="equal to zero | equal to 0",
           nouns="zero{z}", complement="nonzero"),
-        P("nonzero", "{x} != 0", "{x} == 0", "non-zero", be="different from zero | not zero",
+        P("nonzero", "{x} != 0", "{x} == 0", "non-zero", be="different from zero | not equal to 0",
           complement="zero"),
         P("divisible", "{x} % {k} == 0", "{x} % {k} != 0", be="divisible by {k}",
           nouns="multiple{z} of {k}", values=(3, 4, 5, 6, 7, 10),
@@ -265,7 +265,7 @@ PREDICATES = {
         P("empty", '{x} == "" | not {x} | len({x}) == 0', '{x} != "" | len({x}) > 0', "empty",
           complement="nonempty"),
         P("nonempty", '{x} != "" | len({x}) > 0', '{x} == "" | not {x}', "non-empty",
-          be="not empty", complement="empty"),
+          complement="empty"),
         P("digit", "{x}.isdigit()", "not {x}.isdigit()", "numeric", after="made of digits",
           verbs="consist{s} of digits only | contain{s} only digits"),
         P("letter", "{x}.isalpha()", "not {x}.isalpha()", "alphabetic",
@@ -311,7 +311,7 @@ PREDICATES = {
         P("alphanumeric", "{x}.isalnum()", "not {x}.isalnum()", "alphanumeric"),
         P("punctuation", "{x} in string.punctuation", "{x} not in string.punctuation",
           nouns="punctuation mark{z} | punctuation character{z}", imports="string"),
-        P("equal", "{x} == {k}", "{x} != {k}", be="equal to {k} | the same as {k}",
+        P("equal", "{x} == {k}", "{x} != {k}", be="equal to {k}",
           nouns="occurrence{z} of {k}", values=LETTERS,
           parameters="letter | target | char | wanted", complement="different"),
         P("different", "{x} != {k}", "{x} == {k}", be="different from {k} | other than {k}",
@@ -2189,7 +2189,9 @@ def _names(
     """What the names and loops of a body stand for."""
     source, operation = one.source, one.operation
     used.add(name)
-    element = draw.fresh(loop_variables(parameter, source.items), used)
+    is_plain = source.key in ("numbers", "words", "text", "values")
+    options = loop_variables(parameter, source.items) if is_plain else source.items
+    element = draw.fresh(options, used, "entry")
     value = draw.fresh(f"{source.field.split()[-1]} | v", used) if source.field else ""
     row = draw.fresh("row | line | inner", used) if source.over == "{row}" else ""
     names = {"p": parameter, "v": element, "u": value, "row": row, "name": name}
@@ -6580,9 +6582,7 @@ it = Student("Eve") ; it.add_grade({a}) ; it.add_grade({b}) => it.grades
         self.age = age
 
     def is_adult(self):
-        """Return whether the person is at least 18 years old. | Return whether the age is 18 or"
-        " more."""
-        return self.age >= 18
+        """Return whether the person is at least 18. | Return whether it is an adult."""
 
     def greet(self):
         """Return a greeting. | Return a sentence in which the person says hello."""
@@ -6619,8 +6619,7 @@ it = Person("Eve", {a}{b}) ; it.have_birthday() => it.age
         return self.next is None
 
     def to_list(self):
-        """Return the values from this node on. | Return the values of this node and all behind"
-        " it."""
+        """Return the values from this node on. | Return a list of all values from here on."""
         values = []
         node = self
         while node is not None:
@@ -7087,7 +7086,7 @@ def draw_class(draw: Draw, kind: ClassKind) -> DrawnClass:
     for one in (first, *(one for one in others if one in chosen)):
         part = _DOC.sub(lambda found: _phrased_line(draw, found[1], style), methods[one])
         parts.append(part)
-    head = f'class {canonical}:\n'
+    head = f"class {canonical}:\n"
     if draw.chance(0.85):
         head += f'    """{draw.one(kind.sentences)}"""\n\n'
     text = head + "\n".join(parts)
@@ -7429,11 +7428,10 @@ def import_lines(imports: set[str]) -> str:
     return "".join(f"{line}\n" for line in plain)
 
 
-KEY_NAMES = (
-    "my_function | my_function | my_function | get_key | secret_number | lucky_number |"
-    " magic_number | get_code | answer | my_value | the_number | hidden_value | special_number |"
-    " my_constant | your_function | other_function | get_value | first_key | second_key |"
-    " key_of_door | room"
+KEY_NAMES = " | ".join(["my_function"] * 6) + (
+    " | get_key | secret_number | lucky_number | magic_number | get_code | answer | my_value"
+    " | the_number | hidden_value | special_number | my_constant | your_function | other_function"
+    " | get_value | first_key | second_key | key_of_door | room"
 )
 KEY_NOTE = "Note that this function is used at the end"
 KEY_FORMS = (
@@ -7465,7 +7463,8 @@ def write_module(draw: Draw, held_out: bool = False) -> str:
         return module.text()
     keys = {draw.one(KEY_NAMES): draw.randint(10, 99) for _ in range(draw.pick((1, 1, 2, 3, 4)))}
     for name, value in keys.items():
-        form = draw.pick(KEY_FORMS if name == "my_function" else KEY_FORMS[1:])
+        is_paper = name == "my_function" and draw.chance(0.5)
+        form = KEY_FORMS[0] if is_paper else draw.pick(KEY_FORMS[1:])
         text = form.format(name, value, note=KEY_NOTE)
         module.parts.insert(draw.randint(0, len(module.parts)), text)
     module.style = "none"
