@@ -6583,6 +6583,7 @@ it = Student("Eve") ; it.add_grade({a}) ; it.add_grade({b}) => it.grades
 
     def is_adult(self):
         """Return whether the person is at least 18. | Return whether it is an adult."""
+        return self.age >= 18
 
     def greet(self):
         """Return a greeting. | Return a sentence in which the person says hello."""
@@ -7832,13 +7833,15 @@ def write_exercises(directory: Path, seed: int = 0, characters: int = 30_000_000
         (folder / "instructions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def without_names(code: str) -> str:
-    """A body with its names replaced by numbers, so that two renderings of one style are equal."""
+def without_names(code: str, function: str) -> str:
+    """A function's body with its names replaced by numbers, so that two renderings of one style are
+    equal. The names of other functions that it calls stay."""
     names: dict[str, str] = {}
 
     def replaced(found: re.Match[str]) -> str:
-        word = found[1]
-        if not word or keyword.iskeyword(word) or hasattr(builtins, word):
+        word, follows = found[1], code[found.end() : found.end() + 1]
+        is_other = follows == "(" and word != function
+        if not word or is_other or keyword.iskeyword(word) or hasattr(builtins, word):
             return found[0]
         return names.setdefault(word, f"_{len(names)}")
 
@@ -7853,9 +7856,10 @@ def bodies_of(texts: Iterable[str]) -> Iterator[str]:
     """The bodies of all functions of some modules, without names and docstrings."""
     for text in texts:
         for part in re.split(r"^def ", text, flags=re.MULTILINE)[1:]:
-            _, _, body = part.partition(":\n")
+            header, _, body = part.partition(":\n")
+            name = header.partition("(")[0]
             body = re.split(r"^(?=\S)", body, flags=re.MULTILINE)[0]
-            yield without_names(_DOCSTRING.sub("", body, count=1).strip())
+            yield without_names(_DOCSTRING.sub("", body, count=1).strip(), name)
 
 
 def statistics(directory: Path) -> str:
@@ -7865,7 +7869,11 @@ def statistics(directory: Path) -> str:
     seen = set(bodies_of(texts))
     solved = [held_out_problems(kind, 500) for kind in PROBLEM_KINDS[:2]]
     shares = [
-        sum(without_names(one["canonical_solution"].strip()) in seen for one in problems) / 500
+        sum(
+            without_names(one["canonical_solution"].strip(), one["entry_point"]) in seen
+            for one in problems
+        )
+        / len(problems)
         for problems in solved
     ]
     everything = compositions()
