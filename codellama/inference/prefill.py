@@ -15,7 +15,9 @@ PREFILL_CHUNK = 512
 """Tokens of a pass, in all rows together."""
 
 
-def prefill(model: Transformer, sequences: Sequence[RunningSequence], cache: KVCache) -> Prefilled:
+def prefill(
+    model: Transformer, sequences: Sequence[RunningSequence], cache: KVCache
+) -> tuple[list[RunningSequence], Tensor, int]:
     """Runs the prompts through the model, `PREFILL_CHUNK` tokens at a time; duplicate prompts once.
 
     Short prompts share a chunk, padded on the right to the longest of them. A long prompt has its
