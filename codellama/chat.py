@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import select
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +18,13 @@ from codellama.text import prompts
 from codellama.text.prompts import Message
 from codellama.weights.variants import matching
 
-PASTE_SECONDS = 0.03
-"""In which the next line of a pasted text comes."""
+HELP = (
+    "/reset forgets the conversation, /exit ends it, Ctrl-C stops an answer; a line is a message\n"
+)
 
 
 @dataclass
-class Conversation:
+class Chat:
     """A chat on the terminal."""
 
     llm: CodeLlama
@@ -33,39 +33,45 @@ class Conversation:
     quiet: bool
     mesh: DeviceMesh | None
 
-    def hold(self) -> None:
+    def run(self) -> None:
         """Answers line after line, until /exit or the end of the input."""
-        system = {"role": "system", "content": self.system or ""}
-        history = opening = list[Message]([system] if self.system else [])
-        variants = matching(self.llm.model.config)
-        if variants and not any(variant.chat for variant in variants):
-            self._note("note: this model was not trained to chat; Instruct models are\n")
-        prompts.chat(self.llm.tokenizer, [*opening, {"role": "user", "content": ""}])
-        self._note("/reset forgets the conversation, /exit ends it\n")
+        history = self._opening()
+        prompts.chat(self.llm.tokenizer, [*history, {"role": "user", "content": ""}])
+        if not any(variant.chat for variant in matching(self.llm.model.config)):
+            self._note("note: this model may not have learned to chat; Instruct models have\n")
+        self._note(HELP)
         while True:
             self._note("> ")
             line = broadcast(_line, self.mesh)
             if line is None:
                 log("error: the line is not UTF-8 text; write it again")
                 continue
-            if not line or line.strip() == "/exit":
+            command = line.strip()
+            if not line or command == "/exit":
                 return
-            if line.strip() == "/reset":
-                history = opening
-            elif line.strip():
-                history = self._answer(history, line.strip())
+            if command == "/help":
+                log(HELP, end="")
+            elif command == "/reset":
+                history = self._opening()
+            elif command:
+                history = self._answer(history, command)
+
+    def _opening(self) -> list[Message]:
+        return [{"role": "system", "content": self.system}] if self.system else []
 
     def _answer(self, history: list[Message], question: str) -> list[Message]:
         """Streams the answer; returns the history with both. Ctrl-C keeps what has come so far."""
         messages = [*history, {"role": "user", "content": question}]
         answer = ""
         try:
+            messages = self._fitting(messages)
             stream = self.llm.stream_chat(messages, **vars(self.options))
             for piece in stream:
                 print(piece, end="", flush=True)
                 answer += piece
             if stream.completion.finish_reason == "length":
-                self._note("\nnote: the answer was cut at its length")
+                context = self.llm.model.config.max_seq_len
+                self._note(f"\n{cut_note(self._length(messages), self.options, context)}")
         except KeyboardInterrupt:
             pass
         except (PromptError, RequestError, torch.OutOfMemoryError) as error:
@@ -78,29 +84,42 @@ class Conversation:
             return history
         messages.append({"role": "assistant", "content": answer, "destination": "user"})
         try:
-            prompts.chat(self.llm.tokenizer, [*messages, {"role": "user", "content": ""}])
+            self._length([*messages, {"role": "user", "content": ""}])
         except PromptError:
             self._note("note: the answer has a tag of the chat's format in it; it is forgotten\n")
             return history
         return messages
+
+    def _fitting(self, messages: list[Message]) -> list[Message]:
+        """The messages without the oldest exchanges, if all of them and an answer, or an answer of
+        a quarter of the context, would not fit into the context."""
+        context, start = self.llm.model.config.max_seq_len, len(self._opening())
+        room, before = min(self.options.max_new_tokens, context // 4), len(messages)
+        while len(messages) > start + 1 and self._length(messages) + room > context:
+            messages = messages[:start] + messages[start + 2 :]
+        if dropped := (before - len(messages)) // 2:
+            self._note(f"note: the context is full; the oldest exchanges are left out: {dropped}\n")
+        return messages
+
+    def _length(self, messages: Sequence[Message]) -> int:
+        """Tokens of a conversation. Raises PromptError for tags that the format does not allow."""
+        return len(prompts.chat(self.llm.tokenizer, messages))
 
     def _note(self, text: str) -> None:
         if not self.quiet:
             log(text, end="")
 
 
+def cut_note(prompt_tokens: int, options: Options, context: int) -> str:
+    """Why a text behind a prompt of so many tokens ends where the model would have gone on."""
+    if prompt_tokens + options.max_new_tokens > context:
+        return f"note: cut off, since the model's context of {context:,} tokens is full"
+    return f"note: cut off after --max_new_tokens {options.max_new_tokens}"
+
+
 def _line() -> str | None:
-    """The next line of a chat, or the lines that are pasted together into a terminal; empty at the
-    end, None if it is not UTF-8."""
-    if sys.stdin is None:
-        return ""
-    line = sys.stdin.buffer.readline()
-    with contextlib.suppress(OSError, ValueError):  # a system whose terminals cannot be asked
-        while sys.stdin.isatty() and select.select([sys.stdin], [], [], PASTE_SECONDS)[0]:
-            if not (more := sys.stdin.buffer.readline()):
-                break
-            line += more
+    """The next line of a chat; empty at the end, None if it is not UTF-8."""
     try:
-        return line.decode()
+        return sys.stdin.buffer.readline().decode()
     except UnicodeDecodeError:
         return None

@@ -1,58 +1,75 @@
-"""What the commands share: errors in one sentence and exit codes, loading, progress, memory."""
+"""What the commands share: options by fire, errors in one sentence, exit codes, loading, progress.
+
+A command is a function whose parameters are dataclasses. Their fields are its options; names,
+types, ranges, defaults and help come from the dataclasses, where Python callers find them too.
+"""
 
 from __future__ import annotations
 
+import ast
 import contextlib
-import errno
+import inspect
 import io
+import json
 import os
+import re
 import signal
 import sys
+import textwrap
 import traceback
+import typing
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import fire
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from tqdm import tqdm
 
-from codellama.arguments import HELP, Command, help_text, parse
 from codellama.distributed import is_launched, shutdown
-from codellama.errors import CodeLlamaError, RequestError
+from codellama.errors import CodeLlamaError, RequestError, check_fields, number, types_in
 from codellama.inference.codellama import CodeLlama
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import OUT_OF_MEMORY, Progress
 from codellama.weights.loading import LoadOptions, open_checkpoint
 from codellama.weights.memory import check_memory
+from codellama.weights.variants import EMBEDDED
 
-PACKAGE = Path(__file__).parent
-EMBEDDED_CHECKPOINTS = (
-    PACKAGE / "checkpoints" / "tiny",  # installed from a wheel
-    PACKAGE.parent / "checkpoints" / "tiny",  # in a checkout
-)
+HELP = ("--help", "-h")
+SMALL_MODEL = 20_000_000
+"""Parameters below which one thread decodes faster than several."""
+
+Command = Callable[..., None]
 
 
 @dataclass(frozen=True)
-class Source:
-    """The checkpoint of a command, and how it speaks.
+class CheckpointArguments:
+    """The checkpoint of a command, and what the command prints.
 
     Args:
-        ckpt: checkpoint directory; without it, the package's own small one, in float32.
-        plain: run the plain model without codellama/fast: not rounded or compiled, one process.
-        json: print one JSON object for each result.
+        ckpt: checkpoint directory; without it, the embedded model, whose weights are stored in
+            bfloat16 and run in float32.
+        json: print a JSON object for each result.
         quiet: print nothing to stderr but errors.
+        plain: run the plain model on one device, without codellama/fast.
+        threads: threads of the CPU; without it, one for a model below 20 million parameters, and
+            PyTorch's choice for others.
         force: load the model even if memory seems too small.
     """
 
     ckpt: str | None = None
-    plain: bool = False
     json: bool = False
     quiet: bool = False
+    plain: bool = False
+    threads: int | None = number(None, least=1)
     force: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def directory(self) -> Path:
@@ -67,10 +84,13 @@ class Source:
     def load(
         self, options: LoadOptions, mesh: DeviceMesh | None = None, tokens: int = 0
     ) -> CodeLlama:
-        """The model, loaded behind a progress bar, if there is memory for it and for so many
-        `tokens` in its KV cache."""
+        """Loads the model behind a progress bar, if there is memory for it and for so many `tokens`
+        in its KV cache. Sets the process's number of threads."""
         if self.ckpt is None and options.dtype is None:
             options = replace(options, dtype="float32")
+        is_small = self.checkpoint.config.parameter_count < SMALL_MODEL
+        if self.threads or (is_small and mesh is None):
+            torch.set_num_threads(self.threads or 1)
         if not self.force:
             try:
                 processes = mesh.size() if mesh else 1
@@ -83,12 +103,15 @@ class Source:
             )
 
 
-def run(command: Command | Mapping[str, Command]) -> NoReturn:
-    """Calls `command` with the options on the command line, as `arguments.parse` finds them, and
-    ends the process. Of several commands the first word on the command line picks one.
+def run(command: Command | Mapping[str, Any], first: str | None = None) -> NoReturn:
+    """Calls `command` with the options on the command line, and ends the process. Of a mapping the
+    first word on the command line picks one.
 
     Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
     whoever reads the output has closed it; 143 after SIGTERM.
+
+    Args:
+        first: the option whose value the first word may be.
     """
     if is_launched():
         sys.stdout = os.fdopen(os.dup(1), "w")
@@ -96,41 +119,39 @@ def run(command: Command | Mapping[str, Command]) -> NoReturn:
         if os.environ["RANK"] != "0":  # the first process speaks for all
             sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
             sys.excepthook = lambda *error: traceback.print_exception(*error, file=sys.__stderr__)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started this
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # what models write fits no smaller alphabet
+    words = sys.argv[1:]
+    if first and words and not _names_option(words[0]):
+        words = [f"--{first}", *words]
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: log(f"warning: {message}")
         if not is_launched():  # torchrun's processes end at once
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = _exit_code(command, sys.argv[1:])
+        code = _exit_code(command, words)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's clean-up
     if is_launched():
         shutdown(code)
     sys.exit(code)
 
 
-def _exit_code(command: Command | Mapping[str, Command], arguments: list[str]) -> int:
+def _exit_code(command: Command | Mapping[str, Any], words: list[str]) -> int:
     try:
-        if isinstance(command, Mapping):
-            name, *arguments = arguments or ["nothing"]
+        while isinstance(command, Mapping):
+            name, *words = words or ["--help"]
             if name in HELP:
-                print("First comes one of these; each has a --help of its own.")
-                for name, one in command.items():
-                    print(f"  {name:<14} {(one.__doc__ or '').splitlines()[0]}")
+                print(_help_text(_fire_function(command)))
                 return 0
             if name not in command:
-                raise RequestError(f"expected one of {', '.join(command)} first, found {name}")
+                raise RequestError(f"expected one of {', '.join(command)} first, found {name!r}")
             command = command[name]
-        if (options := parse(arguments, command)) is not None:
-            if any(getattr(group, "quiet", False) for group in options.values()):
-                warnings.simplefilter("ignore")
-            command(**options)
+        if any(word in HELP for word in words):
+            print(_help_text(_fire_function(command)))
         else:
-            print(help_text(command))
+            groups = parse(command, words)
+            if any(getattr(group, "quiet", False) for group in groups.values()):
+                warnings.simplefilter("ignore")
+            command(**groups)
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_output()
@@ -144,6 +165,127 @@ def _exit_code(command: Command | Mapping[str, Command], arguments: list[str]) -
     return 0
 
 
+def parse(command: Command, words: Sequence[str]) -> dict[str, Any]:
+    """The dataclasses that `command` takes, by parameter, filled from the command line by fire.
+
+    Raises:
+        RequestError: a word is no option; or an option is repeated, without its value or missing.
+        CodeLlamaError: a dataclass refuses a value.
+    """
+    _check_words(words, _options(command))
+    silence = io.StringIO()
+    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+        try:
+            groups = fire.Fire(_fire_function(command), [*words], serialize=lambda _: None)
+        except fire.core.FireExit as exit_:
+            says = re.sub("[{}']", "", exit_.trace.elements[-1].ErrorAsStr())
+            raise RequestError(f"{says}; --help lists the options") from None
+    for group in groups.values():
+        check_fields(group, where="--")
+    return groups
+
+
+def _fire_function(command: Any) -> Any:
+    """What fire calls before it has seen every word: a function that returns the dataclasses and
+    runs nothing. Of a mapping, such a function for each command."""
+    if isinstance(command, Mapping):
+        return {name: _fire_function(one) for name, one in command.items()}
+    groups, options = _groups(command), _options(command)
+
+    def build(**values: Any) -> dict[str, Any]:
+        return {
+            parameter: group(**{f.name: values[f.name] for f in fields(group) if f.name in values})
+            for parameter, group in groups.items()
+        }
+
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, (_, default, _) in options.items()
+    ]
+    helps = [f"    {name}: {help}" for name, (_, _, help) in options.items()]
+    build.__name__ = command.__name__
+    build.__doc__ = "\n".join([inspect.getdoc(command) or "", "", "Args:", *helps])
+    build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    parsers = {name: partial(_parse_value, kinds) for name, (kinds, _, _) in options.items()}
+    return fire.decorators.SetParseFns(**parsers)(build)
+
+
+def _groups(command: Command) -> dict[str, Any]:
+    hints = typing.get_type_hints(command)
+    return {name: kind for name, kind in hints.items() if name != "return"}
+
+
+def _options(command: Command) -> dict[str, tuple[set[Any], Any, str]]:
+    """The types, the default and the help of each option."""
+    options = {}
+    for group in _groups(command).values():
+        hints, doc = typing.get_type_hints(group), inspect.getdoc(group) or ""
+        entries = re.findall(r"^    (\w[\w, ]*): (.*)", re.sub(r"\n {8,}", " ", doc), re.MULTILINE)
+        helps = {name: help for names, help in entries for name in names.split(", ")}
+        for field in fields(group):
+            default = inspect.Parameter.empty if field.default is MISSING else field.default
+            options[field.name] = types_in(hints[field.name]), default, helps.get(field.name, "")
+    return options
+
+
+def _parse_value(kinds: set[Any], text: Any) -> Any:
+    """The value of these types that a text stands for; `check_fields` refuses any other text. A
+    tuple is one text, or a list in JSON's or Python's form."""
+    if tuple in kinds:
+        parts = None
+        for read in (json.loads, ast.literal_eval) if text.startswith("[") else ():
+            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                parts = parts or read(text)
+        return tuple(_parse_value(kinds - {tuple}, part) for part in parts or [text])
+    if bool in kinds:
+        return {"true": True, "false": False}.get(str(text).lower(), text)
+    with contextlib.suppress(ValueError, TypeError):
+        return text if str in kinds else int(text) if int in kinds else float(text)
+    return text
+
+
+def _check_words(words: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Refuses what fire reads otherwise: it takes an option without its value as "True", looks up
+    leftover words as attributes, and has uses of its own for `-` and `--`."""
+    seen, is_value = set(), False
+    for word, after in zip(words, [*words[1:], "--"], strict=True):
+        if not _names_option(word):
+            if not is_value or word == "-":
+                raise RequestError(f"unexpected {word!r}; every value follows an option")
+            is_value = False
+            continue
+        option, equals, _ = word.partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        is_value = not equals and not _names_option(after)
+        if not equals and not is_value and name.removeprefix("no") in options:
+            name = name.removeprefix("no")
+        if name not in options:
+            raise RequestError(f"unknown option {option}; --help lists the options")
+        if name in seen:
+            raise RequestError(f'{option} is given twice; a list is one value: \'["a", "b"]\'')
+        if not equals and not is_value and bool not in options[name][0]:
+            raise RequestError(f"{option} needs a value; one that begins with - follows a =")
+        seen.add(name)
+
+
+def _names_option(word: str) -> bool:
+    """Whether fire takes a word for an option, not for a value."""
+    return re.match("--|-[a-zA-Z]", word) is not None
+
+
+def _help_text(component: Any) -> str:
+    """fire's help without types, which the defaults and texts tell, and wrapped to 100 columns."""
+    trace = fire.trace.FireTrace(component, name=Path(sys.argv[0]).stem)
+    shown = fire.helptext.HelpText(component, trace=trace)
+    shown = re.sub(r"\n +(Type: .*|Default: (None|False|\(\)))(?=\n|$)", "", shown)
+    shown = re.sub(r"(?m)^( +)-\w, --", r"\1--", shown)
+    lines = []
+    for line in shown.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        lines += textwrap.wrap(line, 100, subsequent_indent=indent, break_on_hyphens=False) or [""]
+    return "\n".join(lines)
+
+
 def _sentence(error: Exception) -> str:
     """What a user did, or the system refuses; anything else is a defect of ours."""
     if isinstance(error, CodeLlamaError):
@@ -151,9 +293,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         if error.filename is None:
             _forget_output()
-        is_output = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EBADF)
-        where = error.filename or ("output" if is_output else "the system")
-        return f"{where}: {error.strerror}"
+        return f"{error.filename or 'output'}: {error.strerror}"
     if "by peer" in str(error):  # Gloo has no type of its own for it
         return "another process of this run has ended, so this one ends"
     is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
@@ -166,8 +306,8 @@ def _sentence(error: Exception) -> str:
 
 
 def log(text: str, end: str = "\n") -> None:
-    """Prints to stderr; results come all the same where that is closed or full."""
-    with contextlib.suppress(OSError, ValueError):
+    """Prints to stderr; results come all the same where that is full."""
+    with contextlib.suppress(OSError):
         print(text, end=end, file=sys.stderr, flush=True)
 
 
@@ -178,13 +318,8 @@ def _forget_output() -> None:
 
 
 def checkpoint_directory(ckpt: str | None) -> Path:
-    """The directory that `ckpt` names, or the checkpoint that comes with the package."""
-    if ckpt is not None:
-        return user_path(ckpt)
-    for directory in EMBEDDED_CHECKPOINTS:
-        if directory.is_dir():
-            return directory
-    raise RequestError("no checkpoint given; name a directory with --ckpt")
+    """The directory that `ckpt` names, or the embedded checkpoint's."""
+    return EMBEDDED if ckpt is None else user_path(ckpt)
 
 
 def user_path(text: str) -> Path:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from command_line import run_example
 from lesson import Picture, title
 from torch import Tensor
 
 from codellama import ModelConfig, Transformer
+from codellama.cli import run
 from codellama.errors import RequestError
 
 NAMES, VALUES = 64, 4
@@ -171,4 +171,4 @@ def base_of_a_million(budget: Budget, picture: Picture) -> None:
 
 
 if __name__ == "__main__":
-    run_example(base_of_a_million)
+    run(base_of_a_million)

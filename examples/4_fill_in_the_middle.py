@@ -14,11 +14,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from command_line import run_example
 from lesson import Picture, title
 
 from codellama import CodeLlama, Tokenizer, prompts
-from codellama.cli import checkpoint_directory
+from codellama.cli import checkpoint_directory, run
 from codellama.training.documents import find_documents, read_document
 
 CONTEXT = 300
@@ -136,4 +135,4 @@ def fill_in_the_middle(tasks: Tasks, picture: Picture) -> None:
 
 
 if __name__ == "__main__":
-    run_example(fill_in_the_middle)
+    run(fill_in_the_middle)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from command_line import run_example
 from lesson import Picture, title
 from torch import Tensor, nn
 
 from codellama import ModelConfig
+from codellama.cli import run
 from codellama.evaluation.speed import matrix_rate, read_bandwidth
 from codellama.fast.int4 import Int4Linear
 from codellama.fast.int8 import Int8Linear
@@ -143,4 +143,4 @@ def speed_is_memory(size: Size, picture: Picture) -> None:
 
 
 if __name__ == "__main__":
-    run_example(speed_is_memory)
+    run(speed_is_memory)

@@ -14,13 +14,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from command_line import run_example
 from lesson import title
 from lora import LoraOptions, lora
 from train_tiny import TinyOptions, train_tiny
 
 from codellama import CodeLlama, prompts
-from codellama.cli import checkpoint_directory
+from codellama.cli import checkpoint_directory, run
 from codellama.evaluation.perplexity import perplexity
 from codellama.training.documents import find_all, read_document
 
@@ -127,4 +126,4 @@ def train_and_use(course: Course) -> None:
 
 
 if __name__ == "__main__":
-    run_example(train_and_use)
+    run(train_and_use)

@@ -14,10 +14,8 @@ import contextlib
 import random
 from dataclasses import dataclass
 
-from command_line import run_example
-
 from codellama import CodeLlama
-from codellama.cli import checkpoint_directory
+from codellama.cli import checkpoint_directory, run
 from codellama.training.documents import find_documents, read_document
 
 LOOP, TIMES = 8, 3
@@ -85,4 +83,4 @@ def continuations(question: Question) -> None:
 
 
 if __name__ == "__main__":
-    run_example(continuations)
+    run(continuations)

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from command_line import run_example
 from torch import Tensor, nn
 
 from codellama import Tokenizer, Transformer, load_model
-from codellama.cli import checkpoint_directory
+from codellama.cli import checkpoint_directory, run
 from codellama.errors import DataError
 from codellama.training.documents import find_all
 from codellama.training.machine import Machine, fast_dtype
@@ -117,4 +116,4 @@ def lora(options: LoraOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_example(lora)
+    run(lora, first="out")

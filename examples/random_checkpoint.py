@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from command_line import run_example
 
 from codellama import ModelConfig
+from codellama.cli import run
 from codellama.training.tokenizer import train_tokenizer
 from codellama.weights.checkpoint import parameter_shapes, reader
 from codellama.weights.meta import save_checkpoint
@@ -75,4 +75,4 @@ def random_checkpoint(shape: Shape) -> None:
 
 
 if __name__ == "__main__":
-    run_example(random_checkpoint)
+    run(random_checkpoint, first="directory")

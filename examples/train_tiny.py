@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from command_line import run_example
-
 from codellama import CodeLlama, ModelConfig
+from codellama.cli import run
 from codellama.training import run_directory
 from codellama.training.machine import Machine
 from codellama.training.recipe import Recipe, Stage
@@ -84,4 +83,4 @@ def train_tiny(options: TinyOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_example(train_tiny)
+    run(train_tiny, first="out")
