@@ -172,11 +172,14 @@ def parse(command: Command, words: Sequence[str]) -> dict[str, Any]:
         RequestError: a word is no option; or an option is repeated, without its value or missing.
         CodeLlamaError: a dataclass refuses a value.
     """
-    _check_words(words, _options(command))
+    options = _options(command)
+    _check_words(words, options)
+    parsers = {name: partial(_parse_value, kinds) for name, (kinds, _, _) in options.items()}
+    build = fire.decorators.SetParseFns(**parsers)(_fire_function(command))
     silence = io.StringIO()
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         try:
-            groups = fire.Fire(_fire_function(command), [*words], serialize=lambda _: None)
+            groups = fire.Fire(build, [*words], serialize=lambda _: None)
         except fire.core.FireExit as exit_:
             says = re.sub("[{}']", "", exit_.trace.elements[-1].ErrorAsStr())
             raise RequestError(f"{says}; --help lists the options") from None
@@ -206,8 +209,7 @@ def _fire_function(command: Any) -> Any:
     build.__name__ = command.__name__
     build.__doc__ = "\n".join([inspect.getdoc(command) or "", "", "Args:", *helps])
     build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    parsers = {name: partial(_parse_value, kinds) for name, (kinds, _, _) in options.items()}
-    return fire.decorators.SetParseFns(**parsers)(build)
+    return build
 
 
 def _groups(command: Command) -> dict[str, Any]:
@@ -248,7 +250,7 @@ def _check_words(words: Sequence[str], options: Mapping[str, Any]) -> None:
     """Refuses what fire reads otherwise: it takes an option without its value as "True", looks up
     leftover words as attributes, and has uses of its own for `-` and `--`."""
     seen, is_value = set(), False
-    for word, after in zip(words, [*words[1:], "--"], strict=True):
+    for word, after in zip(words, [*words[1:], "--"], strict=False):
         if not _names_option(word):
             if not is_value or word == "-":
                 raise RequestError(f"unexpected {word!r}; every value follows an option")
@@ -274,11 +276,18 @@ def _names_option(word: str) -> bool:
 
 
 def _help_text(component: Any) -> str:
-    """fire's help without types, which the defaults and texts tell, and wrapped to 100 columns."""
+    """fire's help: without types, which defaults and texts tell; defaults behind their names, one-
+    letter names left out, and lines wrapped."""
     trace = fire.trace.FireTrace(component, name=Path(sys.argv[0]).stem)
     shown = fire.helptext.HelpText(component, trace=trace)
-    shown = re.sub(r"\n +(Type: .*|Default: (None|False|\(\)))(?=\n|$)", "", shown)
-    shown = re.sub(r"(?m)^( +)-\w, --", r"\1--", shown)
+    for pattern, new in (
+        (r"\n +Type: .*", ""),
+        (r"\n +Default: (None|\(\))(?=\n)", ""),
+        (r"=\w+\n +Default: False", ""),
+        (r"\n +Default: (.*)", r" (default \1)"),
+        (r"\n( +)-\w, --", r"\n\1--"),
+    ):
+        shown = re.sub(pattern, new, shown)
     lines = []
     for line in shown.splitlines():
         indent = " " * (len(line) - len(line.lstrip()))

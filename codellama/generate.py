@@ -17,7 +17,6 @@ from codellama.chat import Chat, cut_note
 from codellama.cli import CheckpointArguments, log, peak_memory_bytes, run, user_path
 from codellama.distributed import broadcast, init_mesh
 from codellama.errors import CodeLlamaError, RequestError
-from codellama.inference.cache_rows import bytes_per_token
 from codellama.inference.codellama import CodeLlama
 from codellama.inference.requests import Completion, Options, check_length
 from codellama.text import prompts as formats
@@ -69,9 +68,7 @@ class GenerateArguments:
                 "--chat is a conversation; leave out --json, --echo and --num_samples"
             )
         if self.chat and options.heal:
-            raise RequestError(
-                "--heal is for prompts that end inside a word; leave it out"
-            )
+            raise RequestError("--heal is for prompts that end inside a word; leave it out")
         if self.prompt is not None and self.file is not None:
             raise RequestError("--prompt and --file both name a prompt; give one of them")
         if self.system is not None and not self.chat:
@@ -142,9 +139,7 @@ def generate(
     prompts = [] if arguments.chat else _prompts(arguments, mesh)
     longest = _longest(prompts, arguments, source)
     if arguments.draft_ckpt is not None:
-        open_checkpoint(
-            user_path(arguments.draft_ckpt)
-        )  # shows mistakes before anything is loaded
+        open_checkpoint(user_path(arguments.draft_ckpt))  # mistakes show before anything is loaded
     rows = min(options.batch_size, max(1, len(prompts)) * options.num_samples)
     context = source.checkpoint.config.max_seq_len
     started = time.perf_counter()
@@ -262,7 +257,7 @@ def _print_batches(
 ) -> list[Completion]:
     texts = [prompt.text for prompt in prompts]
     repeated = [prompt for prompt in prompts for _ in range(options.num_samples)]
-    completions = []
+    completions: list[Completion] = []
     for completion in llm.each(texts, arguments.suffix_first, **vars(options)):
         prompt = repeated[len(completions)]
         text = shown = prompt.as_source(completion.text)
@@ -288,7 +283,7 @@ def _summary(llm: CodeLlama, seconds: float, mesh: DeviceMesh | None) -> str:
     weight = llm.model.tok_embeddings.weight
     device = f"{mesh.size()} x {weight.device.type}" if mesh else weight.device
     names = " or ".join(variant.name for variant in matching(config)) or "unpublished model"
-    per_token = bytes_per_token(llm.model.new_cache())
+    per_token = llm.model.new_cache().bytes_per_token
     weights = weight_bytes(llm.model)
     contexts = {1_000, 10_000, 100_000, config.max_seq_len}
     possible = sorted(tokens for tokens in contexts if tokens <= config.max_seq_len)
@@ -301,7 +296,7 @@ def _summary(llm: CodeLlama, seconds: float, mesh: DeviceMesh | None) -> str:
 
 
 def _report(llm: CodeLlama) -> str:
-    timing = llm.decoder.timing
+    timing = llm.timing
     parts = [f"prefill {_rate(timing.prompt_tokens, timing.prefill_seconds)}"]
     parts.append(f"decode {_rate(timing.decoded_tokens, timing.decode_seconds)}")
     if peak := peak_memory_bytes(llm.model.tok_embeddings.weight.device):

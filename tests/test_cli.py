@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from codellama import cli
-from codellama.arguments import _groups, _options
 from codellama.errors import RequestError
 
 
