@@ -10,7 +10,6 @@ import ast
 import contextlib
 import inspect
 import io
-import json
 import os
 import re
 import signal
@@ -20,7 +19,7 @@ import traceback
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -105,13 +104,10 @@ class CheckpointArguments:
 
 def run(command: Command | Mapping[str, Any], first: str | None = None) -> NoReturn:
     """Calls `command` with the options on the command line, and ends the process. Of a mapping the
-    first word on the command line picks one.
+    first word picks one. Otherwise a first word may be the value of the option `first`.
 
     Exit codes: 0; 2 after a user's mistake, told in one sentence; 130 after Ctrl-C; 141 when
     whoever reads the output has closed it; 143 after SIGTERM.
-
-    Args:
-        first: the option whose value the first word may be.
     """
     if is_launched():
         sys.stdout = os.fdopen(os.dup(1), "w")
@@ -122,8 +118,8 @@ def run(command: Command | Mapping[str, Any], first: str | None = None) -> NoRet
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # what models write fits no smaller alphabet
     words = sys.argv[1:]
-    if first and words and not _names_option(words[0]):
-        words = [f"--{first}", *words]
+    if first and words and not _is_option(words[0]):
+        words.insert(0, f"--{first}")
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: log(f"warning: {message}")
         if not is_launched():  # torchrun's processes end at once
@@ -137,15 +133,11 @@ def run(command: Command | Mapping[str, Any], first: str | None = None) -> NoRet
 
 def _exit_code(command: Command | Mapping[str, Any], words: list[str]) -> int:
     try:
-        while isinstance(command, Mapping):
-            name, *words = words or ["--help"]
-            if name in HELP:
-                print(_help_text(_fire_function(command)))
-                return 0
-            if name not in command:
-                raise RequestError(f"expected one of {', '.join(command)} first, found {name!r}")
-            command = command[name]
-        if any(word in HELP for word in words):
+        while isinstance(command, Mapping) and words and words[0] not in HELP:
+            if words[0] not in command:
+                raise RequestError(f"expected one of {', '.join(command)}, found {words[0]!r}")
+            command, words = command[words[0]], words[1:]
+        if isinstance(command, Mapping) or not {*HELP}.isdisjoint(words):
             print(_help_text(_fire_function(command)))
         else:
             groups = parse(command, words)
@@ -172,13 +164,13 @@ def parse(command: Command, words: Sequence[str]) -> dict[str, Any]:
         RequestError: a word is no option; or an option is repeated, without its value or missing.
         CodeLlamaError: a dataclass refuses a value.
     """
-    options = _options(command)
-    _check_words(words, options)
-    parsers = {name: partial(_parse_value, kinds) for name, (kinds, _, _) in options.items()}
-    build = fire.decorators.SetParseFns(**parsers)(_fire_function(command))
-    silence = io.StringIO()
+    build, silence = _fire_function(command), io.StringIO()
+    kinds = {name: option.annotation for name, option in build.__signature__.parameters.items()}
+    _check_words(words, kinds)
+    parsers = {name: partial(_parse_value, kinds[name]) for name in kinds}
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         try:
+            fire.decorators.SetParseFns(**parsers)(build)
             groups = fire.Fire(build, [*words], serialize=lambda _: None)
         except fire.core.FireExit as exit_:
             says = re.sub("[{}']", "", exit_.trace.elements[-1].ErrorAsStr())
@@ -190,55 +182,44 @@ def parse(command: Command, words: Sequence[str]) -> dict[str, Any]:
 
 def _fire_function(command: Any) -> Any:
     """What fire calls before it has seen every word: a function that returns the dataclasses and
-    runs nothing. Of a mapping, such a function for each command."""
+    runs nothing. Its parameters are their fields, annotated with sets of types; its help is theirs.
+    Of a mapping, such a function for each command."""
     if isinstance(command, Mapping):
         return {name: _fire_function(one) for name, one in command.items()}
-    groups, options = _groups(command), _options(command)
+    groups = typing.get_type_hints(command)
+    groups.pop("return", None)
 
     def build(**values: Any) -> dict[str, Any]:
         return {
-            parameter: group(**{f.name: values[f.name] for f in fields(group) if f.name in values})
-            for parameter, group in groups.items()
+            name: group(
+                **{one.name: values[one.name] for one in fields(group) if one.name in values}
+            )
+            for name, group in groups.items()
         }
 
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, (_, default, _) in options.items()
-    ]
-    helps = [f"    {name}: {help}" for name, (_, _, help) in options.items()]
+    parameters, helps = [], ["Args:"]
+    for group in groups.values():
+        hints, keyword = typing.get_type_hints(group), inspect.Parameter.KEYWORD_ONLY
+        for name, option in inspect.signature(group).parameters.items():
+            parameters.append(option.replace(kind=keyword, annotation=types_in(hints[name])))
+        text = re.sub(r"\n {8,}", " ", inspect.getdoc(group) or "")
+        for names, help in re.findall(r"(?m)^    (\w[\w, ]*): (.*)", text):
+            helps += [f"    {name}: {help}" for name in names.split(", ")]
     build.__name__ = command.__name__
-    build.__doc__ = "\n".join([inspect.getdoc(command) or "", "", "Args:", *helps])
+    build.__doc__ = "\n".join([inspect.getdoc(command) or "", "", *helps])
     build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return build
 
 
-def _groups(command: Command) -> dict[str, Any]:
-    hints = typing.get_type_hints(command)
-    return {name: kind for name, kind in hints.items() if name != "return"}
-
-
-def _options(command: Command) -> dict[str, tuple[set[Any], Any, str]]:
-    """The types, the default and the help of each option."""
-    options = {}
-    for group in _groups(command).values():
-        hints, doc = typing.get_type_hints(group), inspect.getdoc(group) or ""
-        entries = re.findall(r"^    (\w[\w, ]*): (.*)", re.sub(r"\n {8,}", " ", doc), re.MULTILINE)
-        helps = {name: help for names, help in entries for name in names.split(", ")}
-        for field in fields(group):
-            default = inspect.Parameter.empty if field.default is MISSING else field.default
-            options[field.name] = types_in(hints[field.name]), default, helps.get(field.name, "")
-    return options
-
-
 def _parse_value(kinds: set[Any], text: Any) -> Any:
     """The value of these types that a text stands for; `check_fields` refuses any other text. A
-    tuple is one text, or a list in JSON's or Python's form."""
+    tuple is one text, or a list in Python's or JSON's form."""
     if tuple in kinds:
-        parts = None
-        for read in (json.loads, ast.literal_eval) if text.startswith("[") else ():
-            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-                parts = parts or read(text)
-        return tuple(_parse_value(kinds - {tuple}, part) for part in parts or [text])
+        found = None
+        with contextlib.suppress(ValueError, SyntaxError):
+            found = ast.literal_eval(text)
+        parts = found if found and isinstance(found, list) else [text]
+        return tuple(_parse_value(kinds - {tuple}, part) for part in parts)
     if bool in kinds:
         return {"true": True, "false": False}.get(str(text).lower(), text)
     with contextlib.suppress(ValueError, TypeError):
@@ -246,38 +227,33 @@ def _parse_value(kinds: set[Any], text: Any) -> Any:
     return text
 
 
-def _check_words(words: Sequence[str], options: Mapping[str, Any]) -> None:
+def _check_words(words: Sequence[str], kinds: Mapping[str, Any]) -> None:
     """Refuses what fire reads otherwise: it takes an option without its value as "True", looks up
-    leftover words as attributes, and has uses of its own for `-` and `--`."""
-    seen, is_value = set(), False
-    for word, after in zip(words, [*words[1:], "--"], strict=False):
-        if not _names_option(word):
-            if not is_value or word == "-":
-                raise RequestError(f"unexpected {word!r}; every value follows an option")
-            is_value = False
-            continue
+    leftover words as attributes, and has uses of its own for `-`, `--` and `--no…`."""
+    seen = set()
+    for before, word, after in zip(["=", *words], words, [*words[1:], "--"], strict=False):
         option, equals, _ = word.partition("=")
         name = option.removeprefix("--").replace("-", "_")
-        is_value = not equals and not _names_option(after)
-        if not equals and not is_value and name.removeprefix("no") in options:
-            name = name.removeprefix("no")
-        if name not in options:
+        if not _is_option(word):
+            if word == "-" or "=" in before or not _is_option(before):
+                raise RequestError(f"unexpected {word!r}; every value follows an option")
+        elif name not in kinds:
             raise RequestError(f"unknown option {option}; --help lists the options")
-        if name in seen:
+        elif name in seen:
             raise RequestError(f'{option} is given twice; a list is one value: \'["a", "b"]\'')
-        if not equals and not is_value and bool not in options[name][0]:
+        elif not equals and _is_option(after) and bool not in kinds[name]:
             raise RequestError(f"{option} needs a value; one that begins with - follows a =")
-        seen.add(name)
+        else:
+            seen.add(name)
 
 
-def _names_option(word: str) -> bool:
+def _is_option(word: str) -> bool:
     """Whether fire takes a word for an option, not for a value."""
     return re.match("--|-[a-zA-Z]", word) is not None
 
 
 def _help_text(component: Any) -> str:
-    """fire's help: without types, which defaults and texts tell; defaults behind their names, one-
-    letter names left out, and lines wrapped."""
+    """fire's help without types and one-letter names; defaults behind the names, lines wrapped."""
     trace = fire.trace.FireTrace(component, name=Path(sys.argv[0]).stem)
     shown = fire.helptext.HelpText(component, trace=trace)
     for pattern, new in (
@@ -285,14 +261,11 @@ def _help_text(component: Any) -> str:
         (r"\n +Default: (None|\(\))(?=\n)", ""),
         (r"=\w+\n +Default: False", ""),
         (r"\n +Default: (.*)", r" (default \1)"),
-        (r"\n( +)-\w, --", r"\n\1--"),
+        (r"(?m)^( +)-\w, --", r"\1--"),
     ):
         shown = re.sub(pattern, new, shown)
-    lines = []
-    for line in shown.splitlines():
-        indent = " " * (len(line) - len(line.lstrip()))
-        lines += textwrap.wrap(line, 100, subsequent_indent=indent, break_on_hyphens=False) or [""]
-    return "\n".join(lines)
+    wrap = partial(textwrap.fill, width=100, break_on_hyphens=False)
+    return re.sub(r"(?m)^( *)\S.*", lambda line: wrap(line[0], subsequent_indent=line[1]), shown)
 
 
 def _sentence(error: Exception) -> str:

@@ -8,8 +8,7 @@ import re
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -33,7 +32,6 @@ from codellama.weights.variants import matching
 
 SEPARATOR = "-" * 40
 """Stands between the texts of several prompts."""
-BYTE_ORDER_MARK = "\ufeff"
 ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
 
@@ -61,57 +59,58 @@ class GenerateArguments:
 
     def check(self, options: Options, source: CheckpointArguments) -> None:
         """Raises RequestError for options that exclude each other; warns of idle ones."""
-        if self.chat and (self.prompt is not None or self.file is not None):
-            raise RequestError("--chat is a conversation; leave out --prompt and --file")
-        if self.chat and (source.json or options.echo or options.num_samples > 1):
-            raise RequestError(
-                "--chat is a conversation; leave out --json, --echo and --num_samples"
-            )
-        if self.chat and options.heal:
-            raise RequestError("--heal is for prompts that end inside a word; leave it out")
-        if self.prompt is not None and self.file is not None:
-            raise RequestError("--prompt and --file both name a prompt; give one of them")
-        if self.system is not None and not self.chat:
-            raise RequestError("--system begins a conversation; give --chat as well")
-        if self.draft_ckpt is not None and not options.speculate:
-            raise RequestError("--draft_ckpt needs --speculate, the number of draft tokens")
-        if options.logprobs and not source.json:
-            raise RequestError("--logprobs are part of JSON objects; give --json as well")
-        changed = {one.name for one in fields(options) if getattr(options, one.name) != one.default}
-        idle = sorted(changed & {"num_samples", "top_p", "top_k", "seed"})
+        texts = [text for text in (self.prompt, self.file) if text is not None]
+        is_batch = source.json or options.echo or options.num_samples > 1
+        for is_so, sentence in (
+            (self.chat and texts, "--chat is a conversation; leave out --prompt and --file"),
+            (self.chat and is_batch, "--chat excludes --json, --echo and --num_samples"),
+            (self.chat and options.heal, "--chat excludes --heal: messages are whole"),
+            (len(texts) > 1, "--prompt and --file both name a prompt; give one of them"),
+            (self.system and not self.chat, "--system begins a chat; give --chat as well"),
+            (self.draft_ckpt and not options.speculate, "--draft_ckpt needs --speculate"),
+            (options.logprobs and not source.json, "--logprobs needs --json"),
+        ):
+            if is_so:
+                raise RequestError(sentence)
+        sampling = ("num_samples", "top_p", "top_k", "seed")
+        idle = [f"--{one}" for one in sampling if getattr(options, one) != getattr(Options, one)]
         if idle and options.temperature == 0:
             warnings.warn(
-                f"--{', --'.join(idle)} without effect: at temperature 0 the text is always the "
-                "same; give --temperature as well",
+                f"{', '.join(idle)} without effect: at temperature 0 the text is always the same; "
+                "give --temperature as well",
                 stacklevel=2,
             )
 
 
 @dataclass(frozen=True)
 class PromptText:
-    """A prompt as it stands in its source.
+    """A prompt.
 
     Attributes:
-        source: the text, with the byte order mark and the line ends of its file.
-        place: where it stands, to begin the sentence of an error; empty for a single prompt.
-        is_file: whether it is the whole of a file or of stdin.
+        text: what the model reads; of a file, without byte order mark, and with LF line ends.
+        source: what is printed of it, as it stands in its file.
+        place: begins the sentence of an error; empty for a single prompt.
     """
 
+    text: str
     source: str
     place: str = ""
-    is_file: bool = False
 
-    @property
-    def text(self) -> str:
-        """What the model reads: of a file, no byte order mark, and LF at the end of lines."""
-        if not self.is_file:
-            return self.source
-        return self.source.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n")
+    @classmethod
+    def from_file(cls, name: str, content: bytes) -> PromptText:
+        """The prompt that is all of a file. Raises RequestError if that is not UTF-8."""
+        try:
+            source = content.decode()
+        except UnicodeDecodeError as error:
+            raise RequestError(
+                f"{name} is not UTF-8 text: byte {error.start} does not fit"
+            ) from None
+        return cls(source.removeprefix("\ufeff").replace("\r\n", "\n"), source)
 
     def as_source(self, text: str) -> str:
-        """A text with the line ends of the source."""
-        is_crlf = self.is_file and 2 * self.source.count("\r\n") > self.source.count("\n")
-        return text.replace("\n", "\r\n") if is_crlf else text
+        """A text with the line ends of most lines of the source."""
+        changed = self.source.count("\r\n") - self.text.count("\r\n")
+        return text.replace("\n", "\r\n") if 2 * changed > self.source.count("\n") else text
 
 
 def generate(
@@ -157,42 +156,44 @@ def generate(
         completions = _print_batches(llm, prompts, arguments, options, as_json=source.json)
     else:
         completions = [_print_stream(llm, prompts[0], arguments, options)]
-    if not source.quiet:
-        cut = [one for one in completions if one.finish_reason == "length"]
-        if cut and options.max_new_tokens:
-            log(cut_note(longest, options, context))
-        if options.temperature == 0 and any(_repeats(one.tokens) for one in cut):
-            log("note: the text repeats itself; sampling avoids that: try --temperature 0.8")
-        log(_report(llm))
+    cut = [one.tokens for one in completions if one.finish_reason == "length"]
+    if source.quiet:
+        return
+    if cut and options.max_new_tokens:
+        log(cut_note(longest, options, context))
+    if options.temperature == 0 and any(map(_repeats, cut)):
+        log("note: the text repeats itself; sampling seldom does: try --temperature 0.8")
+    log(_report(llm))
 
 
 def _prompts(arguments: GenerateArguments, mesh: DeviceMesh | None) -> list[PromptText]:
     """The prompts that the arguments name, or the one on stdin."""
     if arguments.prompt is not None:
-        return [PromptText(arguments.prompt)]
+        return [PromptText(arguments.prompt, arguments.prompt)]
     if arguments.file is None:
-        return [PromptText(broadcast(_standard_input, mesh), is_file=True)]
+        return [broadcast(_standard_input, mesh)]
     path = user_path(arguments.file)
-    text = _decode(str(path), path.read_bytes())
-    if path.suffix.lower() == ".jsonl":
-        return _json_strings(path, text.removeprefix(BYTE_ORDER_MARK))
-    return [PromptText(text, is_file=True)]
-
-
-def _json_strings(path: Path, text: str) -> list[PromptText]:
-    """The prompts of a .jsonl file, one JSON string a line."""
+    whole = PromptText.from_file(str(path), path.read_bytes())
+    if path.suffix.lower() != ".jsonl":
+        return [whole]
     prompts = []
-    for number, line in enumerate(text.split("\n"), 1):  # others may stand inside a string
+    for number, line in enumerate(whole.text.split("\n"), 1):  # others may stand inside a string
         if line.strip():
             place, prompt = f"{path}, line {number}: ", None
             with contextlib.suppress(ValueError, RecursionError):
                 prompt = json.loads(line)
             if not isinstance(prompt, str):
                 raise RequestError(f"{place}expected a JSON string, got {line[:40]!r}")
-            prompts.append(PromptText(prompt, place))
+            prompts.append(PromptText(prompt, prompt, place))
     if not prompts:
         raise RequestError(f"{path} holds no prompt")
     return prompts
+
+
+def _standard_input() -> PromptText:
+    if sys.stdin.isatty():
+        raise RequestError("no prompt; give --prompt or --file, or pipe a text in")
+    return PromptText.from_file("standard input", sys.stdin.buffer.read())
 
 
 def _longest(
@@ -216,34 +217,20 @@ def _longest(
     return longest
 
 
-def _standard_input() -> str:
-    if sys.stdin.isatty():
-        raise RequestError("no prompt; give --prompt or --file, or pipe a text in")
-    return _decode("standard input", sys.stdin.buffer.read())
-
-
-def _decode(source: str, content: bytes) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{source} is not UTF-8 text: byte {error.start} does not fit") from None
-
-
 def _print_stream(
     llm: CodeLlama, prompt: PromptText, arguments: GenerateArguments, options: Options
 ) -> Completion:
-    has_gap = FILL in prompt.text
-    if has_gap:
-        before, after = split_fill(prompt.source)
-        gap = split_fill(prompt.text)
+    before, after, end = prompt.source if options.echo else "", "", "\n"
+    if FILL in prompt.text:
+        gap, (before, after) = split_fill(prompt.text), split_fill(prompt.source)
+        end = end if arguments.prompt is not None else ""  # a file ends as it did
         stream = llm.stream_infill(*gap, arguments.suffix_first, **vars(options))
     else:
-        before, after = prompt.source if options.echo else "", ""
         stream = llm.stream(prompt.text, **vars(replace(options, echo=False)))
     print(before, end="", flush=True)
     for piece in stream:
         print(prompt.as_source(piece), end="", flush=True)
-    print(after, end="" if has_gap and prompt.is_file else "\n")  # a file ends as it did
+    print(after, end=end)
     return stream.completion
 
 
@@ -255,20 +242,20 @@ def _print_batches(
     *,
     as_json: bool,
 ) -> list[Completion]:
-    texts = [prompt.text for prompt in prompts]
-    repeated = [prompt for prompt in prompts for _ in range(options.num_samples)]
     completions: list[Completion] = []
+    texts = [prompt.text for prompt in prompts]
     for completion in llm.each(texts, arguments.suffix_first, **vars(options)):
-        prompt = repeated[len(completions)]
-        text = shown = prompt.as_source(completion.text)
+        prompt = prompts[len(completions) // options.num_samples]
+        shown, filled = prompt.as_source(completion.text), {}
         if FILL in prompt.text:
-            shown = prompt.source.replace(FILL, text)
+            shown = prompt.source.replace(FILL, shown)
+            filled = {"filled": shown}
         if as_json:
-            result = {"prompt": prompt.text, **asdict(completion)}
-            result |= {"filled": shown} if FILL in prompt.text else {}
-            print(json.dumps(result, ensure_ascii=False), flush=True)
-        else:
-            print(f"{SEPARATOR}\n" * bool(completions) + shown, flush=True)
+            result = {"prompt": prompt.text, **asdict(completion), **filled}
+            shown = json.dumps(result, ensure_ascii=False)
+        elif completions:
+            print(SEPARATOR)
+        print(shown, flush=True)
         completions.append(completion)
     return completions
 
