@@ -433,6 +433,13 @@ def test_a_chat_that_goes_on_is_read_from_where_it_left_off(llm):
     assert again == expected.text
 
 
+def test_an_answer_that_was_begun_is_gone_on_with(tokenizer):
+    ids = tokenizer.encode_continuation(" yes")
+    chat = [*HI, {"role": "assistant", "content": "Oh"}]
+    llm = scripted(tokenizer, [tokenizer.encode("[INST] Hi [/INST] Oh")[-1], *ids])
+    assert llm.chat([chat], max_new_tokens=len(ids))[0].text == " yes"
+
+
 def test_a_chat_that_was_left_in_the_middle_does_no_harm(llm):
     chat = [{"role": "user", "content": "a b c"}]
     fresh = CodeLlama(llm.model, llm.tokenizer)
