@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +17,9 @@ from codellama.text import prompts
 from codellama.text.prompts import Message
 from codellama.weights.variants import matching
 
-HELP = (
-    "/reset forgets the conversation, /exit ends it, Ctrl-C stops an answer; a line is a message\n"
-)
+HELP = """A line is a message. Ctrl-C stops an answer.
+/continue goes on with the last answer, /reset forgets the conversation, /exit ends it.
+"""
 
 
 @dataclass
@@ -35,43 +34,48 @@ class Chat:
 
     def run(self) -> None:
         """Answers line after line, until /exit or the end of the input."""
-        history = self._opening()
-        prompts.chat(self.llm.tokenizer, [*history, {"role": "user", "content": ""}])
+        opening: list[Message] = []
+        if self.system:
+            opening = [{"role": "system", "content": self.system}]
+        prompts.chat(self.llm.tokenizer, [*opening, {"role": "user", "content": ""}])
         if not any(variant.chat for variant in matching(self.llm.model.config)):
             self._note("note: this model may not have learned to chat; Instruct models have\n")
         self._note(HELP)
+        history = opening
         while True:
             self._note("> ")
             line = broadcast(_line, self.mesh)
+            command = (line or "").strip()
             if line is None:
                 log("error: the line is not UTF-8 text; write it again")
-                continue
-            command = line.strip()
-            if not line or command == "/exit":
+            elif not line or command == "/exit":
                 return
-            if command == "/help":
+            elif command == "/help":
                 log(HELP, end="")
             elif command == "/reset":
-                history = self._opening()
+                history = opening
+            elif command == "/continue":
+                history = self._answer(history, history)
             elif command:
-                history = self._answer(history, command)
+                history = self._answer(history, [*history, {"role": "user", "content": command}])
 
-    def _opening(self) -> list[Message]:
-        return [{"role": "system", "content": self.system}] if self.system else []
-
-    def _answer(self, history: list[Message], question: str) -> list[Message]:
-        """Streams the answer; returns the history with both. Ctrl-C keeps what has come so far."""
-        messages = [*history, {"role": "user", "content": question}]
-        answer = ""
+    def _answer(self, history: list[Message], messages: list[Message]) -> list[Message]:
+        """Streams the answer to the last message, or the rest of the last answer. Returns the
+        messages with it, or `history` if they are refused. Ctrl-C keeps what has come so far."""
+        tokenizer, context = self.llm.tokenizer, self.llm.model.config.max_seq_len
+        kept, answer = messages, ""
         try:
-            messages = self._fitting(messages)
-            stream = self.llm.stream_chat(messages, **vars(self.options))
+            room = min(self.options.max_new_tokens, context // 4)
+            kept = prompts.drop_oldest(tokenizer, messages, context - room)
+            if dropped := (len(messages) - len(kept)) // 2:
+                self._note(f"note: the context is full; exchanges left out: the oldest {dropped}\n")
+            stream = self.llm.stream_chat(kept, **vars(self.options))
             for piece in stream:
                 print(piece, end="", flush=True)
                 answer += piece
             if stream.completion.finish_reason == "length":
-                context = self.llm.model.config.max_seq_len
-                self._note(f"\n{cut_note(self._length(messages), self.options, context)}")
+                length = len(prompts.chat(tokenizer, kept))
+                self._note(f"\n{cut_note(length, self.options, context)}; /continue goes on")
         except KeyboardInterrupt:
             pass
         except (PromptError, RequestError, torch.OutOfMemoryError) as error:
@@ -80,30 +84,17 @@ class Chat:
             log(f"error: {str(error).splitlines()[0]} (or /reset)")
             return history
         print(flush=True)
+        if kept[-1]["role"] == "assistant":
+            kept, answer = kept[:-1], kept[-1]["content"] + answer
         if not answer.strip():
             return history
-        messages.append({"role": "assistant", "content": answer, "destination": "user"})
+        kept = [*kept, {"role": "assistant", "content": answer, "destination": "user"}]
         try:
-            self._length([*messages, {"role": "user", "content": ""}])
+            prompts.chat(tokenizer, kept)
         except PromptError:
             self._note("note: the answer has a tag of the chat's format in it; it is forgotten\n")
             return history
-        return messages
-
-    def _fitting(self, messages: list[Message]) -> list[Message]:
-        """The messages without the oldest exchanges, if all of them and an answer, or an answer of
-        a quarter of the context, would not fit into the context."""
-        context, start = self.llm.model.config.max_seq_len, len(self._opening())
-        room, before = min(self.options.max_new_tokens, context // 4), len(messages)
-        while len(messages) > start + 1 and self._length(messages) + room > context:
-            messages = messages[:start] + messages[start + 2 :]
-        if dropped := (before - len(messages)) // 2:
-            self._note(f"note: the context is full; the oldest exchanges are left out: {dropped}\n")
-        return messages
-
-    def _length(self, messages: Sequence[Message]) -> int:
-        """Tokens of a conversation. Raises PromptError for tags that the format does not allow."""
-        return len(prompts.chat(self.llm.tokenizer, messages))
+        return kept
 
     def _note(self, text: str) -> None:
         if not self.quiet:
