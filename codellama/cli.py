@@ -236,13 +236,13 @@ def _check_words(words: Sequence[str], kinds: Mapping[str, Any]) -> None:
         name = option.removeprefix("--").replace("-", "_")
         if not _is_option(word):
             if word == "-" or "=" in before or not _is_option(before):
-                raise RequestError(f"unexpected {word!r}; every value follows an option")
+                raise RequestError(f"unexpected {word!r}; write values as --option=VALUE")
         elif name not in kinds:
             raise RequestError(f"unknown option {option}; --help lists the options")
         elif name in seen:
             raise RequestError(f'{option} is given twice; a list is one value: \'["a", "b"]\'')
         elif not equals and _is_option(after) and bool not in kinds[name]:
-            raise RequestError(f"{option} needs a value; one that begins with - follows a =")
+            raise RequestError(f"{option} needs a value: {option}=VALUE")
         else:
             seen.add(name)
 
