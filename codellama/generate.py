@@ -147,7 +147,7 @@ def generate(
         llm.load_draft(user_path(arguments.draft_ckpt), fast=not source.plain)
     if not source.quiet:
         log(_summary(llm, time.perf_counter() - started, mesh))
-        if llm.is_compiled:
+        if loading.compile:
             log("compiling before the second token: minutes at first, seconds once it is cached")
     if arguments.chat:
         Chat(llm, arguments.system, options, quiet=source.quiet, mesh=mesh).run()

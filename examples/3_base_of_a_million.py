@@ -22,7 +22,7 @@ from torch import Tensor
 
 from codellama import ModelConfig, Transformer
 from codellama.cli import run
-from codellama.errors import RequestError
+from codellama.errors import RequestError, number
 
 NAMES, VALUES = 64, 4
 ASK = NAMES * VALUES  # the first question token; before it, an entry token for each name and value
@@ -40,7 +40,7 @@ class Budget:
         shrink: divides the numbers of steps, of tokens in a step, and of tokens in a sequence.
     """
 
-    shrink: int = 1
+    shrink: int = number(1, least=1)
 
 
 def sequences(batch: int, length: int) -> Tensor:

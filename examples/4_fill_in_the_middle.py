@@ -18,6 +18,7 @@ from lesson import Picture, title
 
 from codellama import CodeLlama, Tokenizer, prompts
 from codellama.cli import checkpoint_directory, run
+from codellama.errors import number
 from codellama.training.documents import find_documents, read_document
 
 CONTEXT = 300
@@ -39,7 +40,7 @@ class Tasks:
         ckpt: checkpoint directory; without it, the small one that comes with the package.
     """
 
-    tasks: int = 100
+    tasks: int = number(100, least=1)
     ckpt: str | None = None
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from codellama import ModelConfig
 from codellama.cli import run
+from codellama.errors import number
 from codellama.evaluation.speed import matrix_rate, read_bandwidth
 from codellama.fast.int4 import Int4Linear
 from codellama.fast.int8 import Int8Linear
@@ -44,8 +45,8 @@ class Size:
         repeats: runs, of which the fastest counts.
     """
 
-    width: int = 4096
-    repeats: int = 3
+    width: int = number(4096, least=1)
+    repeats: int = number(3, least=1)
 
 
 @torch.no_grad()

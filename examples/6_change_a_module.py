@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from codellama import ModelConfig, Tokenizer, Transformer, load_model
 from codellama.cli import checkpoint_directory, run
+from codellama.errors import number
 from codellama.model.norm import RMSNorm
 from codellama.model.rotary import rotary_embedding
 
@@ -35,8 +36,8 @@ class Budget:
         sequence: tokens in a sequence.
     """
 
-    steps: int = 60
-    sequence: int = 256
+    steps: int = number(60, least=1)
+    sequence: int = number(256, least=1)
 
 
 class RecordedAttention:

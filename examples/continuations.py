@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from codellama import CodeLlama
 from codellama.cli import checkpoint_directory, run
+from codellama.errors import number
 from codellama.training.documents import find_documents, read_document
 
 LOOP, TIMES = 8, 3
@@ -36,9 +37,9 @@ class Question:
     """
 
     ckpt: str | None = None
-    count: int = 200
-    temperature: float = 0.0
-    show: int = 3
+    count: int = number(200, least=1)
+    temperature: float = number(0.0, least=0)
+    show: int = number(3, least=0)
 
 
 def function_headers(count: int) -> list[str]:
