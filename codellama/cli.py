@@ -172,9 +172,10 @@ def parse(command: Command, words: Sequence[str]) -> dict[str, Any]:
         try:
             fire.decorators.SetParseFns(**parsers)(build)
             groups = fire.Fire(build, [*words], serialize=lambda _: None)
-        except fire.core.FireExit as exit_:
-            says = re.sub("[{}']", "", exit_.trace.elements[-1].ErrorAsStr())
-            raise RequestError(f"{says}; --help lists the options") from None
+        except fire.core.FireExit as exit_:  # it tells what is required; the rest is checked
+            says = exit_.trace.elements[-1].ErrorAsStr()
+            missing = ", ".join(f"--{name}" for name in kinds if f"'{name}'" in says)
+            raise RequestError(f"{missing} is missing; --help lists the options") from None
     for group in groups.values():
         check_fields(group, where="--")
     return groups

@@ -172,7 +172,7 @@ def test_a_mistake_is_one_sentence_before_anything_runs(monkeypatch, capsys, mis
 def test_what_is_missing_is_named(monkeypatch, capsys):
     code, out, err = call(monkeypatch, capsys, command, "--flag")
     assert (code, out) == (2, "")
-    assert err == "error: Missing required flags: text; --help lists the options\n"
+    assert err == "error: --text is missing; --help lists the options\n"
 
 
 def test_the_first_word_may_be_the_value_of_an_option(monkeypatch, capsys):

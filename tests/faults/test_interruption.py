@@ -135,6 +135,7 @@ def test_a_killed_conversion_leaves_a_whole_directory_or_none(start, tmp_path, r
     check_what_is_left(row, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_training_killed_again_and_again_ends_with_the_losses_of_one_run(start, tmp_path, moment):
     whole = start("train")
