@@ -10,7 +10,7 @@ from datetime import date
 
 import torch
 
-from codellama.cli import Source, log, peak_memory_bytes, run
+from codellama.cli import CheckpointArguments, log, peak_memory_bytes, run
 from codellama.errors import CodeLlamaError, RequestError
 from codellama.evaluation import speed
 from codellama.weights.loading import LoadOptions, weight_bytes
@@ -28,7 +28,9 @@ class Form:
     table: bool = False
 
 
-def benchmark(form: Form, work: speed.Workload, source: Source, loading: LoadOptions) -> None:
+def benchmark(
+    form: Form, work: speed.Workload, source: CheckpointArguments, loading: LoadOptions
+) -> None:
     """Time loading, prefill and decoding; medians of several runs after a warm-up.
 
     Meant for a machine that does nothing else. Rates are beside what the machine can do, measured
@@ -73,7 +75,7 @@ def benchmark(form: Form, work: speed.Workload, source: Source, loading: LoadOpt
             print(f"{name.replace('_', ' '):<36} {shown:>20}")
 
 
-def _print_table(work: speed.Workload, source: Source, loading: LoadOptions) -> None:
+def _print_table(work: speed.Workload, source: CheckpointArguments, loading: LoadOptions) -> None:
     """A row for each way to hold and run the model; each is loaded anew."""
     print(
         f"{work.batch} x {work.prompt_tokens} prompt tokens and {work.new_tokens} new ones, "

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from command_line import run_example
 from torch import Tensor, nn
 
 from codellama import Tokenizer, Transformer, load_model
-from codellama.cli import checkpoint_directory
-from codellama.errors import DataError
+from codellama.cli import checkpoint_directory, run
+from codellama.errors import DataError, number
 from codellama.training.documents import find_all
 from codellama.training.machine import Machine, fast_dtype
 from codellama.training.packing import PackedSequences, Packing
@@ -38,7 +37,7 @@ class LoraOptions:
         out: directory for the new checkpoint.
         ckpt: checkpoint to start from; without it, the small one that comes with the package.
         data: directory of documents, `stdlib`, or `package:NAME` for an installed package.
-        layers: which linear layers to adapt; may be repeated.
+        layers: linear layers to adapt, one or a list.
         rank: rows of A and columns of B.
         tokens: to train on.
         learning_rate: its peak.
@@ -48,9 +47,9 @@ class LoraOptions:
     ckpt: str | None = None
     data: str = "package:networkx"
     layers: tuple[str, ...] = ("wq", "wv", "w2")
-    rank: int = 8
-    tokens: int = 100_000
-    learning_rate: float = 4e-3
+    rank: int = number(8, least=1)
+    tokens: int = number(100_000, least=1)
+    learning_rate: float = number(4e-3, above=0)
 
 
 class LoraLinear(nn.Module):
@@ -117,4 +116,4 @@ def lora(options: LoraOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_example(lora)
+    run(lora, first="out")

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from command_line import run_example
-
 from codellama import CodeLlama, ModelConfig
+from codellama.cli import run
+from codellama.errors import number
 from codellama.training import run_directory
 from codellama.training.machine import Machine
 from codellama.training.recipe import Recipe, Stage
@@ -50,9 +50,9 @@ class TinyOptions:
     """
 
     out: str
-    minutes: float = 5.0
+    minutes: float = number(5.0, above=0)
     data: str = "stdlib"
-    vocab_size: int = 2_048
+    vocab_size: int = number(2_048, least=1)
 
 
 def train_tiny(options: TinyOptions) -> None:
@@ -84,4 +84,4 @@ def train_tiny(options: TinyOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_example(train_tiny)
+    run(train_tiny, first="out")
