@@ -25,6 +25,7 @@ from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.tokenizer import Tokenizer
+from codellama.weights.checkpoint import save_checkpoint
 from codellama.weights.loading import LoadOptions, load_model
 
 __all__ = [
@@ -46,4 +47,5 @@ __all__ = [
     "Transformer",
     "load_model",
     "prompts",
+    "save_checkpoint",
 ]

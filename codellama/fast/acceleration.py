@@ -61,7 +61,12 @@ def load_accelerated(
         _accelerate_layer(model, name.rpartition(".")[0], options.compile)
 
     model = loading.load_model(
-        checkpoint, device, options.dtype, progress, weight_loader=place_fast
+        checkpoint,
+        device,
+        options.dtype,
+        mmap=True,
+        progress=progress,
+        weight_loader=place_fast,
     )
     if options.kv_dtype is not None:
         model.cache_type = QuantizedKVCache

@@ -95,7 +95,8 @@ class CodeLlama:
             )
         checkpoint = loading.open_checkpoint(directory)
         tokenizer = loading.load_tokenizer(directory, checkpoint.config.vocab_size)
-        return cls(loading.load_model(checkpoint, device, dtype, progress), tokenizer)
+        model = loading.load_model(checkpoint, device, dtype, mmap=True, progress=progress)
+        return cls(model, tokenizer)
 
     def load_draft(self, directory: str | Path, *, fast: bool = True) -> None:
         """Loads a smaller model, in the same dtype and to the same device, that makes draft tokens

@@ -49,7 +49,9 @@ class Tokenizer:
     def __init__(self, path: str | Path) -> None:
         self._processor = SentencePieceProcessor()
         try:
-            self._read(Path(path).read_bytes())
+            content = Path(path).read_bytes()
+            self.files = {TOKENIZER: content}
+            self._read(content)
         except OSError as error:
             raise TokenizerError(f"cannot read the tokenizer {path}: {error.strerror}") from None
         except (RuntimeError, ValueError, IndexError):

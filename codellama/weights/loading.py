@@ -1,7 +1,7 @@
 """From a checkpoint directory to a model and a tokenizer in memory.
 
 A parameter passes three stops. The format (`meta.py`, `huggingface.py`) knows its name in the
-files, how it was cut, and the order of its rows. `load_model` asks for one parameter after the
+files, how it was sharded, and the order of its rows. `load_model` asks for one parameter after the
 other. A `WeightLoader` puts each into a model that was built without memory.
 """
 
@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from codellama.errors import CheckpointError, RequestError, TokenizerError
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
-from codellama.weights.checkpoint import Checkpoint
-from codellama.weights.downloads import Progress, check_download, check_size
+from codellama.weights.checkpoint import PARAMS, SHARD, Checkpoint
+from codellama.weights.downloads import Progress, check_download
 from codellama.weights.huggingface import CONFIG, HuggingFaceCheckpoint
-from codellama.weights.meta import PARAMS, MetaCheckpoint
+from codellama.weights.meta import MetaCheckpoint
+from codellama.weights.recognised import not_a_checkpoint
 
 QUANTIZED = "quantized.safetensors"
 """The file of a checkpoint whose matrices are 8-bit or 4-bit integers."""
@@ -66,10 +67,10 @@ class LoadOptions:
 WeightLoader = Callable[[Transformer, str, Callable[..., Tensor]], None]
 """Puts the parameter of a name into a model whose parameters have no memory yet.
 
-It is called as `weight_loader(model, name, read)`. `read()` gives the whole parameter in its final dtype,
-on its device; `read(region)` reads only that part of it from disk. A weight loader may put something else
-into the model, such as a layer of integers: memory then never holds two forms of more than one
-matrix.
+It is called as `weight_loader(model, name, read)`. `read()` gives the whole parameter in its final
+dtype, on its device; `read(slices)` reads only those from disk. A weight loader may put something
+else into the model, such as a layer of integers: memory then never holds two forms of more than
+one matrix.
 """
 
 
@@ -83,19 +84,23 @@ def load_model(
     directory: str | Path | Checkpoint,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
-    progress: Progress | None = None,
     *,
+    mmap: bool = False,
+    progress: Progress | None = None,
     weight_loader: WeightLoader = default_weight_loader,
 ) -> Transformer:
     """Builds the model of a checkpoint directory, weights in place, in evaluation mode.
 
-    On a CPU a parameter stays mapped from disk, to be read when used, if one file holds it in that
-    dtype. Otherwise memory grows by the weights and one parameter, however many files there are.
+    Memory grows by the weights and one parameter, however many files there are. The files may be
+    written anew afterwards, unless `mmap` leaves weights in them.
 
     Args:
         directory: a checkpoint in any format, or what `open_checkpoint` made of it.
         device: where the weights go; None picks CUDA, else MPS, else the CPU.
         dtype: None keeps the stored one, if there is one for all weights.
+        mmap: on a CPU, leave each parameter on disk, to be read when used, if one file holds it in
+            that dtype. It is there at once, and takes no memory of its own; but whoever writes to
+            that file writes to the model.
         progress: told bytes done and bytes in all, after each parameter.
         weight_loader: puts each parameter into the model.
 
@@ -111,7 +116,8 @@ def load_model(
     total = checkpoint.config.parameter_count * kind.itemsize
     done = 0
     for name, parameter in dict(model.named_parameters()).items():
-        weight_loader(model, name, partial(checkpoint.read, name, dtype=kind, device=target))
+        read = partial(checkpoint.read, name, dtype=kind, device=target, mmap=mmap)
+        weight_loader(model, name, read)
         done += parameter.numel() * kind.itemsize
         if progress:
             progress(done, total)
@@ -126,18 +132,19 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        found = "a file" if directory.exists() else "no such directory"
-        raise CheckpointError(
-            f"{directory}: {found}; expected a directory with {PARAMS} and shards, or with "
-            f"{CONFIG} and safetensors"
-        )
-    if (directory / CONFIG).exists() and not (directory / PARAMS).exists():
-        return HuggingFaceCheckpoint(directory)
-    if not (directory / QUANTIZED).exists():
-        return MetaCheckpoint(directory)
+        found = "is a file" if directory.exists() else "is no directory"
+        expected = f"expected a directory with {PARAMS} and {SHARD.format(0)}, or with {CONFIG}"
+        raise not_a_checkpoint(directory, f"{found}; {expected} and safetensors")
+    files = {path.name for path in directory.iterdir()}
+    if QUANTIZED not in files:
+        if CONFIG in files and not {PARAMS, SHARD.format(0)} <= files:
+            return HuggingFaceCheckpoint(directory)
+        if PARAMS in files:
+            return MetaCheckpoint(directory)
+        raise not_a_checkpoint(directory, f"has neither {PARAMS} nor {CONFIG}; it is no checkpoint")
     if (fast := fast_module("quantized_checkpoint")) is None:
         raise CheckpointError(
-            f"{directory} is rounded, which codellama/fast reads; put that folder back, or load "
+            f"{directory} is quantized, which codellama/fast reads; put that folder back, or load "
             "the checkpoint that it was made from"
         )
     return fast.QuantizedCheckpoint(directory)
@@ -166,7 +173,6 @@ def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
             "it: copy it there"
         )
     check_download(path)
-    check_size(path, path.stat().st_size)
     try:
         tokenizer = Tokenizer(path)
     except TokenizerError as error:

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from codellama import CodeLlama, CodeLlamaError, Tokenizer, prompts
 from codellama.describe import describe_checkpoint
-from codellama.errors import LONGEST
-from codellama.weights import huggingface
+from codellama.errors import MAX_LENGTH
+from codellama.weights.huggingface import INDEX
+from codellama.weights.huggingface_writing import write_huggingface
 from codellama.weights.loading import open_checkpoint
 
 pytestmark = pytest.mark.skipif(
@@ -66,7 +67,7 @@ def bounded() -> Iterator[None]:
 
 def check_sentence(text: str) -> None:
     assert text.isprintable(), text[:2000]
-    assert 0 < len(text) <= LONGEST, text[:2000]
+    assert 0 < len(text) <= MAX_LENGTH, text[:2000]
     if SHARD not in text:  # PyTorch reserves what a pickle asks for, without using it
         assert "does not fit into memory" not in text, text
 
@@ -98,7 +99,7 @@ def formats(checkpoint, tmp_path_factory) -> dict[str, Path]:
     """The same model in both formats; Hugging Face's in several files."""
     directory = tmp_path_factory.mktemp("formats") / "hf"
     source = open_checkpoint(checkpoint)
-    huggingface.save_checkpoint(directory, source.config, source.read, file_bytes=200_000)
+    write_huggingface(directory, source.config, source.read, file_bytes=200_000)
     shutil.copy(checkpoint / "tokenizer.model", directory)
     return {"meta": checkpoint, "hf": directory}
 
@@ -217,7 +218,7 @@ def test_an_index_may_hold_any_json(formats, data):
 
 
 @FUZZ
-@given(st.sampled_from(["params.json", "config.json", huggingface.INDEX]), st.data())
+@given(st.sampled_from(["params.json", "config.json", INDEX]), st.data())
 def test_json_may_hold_any_bytes(formats, name, data):
     directory = formats["meta" if name == "params.json" else "hf"]
     content = (directory / name).read_bytes()

@@ -1,5 +1,7 @@
 """Options of loading, and the hook through which a parameter is placed."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -87,3 +89,23 @@ def test_a_tokenizer_of_another_size_is_refused(checkpoint):
     assert load_tokenizer(checkpoint, 512).vocab_size == 512
     with pytest.raises(CheckpointError, match="has 512 ids, but the model has 513"):
         load_tokenizer(checkpoint, 513)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_file_that_a_model_was_loaded_from_can_be_written_anew(checkpoint, tmp_path, trained):
+    directory = shutil.copytree(checkpoint, tmp_path / "mine")
+    path = directory / "consolidated.00.pth"
+    torch.save({n: w.bfloat16() for n, w in torch.load(path).items()}, path)
+    model = load_model(directory, "cpu")
+    other = load_model(directory, "cpu")
+    if trained:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(torch.tensor([[1, 2, 3]])).logsumexp(-1).mean().backward()
+        optimizer.step()
+    torch.save(model.state_dict(), path)
+    again = load_model(directory, "cpu")
+    for name, weight in model.named_parameters():
+        assert torch.equal(again.get_parameter(name), weight)
+    assert trained != torch.equal(model.norm.weight, other.norm.weight)
+    path.write_bytes(b"")  # and the file of a model in use can be replaced
+    assert other(torch.tensor([[1, 2, 3]])).isfinite().all()

@@ -68,7 +68,7 @@ def test_the_limit_of_a_control_group_counts_but_not_its_file_pages(tmp_path, mo
     read_text = Path.read_text
 
     def read(path):
-        return f"0::/{inner}task\n" if path.name == "cgroup" else read_text(path)
+        return f"0::/{inner}\n" if path.name == "cgroup" else read_text(path)
 
     monkeypatch.setattr(Path, "read_text", read)
     (tmp_path / inner).mkdir(parents=True, exist_ok=True)
