@@ -13,8 +13,10 @@ from codellama.errors import CheckpointError, RequestError, check_fields, choice
 from codellama.text.tokenizer import TOKENIZER
 from codellama.weights.checkpoint import Checkpoint, new_directory
 from codellama.weights.downloads import write_checklist
+from codellama.weights.huggingface_tokenizer import tokenizer_files
 from codellama.weights.huggingface_writing import write_huggingface
 from codellama.weights.loading import load_model, load_tokenizer, open_checkpoint, torch_dtype
+from codellama.weights.lora import with_lora
 from codellama.weights.meta import write_meta
 
 
@@ -26,6 +28,7 @@ class ConvertArguments:
         src: checkpoint directory in any of the formats.
         dst: directory to make.
         to: meta, hf, int8 or int4.
+        lora: adapters in PEFT's format to merge into it, as `A` or `[A, B]`.
         shards: number of Meta's files; without it, as many as src has, or 1 if it is not Meta's.
         dtype: bfloat16, float16 or float32; without it, that of src.
         quiet: print nothing but errors.
@@ -34,6 +37,7 @@ class ConvertArguments:
     src: str
     dst: str
     to: str = choice(among=("meta", "hf", "int8", "int4"))
+    lora: tuple[str, ...] = ()
     shards: int | None = None
     dtype: str | None = None
     quiet: bool = False
@@ -51,6 +55,8 @@ def convert(arguments: ConvertArguments) -> None:
     appears when all of it is written; nothing is ever overwritten.
     """
     source = open_checkpoint(user_path(arguments.src))
+    if arguments.lora:
+        source = with_lora(source, [user_path(adapter) for adapter in arguments.lora])
     tokenizer = None
     if (source.directory / TOKENIZER).is_file():
         tokenizer = load_tokenizer(source.directory, source.config.vocab_size)
@@ -59,8 +65,10 @@ def convert(arguments: ConvertArguments) -> None:
     dtype = torch_dtype(arguments.dtype) or source.dtype
     with new_directory(user_path(arguments.dst)) as temporary:
         _write(source, temporary, dtype, arguments)
-        for name, content in (tokenizer.files if tokenizer else {}).items():
-            (temporary / name).write_bytes(content)
+        if tokenizer:
+            files = tokenizer_files(tokenizer) if arguments.to == "hf" else tokenizer.files
+            for name, content in files.items():
+                (temporary / name).write_bytes(content)
         if arguments.to == "meta":
             with progress_bar("md5", arguments.quiet) as progress:
                 write_checklist(temporary, progress)

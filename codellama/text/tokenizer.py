@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
@@ -30,10 +31,17 @@ class Tokenizer:
 
     Args:
         path: a `tokenizer.model`.
+        added: id and text of tokens that a fine-tune has added behind the model's own. A text that
+            spells one has its id.
+        special: ids of those that are control tokens.
+        eos_ids: ids that end a text besides the vocabulary's own.
 
     Attributes:
-        vocab_size: number of ids.
+        files: the files that make the vocabulary: names, and contents in bytes.
+        vocab_size: number of ids, added ones included; a model may have more rows.
         bos_id, eos_id: begin and end of a sequence.
+        eos_ids: all ids that end a text, `eos_id` among them.
+        added: id and text of tokens that are not in the file.
         prefix_id, suffix_id, middle_id, eot_id: the infilling tokens `▁<PRE>`, `▁<SUF>`, `▁<MID>`
             and `▁<EOT>`; None where the vocabulary lacks them (arXiv 2308.12950, section 2.3).
         step_id: `<step>`, which ends a turn of Code Llama 70B Instruct; None elsewhere.
@@ -46,7 +54,13 @@ class Tokenizer:
         TokenizerError: the file is missing or is not a SentencePiece model.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        added: Mapping[int, str] | None = None,
+        special: Collection[int] = (),
+        eos_ids: Collection[int] = (),
+    ) -> None:
         self._processor = SentencePieceProcessor()
         try:
             content = Path(path).read_bytes()
@@ -59,10 +73,12 @@ class Tokenizer:
                 f"{path} is not a SentencePiece model, or is damaged; get tokenizer.model from the "
                 "download again"
             ) from None
+        self._add(added or {}, special)
+        self.eos_ids = frozenset(eos_ids) | {self.eos_id}
 
     def _read(self, content: bytes) -> None:
         self._processor.LoadFromSerializedProto(content)
-        self.vocab_size: int = self._processor.vocab_size()
+        self.vocab_size = int(self._processor.vocab_size())
         self.bos_id: int = self._processor.bos_id()
         self.eos_id: int = self._processor.eos_id()
         self.prefix_id = self._id_of(f"{SPACE}<PRE>")
@@ -78,11 +94,24 @@ class Tokenizer:
         if min(self.control_ids) < 0:
             raise ValueError  # no token for the beginning or the end of a text
         self.bytes_of = [self._piece_bytes(id) for id in range(self.vocab_size)]
-        self._implicit_space = self._processor.encode("a", out_type=str)[0].startswith(SPACE)
+        self.implicit_space = self._processor.encode("a", out_type=str)[0].startswith(SPACE)
+
+    def _add(self, added: Mapping[int, str], special: Collection[int]) -> None:
+        """Puts tokens behind the pieces of the file; ids in between stand for no text."""
+        own = self.vocab_size
+        self.added = {id: text for id, text in added.items() if id >= own and text}
+        self.vocab_size = max([own - 1, *self.added]) + 1
+        self.control_ids |= self.added.keys() & set(special)
+        for id in range(own, self.vocab_size):
+            text = "" if id in self.control_ids else self.added.get(id, "")
+            self.bytes_of.append(text.encode())
+        self._added_ids = {text: id for id, text in self.added.items()}
+        longest_first = sorted(self._added_ids, key=len, reverse=True)
+        self._spelled = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def piece(self, id: int) -> str:
         """The vocabulary's entry for an id, with `▁` for a space."""
-        return self._processor.id_to_piece(id)
+        return self.added.get(id) or self._processor.id_to_piece(id)
 
     def _id_of(self, piece: str) -> int | None:
         """The id of a piece; None where SentencePiece answers with the id of the unknown token."""
@@ -107,7 +136,18 @@ class Tokenizer:
                 f"the text is not valid Unicode: it holds {error.object[error.start]!r}, half of a "
                 "surrogate pair"
             ) from None
-        return [self.bos_id] * bos + self._processor.encode(text) + [self.eos_id] * eos
+        start, ids = 0, []
+        for match in self._spelled.finditer(text):
+            ids += [*self._encode(text[start : match.start()], start), self._added_ids[match[0]]]
+            start = match.end()
+        return [self.bos_id] * bos + ids + self._encode(text[start:], start) + [self.eos_id] * eos
+
+    def _encode(self, text: str, start: int) -> list[int]:
+        """Ids of what SentencePiece sees of a text: up to an added token, or from one on."""
+        if start == 0 or not text:
+            return self._processor.encode(text)
+        sentinel = self._processor.encode(SENTINEL)
+        return self._processor.encode(SENTINEL + text)[len(sentinel) :]
 
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of `text` where it continues other text, so without the implicit space.
@@ -138,10 +178,10 @@ class Tokenizer:
         if id in self.control_ids or self._processor.is_control(id):
             return b""
         if self._processor.is_byte(id):  # a piece such as <0x0A>
-            return bytes([int(self.piece(id)[1:-1], 16)])
+            return bytes([int(self._processor.id_to_piece(id)[1:-1], 16)])
         if self._processor.is_unknown(id):
             return self._processor.decode([id]).encode()
-        return self.piece(id).replace(SPACE, " ").encode()
+        return self._processor.id_to_piece(id).replace(SPACE, " ").encode()
 
 
 class IncrementalDecoder:
@@ -161,7 +201,7 @@ class IncrementalDecoder:
         self._tokenizer = tokenizer
         self._skip = skip
         self._utf8 = codecs.getincrementaldecoder("utf-8")("codellama.mark_each_byte")
-        self._implicit_space_ahead = not continuation and tokenizer._implicit_space
+        self._implicit_space_ahead = not continuation and tokenizer.implicit_space
 
     def push(self, id: int) -> str:
         """The text that is certain once token `id` has come."""
@@ -169,9 +209,9 @@ class IncrementalDecoder:
         if not 0 <= id < size:
             raise TokenizerError(f"token id {id} is outside the vocabulary of {size}")
         piece = self._tokenizer.bytes_of[id]
-        if piece and self._implicit_space_ahead:
+        if self._implicit_space_ahead and (piece or id in self._tokenizer.added):
             self._implicit_space_ahead = False
-            if self._tokenizer.piece(id).startswith(SPACE):
+            if piece and self._tokenizer.piece(id).startswith(SPACE):
                 piece = piece[1:]
         left_out, self._skip = self._skip, max(0, self._skip - len(piece))
         return self._utf8.decode(piece[left_out:])

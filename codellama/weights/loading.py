@@ -24,9 +24,12 @@ from codellama.text.tokenizer import TOKENIZER, Tokenizer
 from codellama.weights.checkpoint import PARAMS, SHARD, Checkpoint
 from codellama.weights.downloads import Progress, check_download
 from codellama.weights.huggingface import CONFIG, HuggingFaceCheckpoint
+from codellama.weights.huggingface_tokenizer import FILES, read_added_tokens
 from codellama.weights.meta import MetaCheckpoint
 from codellama.weights.recognised import not_a_checkpoint
 
+MAX_PADDING = 256
+"""Rows of an embedding without an id."""
 QUANTIZED = "quantized.safetensors"
 """The file of a checkpoint whose matrices are 8-bit or 4-bit integers."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -161,28 +164,44 @@ def fast_module(name: str) -> ModuleType | None:
 
 
 def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer of a checkpoint directory whose model has `vocab_size` ids.
+    """The tokenizer of a checkpoint directory whose embedding has `vocab_size` rows.
+
+    Tokens that a fine-tune has added, and its further end-of-sequence ids, are taken from the files
+    that transformers writes beside it. The embedding may have some rows more, as padding.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or has another number of ids.
+        CheckpointError: the file is missing, damaged, or of a vocabulary of another size.
     """
-    path = Path(directory) / TOKENIZER
+    directory = Path(directory)
+    path = directory / TOKENIZER
     if not path.exists():
+        found = "; tokenizer.json is not read" if (directory / "tokenizer.json").exists() else ""
         raise CheckpointError(
-            f"{path} is missing; it is part of Meta's download, in the model's folder or next to "
-            "it: copy it there"
+            f"{path} is missing{found}: copy {TOKENIZER} from the download of the model, or of the "
+            "base model that this one was made from, to this directory"
         )
     check_download(path)
+    added, special, eos_ids = read_added_tokens(directory)
+    added = {id: text for id, text in added.items() if id < vocab_size}  # others have no weights
     try:
-        tokenizer = Tokenizer(path)
+        tokenizer = Tokenizer(path, added, special, eos_ids)
     except TokenizerError as error:
+        if re.match(rb"[\w+/]+=* \d+\n", path.read_bytes()[:999]):
+            raise CheckpointError(
+                f"{path} is Llama 3's vocabulary, in tiktoken's format; Code Llama has one of "
+                "SentencePiece: take it from the model's own download"
+            ) from None
         raise CheckpointError(str(error)) from None
-    if tokenizer.vocab_size != vocab_size:
+    is_other_variant = (tokenizer.vocab_size, vocab_size) == (32000, 32016)
+    if not 0 <= vocab_size - tokenizer.vocab_size <= MAX_PADDING or is_other_variant:
         raise CheckpointError(
             f"{path} has {tokenizer.vocab_size} ids, but the model has {vocab_size}; it is "
             "probably the tokenizer of another variant (32016: 7B and 13B base and Instruct, and "
             "70B; 32000: 7B and 13B Python, and 34B)"
         )
+    for name in FILES:
+        if (directory / name).is_file():
+            tokenizer.files[name] = (directory / name).read_bytes()
     return tokenizer
 
 

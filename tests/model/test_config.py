@@ -161,7 +161,7 @@ def test_values_that_are_no_numbers_are_errors(key, value, expected):
     ],
 )
 def test_numbers_that_are_not_positive_are_errors(key, value):
-    with pytest.raises(ConfigError, match=f"{key} is {value}; expected a .*number (from 1|above 0) up to"):
+    with pytest.raises(ConfigError, match=rf"{key} is {value}; expected .* (from 1|above 0) up"):
         ModelConfig.from_params(SMALL | {key: value})
 
 

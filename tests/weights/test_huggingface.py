@@ -131,6 +131,10 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     assert f"{path.name} is cut short or damaged" in refusal(tmp_path)
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
     assert "Git LFS pointer" in refusal(tmp_path)
+    settings = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text("<html>")
+    assert "web page" in refusal(tmp_path)
+    (tmp_path / "config.json").write_text(settings)
     path.unlink()
     assert f"lacks {path.name}" in refusal(tmp_path)
     (tmp_path / "b").write_text("")
@@ -142,8 +146,6 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     assert "no weight_map" in refusal(tmp_path)
     (tmp_path / "model.safetensors.index.json").unlink()
     assert "but lacks config.json or model.safetensors.index.json" in refusal(tmp_path)
-    (tmp_path / "config.json").write_text("<html>")
-    assert "web page" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("heads", [slice(0, 32), slice(16, 48), slice(None)])
