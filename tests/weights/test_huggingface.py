@@ -99,13 +99,40 @@ def test_tied_embeddings_serve_as_output(tmp_path):
     assert torch.equal(load_model(tmp_path, "cpu").output.weight, model.tok_embeddings.weight)
 
 
-def test_tables_of_rotary_frequencies_are_ignored(tmp_path):
+@pytest.mark.parametrize("shard_size", ["10GB", "300KB"])
+def test_files_of_pytorch_are_read_and_mapped(tmp_path, shard_size):
+    model = write(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    names = list(tensors)
+    if shard_size == "10GB":
+        torch.save(tensors, tmp_path / "pytorch_model.bin")
+    else:
+        first, second = (f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2))
+        files = {name: first if names.index(name) < 9 else second for name in names}
+        for file in set(files.values()):
+            part = {name: tensors[name] for name in names if files[name] == file}
+            torch.save(part, tmp_path / file)
+        index = json.dumps({"weight_map": files})
+        (tmp_path / "pytorch_model.bin.index.json").write_text(index)
+    for mmap in (True, False):
+        loaded = load_model(tmp_path, "cpu", mmap=mmap)
+        for name, weight in loaded.named_parameters():
+            assert torch.equal(weight, model.state_dict()[name]), name
+    newer = write(tmp_path / "newer", seed=1)
+    (tmp_path / "newer" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    assert torch.equal(load_model(tmp_path, "cpu").output.weight, newer.output.weight)
 
-    write(tmp_path)
+
+def test_prefixes_are_left_out_and_tables_of_rotary_frequencies_ignored(tmp_path):
+    model = write(tmp_path)
     path = tmp_path / "model.safetensors"
     table = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
-    save_file({**load_file(path), **table}, path)
-    load_model(tmp_path, "cpu")
+    tensors = load_file(path) | table
+    save_file({f"module._orig_mod.{name}": one for name, one in tensors.items()}, path)
+    with pytest.warns(UserWarning, match=r"leaving out (module|_orig_mod)\."):
+        loaded = load_model(tmp_path, "cpu")
+    assert torch.equal(loaded.output.weight, model.output.weight)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,6 @@ def both(request, tokenizer_path, tmp_path_factory):
         "    return x",
         "a\tb",
         "生活的🦙",
-        "<PRE>",
         "x <MID",
     ],
 )

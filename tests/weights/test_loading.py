@@ -156,7 +156,9 @@ def test_files_of_added_tokens_that_make_no_sense_are_refused(checkpoint, tmp_pa
 
 def test_vocabularies_in_other_formats_are_recognised(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="tokenizer.json is not read: copy tokenizer.model"):
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer\.json is not read: copy tokenizer\.model"
+    ):
         load_tokenizer(tmp_path, 32_000)
     (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\nIw== 2\n")
     with pytest.raises(CheckpointError, match="is Llama 3's vocabulary"):

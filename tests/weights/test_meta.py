@@ -90,10 +90,23 @@ def test_the_shapes_fix_what_params_leave_out(tmp_path):
     assert (config.vocab_size, config.rope_theta) == (512, 1e4)
 
 
-def test_the_table_of_rotary_frequencies_is_ignored(tmp_path):
+@pytest.mark.parametrize(
+    "name", ["rope.freqs", "layers.0.attention.inner_attention.rope.freqs"], ids=["2", "1"]
+)
+def test_the_rotary_tables_of_llama_are_ignored(tmp_path, name):
     write(tmp_path)
-    rewrite(tmp_path / "consolidated.00.pth", **{"rope.freqs": torch.ones(8)})
+    rewrite(tmp_path / "consolidated.00.pth", **{name: torch.ones(8)})
     load_model(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_a_prefix_of_all_names_is_left_out_with_a_warning(tmp_path, prefix):
+    model = write(tmp_path)
+    tensors = {f"{prefix}{name}": weight for name, weight in model.state_dict().items()}
+    torch.save(tensors, tmp_path / "consolidated.00.pth")
+    with pytest.warns(UserWarning, match=f"leaving out {prefix[:5]}"):
+        loaded = load_model(tmp_path, "cpu")
+    assert torch.equal(loaded.output.weight, model.output.weight)
 
 
 def test_a_file_from_before_archives_is_read(tmp_path):
