@@ -10,7 +10,7 @@ from commands import run
 from random_checkpoint import Shape, random_checkpoint
 from shared_data import shared
 
-from codellama import Tokenizer, prompts
+from codellama import CodeLlama, Tokenizer, prompts
 from codellama.weights.huggingface_tokenizer import tokenizer_files
 from codellama.weights.loading import load_tokenizer
 
@@ -145,3 +145,14 @@ def test_a_fine_tune_with_more_rows_than_pieces_runs_in_both_formats(tmp_path, r
     options = ("--prompt", "def", "--max_new_tokens", 8, "--temperature", 0)
     texts = [run("generate", "--ckpt", d, *options).stdout for d in (wide, tmp_path / "hf")]
     assert texts[0] == texts[1] != ""
+
+
+def test_a_fine_tunes_own_end_of_text_stops_a_completion(tmp_path):
+    random_checkpoint(Shape(str(tmp_path)))
+    llm = CodeLlama.load(tmp_path, "cpu")
+    [plain] = llm.complete(["def"], max_new_tokens=8)
+    ends = {"eos_token_id": [2, plain.tokens[3]]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(ends))
+    [stopped] = CodeLlama.load(tmp_path, "cpu").complete(["def"], max_new_tokens=8)
+    assert stopped.finish_reason == "stop"
+    assert stopped.tokens == plain.tokens[: plain.tokens.index(plain.tokens[3])]

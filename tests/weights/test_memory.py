@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from codellama import CodeLlama, RequestError
-from codellama.inference.cache_rows import bytes_per_token
 from codellama.weights import memory
 from codellama.weights.loading import LoadOptions, open_checkpoint, weight_bytes
 
@@ -28,7 +27,7 @@ def test_the_estimate_is_what_a_model_takes(checkpoint, form):
     assert weights == pytest.approx(
         weight_bytes(model), rel=0.1
     )  # matrices this small have more scales
-    assert cache == pytest.approx(1_000 * bytes_per_token(model.new_cache()), rel=0.3)
+    assert cache == pytest.approx(1_000 * model.new_cache().bytes_per_token, rel=0.3)
 
 
 def test_what_would_fit_is_named_with_its_size(checkpoint, monkeypatch):
