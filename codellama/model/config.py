@@ -19,7 +19,7 @@ MAX = 10_000_000
 class ModelConfig:
     """Every number that fixes a model's shape and arithmetic.
 
-    The fields are the keys of Meta's `params.json`; 0 `n_kv_heads` or `max_seq_len`: not given.
+    The fields are the keys of Meta's `params.json`; 0 heads or tokens: not given.
 
     Args:
         dim: width of the residual stream.
@@ -64,7 +64,7 @@ class ModelConfig:
         if not 0 < self.hidden_dim <= MAX:
             raise ConfigError(
                 f"ffn_dim_multiplier {self.ffn_dim_multiplier} makes the feed-forward "
-                f"{self.hidden_dim:,} wide; expected a width up to {MAX:,}"
+                f"{self.hidden_dim:,} wide; expected up to {MAX:,}"
             )
         if self.dim % self.n_heads or self.head_dim % 2:
             raise ConfigError(
@@ -72,9 +72,8 @@ class ModelConfig:
                 "number of channels, which the rotary embedding needs"
             )
         if self.n_heads % self.n_kv_heads:
-            raise ConfigError(
-                f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}"
-            )
+            heads, kv_heads = self.n_heads, self.n_kv_heads
+            raise ConfigError(f"n_heads {heads} is not a multiple of n_kv_heads {kv_heads}")
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], vocab_size: int | None = None) -> ModelConfig:
@@ -90,10 +89,7 @@ class ModelConfig:
         """
         known = {field.name for field in fields(cls)}
         if params.get("use_scaled_rope"):
-            raise ConfigError(
-                "use_scaled_rope asks for Llama 3's rotary scaling, which is not Code "
-                "Llama's; expected a model of the Llama 2 family"
-            )
+            raise ConfigError("use_scaled_rope is Llama 3's rotary scaling; expected a Llama 2")
         if unknown := sorted(set(params) - known):
             names = repr(", ".join(unknown))[1:-1]
             warnings.warn(f"params.json: ignoring unknown {names:.200}", stacklevel=2)

@@ -31,25 +31,23 @@ class Tokenizer:
 
     Args:
         path: a `tokenizer.model`.
-        added: id and text of tokens that a fine-tune has added behind the model's own. A text that
-            spells one has its id.
+        added: text by id of tokens that a fine-tune has added behind the pieces of the file.
         special: ids of those that are control tokens.
-        eos_ids: ids that end a text besides the vocabulary's own.
+        eos_ids: ids that end a text, besides the vocabulary's own.
 
     Attributes:
-        files: the files that make the vocabulary: names, and contents in bytes.
+        files: contents, by name, of the files that make the vocabulary.
         vocab_size: number of ids, added ones included; a model may have more rows.
         bos_id, eos_id: begin and end of a sequence.
         eos_ids: all ids that end a text, `eos_id` among them.
-        added: id and text of tokens that are not in the file.
         unk_id: stands for what the vocabulary cannot spell.
         prefix_id, suffix_id, middle_id, eot_id: the infilling tokens `▁<PRE>`, `▁<SUF>`, `▁<MID>`
             and `▁<EOT>`; None where the vocabulary lacks them (arXiv 2308.12950, section 2.3).
         step_id: `<step>`, which ends a turn of Code Llama 70B Instruct; None elsewhere.
         can_infill: whether the vocabulary has all four infilling tokens.
         bytes_of: what each id adds to a text, in UTF-8; nothing for control tokens.
-        control_ids: all of these ids, and those of the pieces of several `<EOT>` at the end of Code
-            Llama's vocabulary; they never appear in decoded text.
+        control_ids: ids that never appear in decoded text: all of these, special ones of a
+            fine-tune, and Code Llama's pieces of several `<EOT>`.
 
     Raises:
         TokenizerError: the file is missing or is not a SentencePiece model.
@@ -109,7 +107,7 @@ class Tokenizer:
             self.bytes_of.append(text.encode())
         self._added_ids = {text: id for id, text in self.added.items()}
         longest_first = sorted(self._added_ids, key=len, reverse=True)
-        self._spelled = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._spelled = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
     def piece(self, id: int) -> str:
         """The vocabulary's entry for an id, with `▁` for a space."""
@@ -138,18 +136,11 @@ class Tokenizer:
                 f"the text is not valid Unicode: it holds {error.object[error.start]!r}, half of a "
                 "surrogate pair"
             ) from None
-        start, ids = 0, []
-        for match in self._spelled.finditer(text):
-            ids += [*self._encode(text[start : match.start()], start), self._added_ids[match[0]]]
-            start = match.end()
-        return [self.bos_id] * bos + ids + self._encode(text[start:], start) + [self.eos_id] * eos
-
-    def _encode(self, text: str, start: int) -> list[int]:
-        """Ids of what SentencePiece sees of a text: up to an added token, or from one on."""
-        if start == 0 or not text:
-            return self._processor.encode(text)
-        sentinel = self._processor.encode(SENTINEL)
-        return self._processor.encode(SENTINEL + text)[len(sentinel) :]
+        first, *rest = self._spelled.split(text)
+        ids = [self.bos_id] * bos + self._processor.encode(first)
+        for added, after in zip(rest[::2], rest[1::2], strict=True):
+            ids += [self._added_ids[added], *self.encode_continuation(after)]
+        return ids + [self.eos_id] * eos
 
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of `text` where it continues other text, so without the implicit space.

@@ -18,7 +18,13 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from codellama.errors import CheckpointError, RequestError, TokenizerError
+from codellama.errors import (
+    CheckpointError,
+    RequestError,
+    TokenizerError,
+    check_fields,
+    choice,
+)
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
 from codellama.weights.checkpoint import PARAMS, SHARD, Checkpoint
@@ -54,17 +60,14 @@ class LoadOptions:
 
     device: str | torch.device | None = None
     dtype: str | torch.dtype | None = None
-    quantize: str | None = None
-    kv_dtype: str | None = None
+    quantize: str | None = choice(None, among=("int8", "int4"))
+    kv_dtype: str | None = choice(None, among=("int8",))
     compile: bool = False
 
     def __post_init__(self) -> None:
         torch_device(self.device)
         torch_dtype(self.dtype)
-        if self.quantize not in (None, "int8", "int4"):
-            raise RequestError(f"quantize is {self.quantize!r}; expected int8 or int4")
-        if self.kv_dtype not in (None, "int8"):
-            raise RequestError(f"kv_dtype is {self.kv_dtype!r}; expected int8")
+        check_fields(self)
 
 
 WeightLoader = Callable[[Transformer, str, Callable[..., Tensor]], None]

@@ -99,7 +99,7 @@ def test_unknown_keys_are_ignored_with_a_warning_that_names_them():
 
 
 def test_the_rotary_scaling_of_llama_3_is_refused():
-    with pytest.raises(ConfigError, match="use_scaled_rope asks for Llama 3's rotary scaling"):
+    with pytest.raises(ConfigError, match="use_scaled_rope is Llama 3's rotary scaling"):
         ModelConfig.from_params(SMALL | {"use_scaled_rope": True})
 
 

@@ -44,8 +44,8 @@ def test_a_dtype_that_models_do_not_compute_in_is_a_mistake(name):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"quantize": "int3"}, "quantize is 'int3'; expected int8 or int4"),
-        ({"kv_dtype": "int4"}, "kv_dtype is 'int4'; expected int8"),
+        ({"quantize": "int3"}, "quantize is 'int3'; expected one of int8, int4"),
+        ({"kv_dtype": "int4"}, "kv_dtype is 'int4'; expected one of int8"),
     ],
 )
 def test_other_ways_to_hold_a_model_are_refused(options, says):
