@@ -26,7 +26,7 @@ from codellama.training.recipe import Stage
 from codellama.training.trainer import Trainer
 from codellama.weights.checkpoint import new_directory, reader
 from codellama.weights.loading import default_device
-from codellama.weights.meta import save_checkpoint
+from codellama.weights.meta import write_meta
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def lora(options: LoraOptions) -> None:
         for place in places:
             weights[f"{place}.weight"] = model.get_submodule(place).merged()
         weights = {name: weight.to("cpu", torch.bfloat16) for name, weight in weights.items()}
-        save_checkpoint(temporary, model.config, reader(weights))
+        write_meta(temporary, model.config, reader(weights))
         (temporary / "tokenizer.model").write_bytes((source / "tokenizer.model").read_bytes())
     print(f"python -m codellama.generate --ckpt {options.out} --prompt 'import '")
 

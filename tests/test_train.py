@@ -299,14 +299,14 @@ def test_a_run_can_be_interrupted_again_and_again(train, unbroken, tmp_path, mon
 def test_a_run_can_be_interrupted_while_it_writes_its_checkpoint(
     train, unbroken, tmp_path, monkeypatch
 ):
-    out, save = tmp_path / "run", meta.save_checkpoint
+    out, save = tmp_path / "run", meta.write_meta
 
     def interrupted(directory, *options):
         save(directory, *options)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(meta, "save_checkpoint", interrupted)
+        patch.setattr(meta, "write_meta", interrupted)
         assert train(out).returncode == 130
     assert not (out / "model").exists()
     assert train(out, "--resume").returncode == 0

@@ -103,7 +103,7 @@ class Run:
 
         def write() -> None:
             with new_directory(self.model_directory) as temporary:
-                meta.save_checkpoint(temporary, model.config, reader(weights), shards)
+                meta.write_meta(temporary, model.config, reader(weights), shards)
                 (temporary / TOKENIZER).write_bytes((self.directory / TOKENIZER).read_bytes())
 
         self.machine.once(write)
