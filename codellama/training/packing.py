@@ -134,7 +134,7 @@ class PackedSequences:
                 ends = [len(ids)]
                 if is_text:
                     lines = (place for place, id in enumerate(ids, 1) if id in self._line_ends)
-                    ends = [*lines, len(ids)]
+                    ends = [*(place for place in lines if place < len(ids) - 1), len(ids)]
                 start = 0
                 while start < len(ids):
                     free = length - len(row)

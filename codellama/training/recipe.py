@@ -26,7 +26,6 @@ class Stage:
         sequence: tokens in a sequence.
         batch_tokens: tokens in a step of the optimiser, in whole sequences; `tokens` at most.
         learning_rate: its peak.
-        data: where its documents are, as in the recipe; null: the recipe's.
         warmup_steps: steps until the peak, a tenth of the stage at most.
         final_ratio: the learning rate at the stage's end, as a share of its peak.
         optimizer: adamw; or muon, which takes the blocks' matrices and leaves AdamW the rest.
@@ -37,6 +36,7 @@ class Stage:
         activation_checkpointing: keep only each block's input, and compute the block again for its
             gradients.
         save_steps: steps between saves of the state and measurements of the validation loss.
+        data: where its documents are, as in the recipe; null: the recipe's.
 
     Raises:
         DataError: a field is one that no training can follow.
@@ -47,7 +47,6 @@ class Stage:
     sequence: int = number(least=1, most=10**9)
     batch_tokens: int = number(least=1, most=10**9)
     learning_rate: float = number(least=1e-30, most=1)
-    data: tuple[str, ...] | None = None
     warmup_steps: int = number(100, least=0, most=10**15)
     final_ratio: float = number(1 / 30, least=0, most=1)
     optimizer: str = choice("adamw", among=("adamw", "muon"))
@@ -57,6 +56,7 @@ class Stage:
     shortest_run: int = number(32, least=1, most=10**9)
     activation_checkpointing: bool = False
     save_steps: int = number(250, least=1, most=10**9)
+    data: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _check(self, f"stage {self.name!r:.60}: ")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from codellama.training.machine import Machine
 from commands import ROOT, run
 from random_models import random_model
 from torch.distributed.device_mesh import init_device_mesh
@@ -19,7 +20,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from codellama import load_model
 from codellama.errors import DataError, RequestError
 from codellama.training import run_directory
-from codellama.training.machine import Machine
 from codellama.training.packing import Position
 from codellama.training.recipe import Stage
 from codellama.training.trainer import Trainer

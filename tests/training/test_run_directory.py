@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
+from codellama.training.machine import Machine
 
 from codellama.errors import DataError
 from codellama.training import run_directory
-from codellama.training.machine import Machine
 
 RECORDS = [
     {"stage": stage, "step": step, "tokens": 64 * step, "loss": 4.5 / step}

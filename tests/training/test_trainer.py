@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from codellama.training.machine import Machine
 from random_models import random_model
 from torch import Tensor
 
 from codellama import ModelConfig, Transformer
 from codellama.training import machine
-from codellama.training.machine import Machine
 from codellama.training.packing import PADDING, PackedSequences, Packing, Position
 from codellama.training.recipe import Stage
 from codellama.training.trainer import Trainer, initialise, learning_rate
