@@ -16,7 +16,7 @@ from codellama.distributed import DistributedContext
 from codellama.training.documents import find_documents
 from codellama.training.packing import PackedSequences, Packing
 from codellama.training.recipe import read_recipe
-from codellama.training.run import newest_state, read_log
+from codellama.training.run import read_log, states
 from codellama.training.trainer import Trainer
 from codellama.weights import meta
 
@@ -376,9 +376,12 @@ def test_a_run_is_not_resumed_from_a_damaged_file(train, unfinished, tmp_path, n
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda data: (data / "new.py").write_text("x = 1\n"), "1 added ("),
-        (lambda data: (data / "module7.py").unlink(), "1 removed ("),
-        (lambda data: (data / "module7.py").write_text("x = 1\n"), "1 changed ("),
+        (
+            lambda data: (data / "new.py").write_text("x = 1\n"),
+            "new.py, which had 0 bytes and has 6;",
+        ),
+        (lambda data: (data / "module7.py").unlink(), "bytes and has 0;"),
+        (lambda data: (data / "module7.py").write_text("x = 1\n"), "bytes and has 6;"),
     ],
 )
 def test_a_run_is_not_resumed_with_other_documents_unless_forced(
@@ -589,7 +592,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(
 
     monkeypatch.setattr(Trainer, "loss", diverged)
     assert_one_sentence(train(out, "--quiet"), "the loss of short is nan", "smaller learning rate")
-    assert newest_state(out)[0] == 3
+    assert states(out)[-1][0] == 3
     assert not (out / "model").exists()
 
 

@@ -140,7 +140,8 @@ class Run:
         model = self._start_model()
         meta.check_shards(model.config, shards)
         model = distribute(model, self.context)
-        saved, state = self.context.on_rank_zero(lambda: newest_state(self.directory))
+        found = self.context.on_rank_zero(lambda: states(self.directory))
+        saved, state = found[-1] if found else (0, self.directory)
         self.context.on_rank_zero(lambda: cut_log(self.directory, saved))
         steps = tokens = 0  # of the stages before
         for stage in self.recipe.stages:
@@ -247,16 +248,12 @@ def check_documents(run: Path, sizes: dict[str, int]) -> None:
     """Raises DataError if a run was started with other files, or files of other sizes."""
     with _reading(run / DOCUMENTS):
         saved = dict(json.loads((run / DOCUMENTS).read_bytes()))
-    both = saved.keys() & sizes.keys()
-    changes = {
-        "added": sizes.keys() - saved.keys(),
-        "removed": saved.keys() - sizes.keys(),
-        "changed": {path for path in both if saved[path] != sizes[path]},
-    }
-    found = [f"{len(paths)} {word} ({min(paths)} …)" for word, paths in changes.items() if paths]
-    if found:
+        changes = dict(saved.items() ^ sizes.items())
+    if changes:
+        path = min(changes)
         raise DataError(
-            f"the documents of {run} are not those it was started with: {', '.join(found)}; put "
+            f"{len(changes)} documents of {run} have come, gone or changed since it was started, "
+            f"as {path}, which had {saved.get(path, 0)} bytes and has {sizes.get(path, 0)}; put "
             "them back, or go on with --force"
         )
 
@@ -297,15 +294,10 @@ def _state_errors(path: Path, problem: str) -> Iterator[None]:
         raise DataError(f"{path} {problem} ({type(cause).__name__}: {reason:.200})") from None
 
 
-def _states(run: Path) -> list[Path]:
-    return [path for path in run.glob("state-*") if re.fullmatch(r"state-\d+", path.name)]
-
-
-def newest_state(run: Path) -> tuple[int, Path]:
-    """The steps of all stages together after which the newest state was saved, and where it is;
-    without any, 0 and the run."""
-    found = [(int(path.name.removeprefix("state-")), path) for path in _states(run)]
-    return max(found, default=(0, run))
+def states(run: Path) -> list[tuple[int, Path]]:
+    """The steps of all stages together after which states were saved, and where they are."""
+    found = (path for path in run.glob("state-*") if re.fullmatch(r"state-\d+", path.name))
+    return sorted((int(path.name.removeprefix("state-")), path) for path in found)
 
 
 def save_state(run: Path, steps: int, trainer: Trainer) -> None:
@@ -329,7 +321,7 @@ def save_state(run: Path, steps: int, trainer: Trainer) -> None:
 
     def publish() -> None:
         temporary.rename(path)
-        for older in {*_states(run)} - {path}:
+        for _, older in states(run)[:-1]:
             shutil.rmtree(older)
 
     context.on_rank_zero(publish)

@@ -24,11 +24,11 @@ from codellama.training.run import (
     LOG,
     check_directory,
     cut_log,
-    newest_state,
     read_log,
     replace_file,
     restore_state,
     save_state,
+    states,
 )
 from codellama.training.trainer import Trainer
 
@@ -65,7 +65,7 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path, trainer):
     saved = copy.deepcopy(trainer.state_dict())
     trainer.train_step()
     trainer.stream.position = Position()
-    steps, path = newest_state(tmp_path)
+    steps, path = states(tmp_path)[-1]
     restore_state(path, trainer)
     assert (steps, trainer.step, trainer.stream.position) == (7, 1, (1, 2, 3))
     weights = trainer.model.state_dict()
@@ -75,8 +75,8 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path, trainer):
         assert torch.equal(moment["exp_avg"], moments[name]["exp_avg"])
 
 
-def test_a_run_without_a_state_has_done_no_steps(tmp_path):
-    assert newest_state(tmp_path)[0] == 0
+def test_a_run_without_a_state_has_none(tmp_path):
+    assert states(tmp_path) == []
 
 
 def test_the_newest_state_replaces_the_one_before_and_leaves_nothing_beside(tmp_path, trainer):
@@ -84,7 +84,7 @@ def test_the_newest_state_replaces_the_one_before_and_leaves_nothing_beside(tmp_
     (tmp_path / "state.part" / "half").write_text("of a process that was killed")
     for steps in (1, 2, 999_999, 1_000_000):
         save_state(tmp_path, steps, trainer)
-        assert newest_state(tmp_path) == (steps, tmp_path / f"state-{steps:06d}")
+        assert states(tmp_path) == [(steps, tmp_path / f"state-{steps:06d}")]
     assert names(tmp_path) == ["state-1000000"]
     assert names(tmp_path / "state-1000000") == [".metadata", "__0_0.distcp"]
 
@@ -97,8 +97,8 @@ def test_a_process_that_dies_at_any_moment_of_a_save_leaves_a_whole_state(
     for owner, name in moments:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, name, press_ctrl_c)
-            save_state(tmp_path, newest_state(tmp_path)[0] + 1, trainer)
-        restore_state(newest_state(tmp_path)[1], trainer)
+            save_state(tmp_path, states(tmp_path)[-1][0] + 1, trainer)
+        restore_state(states(tmp_path)[-1][1], trainer)
     save_state(tmp_path, 9, trainer)
     assert names(tmp_path) == ["state-000009"]
 
@@ -138,7 +138,7 @@ def test_a_directory_is_free_until_a_step_is_done(tmp_path):
 @pytest.mark.parametrize("kept", [0, 0.01, 0.5, 0.99])
 def test_a_state_that_is_cut_short_is_refused_in_one_sentence(tmp_path, trainer, name, kept):
     save_state(tmp_path, 1, trainer)
-    path = newest_state(tmp_path)[1] / name
+    path = states(tmp_path)[-1][1] / name
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
     with pytest.raises(DataError, match="state-000001 is damaged; start a new run") as error:
         restore_state(path.parent, trainer)
@@ -150,7 +150,7 @@ def test_a_state_of_another_model_is_refused(tmp_path, trainer):
     other = random_model(dim=64, n_heads=2, multiple_of=32, n_layers=1)
     with pytest.raises(DataError, match="state-000001 is damaged"):
         restore_state(
-            newest_state(tmp_path)[1],
+            states(tmp_path)[-1][1],
             Trainer(other, trainer.stream, trainer.stage, trainer.context),
         )
 
@@ -207,7 +207,7 @@ def test_copies_of_states_are_left_alone(tmp_path, trainer):
     for name in ("state-good", "state-000500.bak"):
         (tmp_path / name).mkdir()
     save_state(tmp_path, 7, trainer)
-    assert newest_state(tmp_path)[0] == 7
+    assert states(tmp_path)[-1][0] == 7
     assert names(tmp_path) == ["state-000007", "state-000500.bak", "state-good"]
 
 
@@ -298,9 +298,9 @@ def test_any_number_of_processes_goes_on_with_what_another_has_left(
         patch.setattr("codellama.training.run.HELD_OUT_TOKENS", 1_024)
         patch.setattr(Trainer, "train_step", interrupted)
         assert run("train", f"--out={out}", *options).returncode == 130
-    assert newest_state(out)[0] == 3
+    assert states(out)[-1][0] == 3
     assert launch(2, out, *options, "--resume", kill=(1, 7)).returncode != 0  # ends both
-    assert newest_state(out)[0] == 6
+    assert states(out)[-1][0] == 6
     shutil.copytree(out, copied)
     done = resume_alone(copied)
     assert done.returncode == 0, done.stderr
