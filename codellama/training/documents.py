@@ -23,7 +23,7 @@ HELD_OUT = "held_out"
 HELD_OUT_SHARE = 1 / 16
 FOREIGN = {"site-packages", "dist-packages", "__pycache__"}
 EXERCISES = "exercises"
-EXERCISES_CHARACTERS = 20_000_000
+EXERCISES_CHARACTERS = 30_000_000
 INSTRUCTIONS = "instructions.jsonl"
 T = TypeVar("T")
 
@@ -85,7 +85,8 @@ def find_all(
 def _find(source: str, pattern: str, exercises: Path | None) -> Documents:
     kind, _, name = source.partition(":")
     if source.endswith(".jsonl"):
-        return Documents([], [], *_split(_conversations(Path(source)), source))
+        lines = _conversations(Path(source))
+        return Documents([], [], *_split(lines, f"{source} has {len(lines)} conversations"))
     if kind == EXERCISES and name in ("", "chat"):
         if exercises is None:
             raise DataError(f"{source} are written by codellama.train for its own runs alone")
@@ -127,10 +128,9 @@ def find_documents(directory: Path | None = None, pattern: str = "*.py") -> Docu
         if digests:
             warnings.warn(where, stacklevel=2)
     own = directory / HELD_OUT
-    if not own.is_dir():
-        return Documents(*_split(digests, where))
     held_out = [path for path in digests if own in path.parents]
-    return Documents([path for path in digests if own not in path.parents], held_out)
+    train = [path for path in digests if own not in path.parents]
+    return Documents(train, held_out) if train and held_out else Documents(*_split(digests, where))
 
 
 def _split(digests: Mapping[T, bytes], where: str) -> tuple[list[T], list[T]]:

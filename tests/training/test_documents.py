@@ -193,6 +193,20 @@ def test_a_folder_decides_what_is_held_out(tmp_path):
     assert relative(found.train, tmp_path) == sorted(f"train/{name}" for name in NAMES[:20])
 
 
+def test_a_folder_of_no_documents_decides_nothing(tmp_path):
+    fill(tmp_path, [f"train/{name}" for name in NAMES])
+    (tmp_path / "held_out").mkdir()
+    found = find_documents(tmp_path)
+    assert found.held_out
+    assert len(found.train + found.held_out) == len(NAMES)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_conversations_are_refused(tmp_path, count):
+    with pytest.raises(DataError, match=rf"chats.jsonl has {count} conversations; too few"):
+        find_all([str(chats(tmp_path / "chats.jsonl", count))])
+
+
 def chats(path, count=200):
     """Conversations that differ in length, in both forms, with empty lines between some."""
     lines = []
