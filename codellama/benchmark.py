@@ -10,10 +10,9 @@ from datetime import date
 
 import torch
 
-from codellama.cli import Source, log, peak_memory_bytes, run
+from codellama.cli import CheckpointArguments, log, peak_memory_bytes, run
 from codellama.errors import CodeLlamaError, RequestError
 from codellama.evaluation import speed
-from codellama.inference.cache_rows import bytes_per_token
 from codellama.weights.loading import LoadOptions, weight_bytes
 
 
@@ -29,7 +28,9 @@ class Form:
     table: bool = False
 
 
-def benchmark(form: Form, work: speed.Workload, source: Source, loading: LoadOptions) -> None:
+def benchmark(
+    form: Form, work: speed.Workload, source: CheckpointArguments, loading: LoadOptions
+) -> None:
     """Time loading, prefill and decoding; medians of several runs after a warm-up.
 
     Meant for a machine that does nothing else. Rates are beside what the machine can do, measured
@@ -54,7 +55,7 @@ def benchmark(form: Form, work: speed.Workload, source: Source, loading: LoadOpt
         **speeds,
         "peak_memory_bytes": peak_memory_bytes(embedding.device),
         "weights_bytes": weight_bytes(llm.model),
-        "kv_cache_bytes_per_token": bytes_per_token(llm.model.new_cache()),
+        "kv_cache_bytes_per_token": llm.model.new_cache().bytes_per_token,
     }
     bandwidth = speed.read_bandwidth(embedding.device)
     read = weight_bytes(llm.model) - embedding.numel() * embedding.itemsize  # a token takes one row
@@ -74,7 +75,7 @@ def benchmark(form: Form, work: speed.Workload, source: Source, loading: LoadOpt
             print(f"{name.replace('_', ' '):<36} {shown:>20}")
 
 
-def _print_table(work: speed.Workload, source: Source, loading: LoadOptions) -> None:
+def _print_table(work: speed.Workload, source: CheckpointArguments, loading: LoadOptions) -> None:
     """A row for each way to hold and run the model; each is loaded anew."""
     print(
         f"{work.batch} x {work.prompt_tokens} prompt tokens and {work.new_tokens} new ones, "

@@ -10,8 +10,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from codellama.arguments import Command
-from codellama.cli import Source, progress_bar, run, user_path
+from codellama.cli import CheckpointArguments as Source
+from codellama.cli import Command, progress_bar, run, user_path
 from codellama.errors import RequestError
 from codellama.evaluation import infilling as gaps
 from codellama.evaluation import key_retrieval as keys
