@@ -1098,8 +1098,8 @@ PREDICATE_OPERATIONS = [
       """, "seq"),
     O("drop_leading",
       "Drop {ns} from the start of {whole} as long as they {vs}. | Remove the leading {gs}. |"
-      " Return {whole} from the first {n1} on that is not among the leading {gs}. | Skip the"
-      " {ns} at the start of {whole} as long as they {vs}.",
+      " Return {whole} without the leading {gs}. | Skip the {ns} at the start of {whole} as long"
+      " as they {vs}.",
       "drop_leading_{m} | skip_leading_{m} | drop_while_{pn} | remove_leading_{m}", "{L}", """
         {i} = 0
         while {i} < len({p}) and {pci}:
@@ -1774,10 +1774,13 @@ def third_person(word: str) -> str:
     return word[:-1] + "ies" if word.endswith(("ly", "py", "ry")) else word + "s"
 
 
+_SECOND_VERB = re.compile(r" and (return|keep|leave) ")
+
+
 def described(sentence: str) -> str:
     """A command as a description: "Returns the sum." """
     word, _, rest = sentence.partition(" ")
-    return f"{third_person(word)} {rest}".replace(" and return ", " and returns ")
+    return third_person(word) + " " + _SECOND_VERB.sub(r" and \1s ", rest)
 
 
 def commanded(draw: Draw, sentence: str) -> str:
@@ -7776,7 +7779,7 @@ def held_out_problems(kind: str, count: int, seed: int = 0) -> list[dict[str, st
         if kind == "instructions":
             prompt = asked(draw, function, HELD_OUT_REQUESTS)
             solution = answered(draw, function, "line")
-            if function.name not in prompt:
+            if f" {function.name} that " not in prompt:
                 prompt += f" Call it {function.name}."
         cases = [f"    assert {call.replace(function.name, 'candidate', 1)} == {result}\n"
                  for call, result in function.examples(draw, 9)]  # fmt: skip
@@ -7922,4 +7925,4 @@ def write(arguments: ExercisesArguments) -> None:
 if __name__ == "__main__":
     from codellama.cli import run as run_command
 
-    run_command(write)
+    run_command(write, first="out")

@@ -36,7 +36,7 @@ from codellama.training.exercises import (
     write_module,
 )
 
-CHARACTERS = 400_000
+CHARACTERS = 250_000
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def files(directory):
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_exercises(tmp_path / name, seed, 40_000)
+        write_exercises(tmp_path / name, seed, 20_000)
     assert files(tmp_path / "a") == files(tmp_path / "b") != files(tmp_path / "c")
 
 
@@ -189,12 +189,12 @@ def test_a_tenth_of_the_pairs_is_held_out_and_their_parts_are_not():
 
 def test_held_out_pairs_occur_nowhere_in_training(corpus, modules):
     draw = Draw("pairs")
-    for _ in range(3000):
+    for _ in range(1000):
         one = draw_composition(draw)
         assert not any(map(is_held_out_pair, one.pairs))
     code = [m["content"] for chat in chats(corpus / "train") for m in chat]
     seen = set(bodies_of([*modules, *code]))
-    assert len(seen) > 500
+    assert len(seen) > 300
     for one in compositions():
         if any(map(is_held_out_pair, one.pairs)):
             function = compose(draw, one)
@@ -210,7 +210,7 @@ def test_pairs_have_one_name_for_what_is_the_same():
 
 def test_held_out_renderings_are_not_trained_on(corpus, modules):
     text = "\n".join([*modules, *(m["content"] for c in chats(corpus / "train") for m in c)])
-    for problem in held_out_problems("renderings", 150):
+    for problem in held_out_problems("renderings", 60):
         header = rf"def {problem['entry_point']}\(.*\n"
         body = re.escape(problem["canonical_solution"])
         found = re.findall(rf"{header}(    \"\"\"(?:.|\n)*?\"\"\"\n)?{body}(?!    )", text)
@@ -238,7 +238,7 @@ def test_problems_have_the_format_of_humaneval_and_solutions_that_pass(kind):
         source = problem["prompt"] + problem["canonical_solution"]
         if kind == "instructions":
             [source] = re.findall(r"```python\n(.*?)```", problem["canonical_solution"], re.DOTALL)
-            assert problem["entry_point"] in problem["prompt"]
+            assert re.search(rf" {problem['entry_point']}[. ]", problem["prompt"])
         run(f"{source}\n\n{problem['test']}\ncheck({problem['entry_point']})\n")
 
 
