@@ -1280,7 +1280,6 @@ PREDICATE_OPERATIONS = [
         return True
       """, "single", weight=2),
 ]  # fmt: skip
-OBJECTS = "{ns} {w}"
 TRANSFORM_OPERATIONS = [
     O("map",
       "Return the {fs} of the {ns} {w}. | Return a list of the {fs} of the {ns} {w}. | {Verb}. |"
@@ -2329,13 +2328,6 @@ EMPTY = {"list": "[]", "str": '""', "dict": "{}"}  # in arguments
 MOST_SHOWN = 74
 
 
-def run(source: str) -> dict[str, Any]:
-    """The names that a program of this file defines."""
-    names: dict[str, Any] = {"__name__": "exercises"}
-    exec(compile(source, "<exercise>", "exec"), names)
-    return names
-
-
 @cache
 def _helper_names() -> dict[str, Any]:
     names: dict[str, Any] = {}
@@ -2460,6 +2452,7 @@ class Classic:
         bodies: separated by `--`.
         weight: how often it is drawn.
         helper: another classic that it calls.
+        test: for readers of files, a file's text, `=>` and the result.
     """
 
     names: str
