@@ -19,6 +19,7 @@ from codellama.errors import (
     TokenizerError,
 )
 from codellama.inference.codellama import CodeLlama
+from codellama.inference.generation import generate_tokens
 from codellama.inference.requests import Completion, CompletionStream, Options
 from codellama.model.config import ModelConfig
 from codellama.model.kv_cache import KVCache
@@ -44,6 +45,7 @@ __all__ = [
     "Tokenizer",
     "TokenizerError",
     "Transformer",
+    "generate_tokens",
     "load_model",
     "prompts",
 ]

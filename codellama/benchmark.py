@@ -13,7 +13,6 @@ import torch
 from codellama.cli import Source, log, peak_memory_bytes, run
 from codellama.errors import CodeLlamaError, RequestError
 from codellama.evaluation import speed
-from codellama.inference.cache_rows import bytes_per_token
 from codellama.weights.loading import LoadOptions, weight_bytes
 
 
@@ -54,7 +53,7 @@ def benchmark(form: Form, work: speed.Workload, source: Source, loading: LoadOpt
         **speeds,
         "peak_memory_bytes": peak_memory_bytes(embedding.device),
         "weights_bytes": weight_bytes(llm.model),
-        "kv_cache_bytes_per_token": bytes_per_token(llm.model.new_cache()),
+        "kv_cache_bytes_per_token": llm.model.new_cache().bytes_per_token,
     }
     bandwidth = speed.read_bandwidth(embedding.device)
     read = weight_bytes(llm.model) - embedding.numel() * embedding.itemsize  # a token takes one row

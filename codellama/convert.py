@@ -80,7 +80,9 @@ def _write(source: Checkpoint, target: Path, dtype: torch.dtype, conversion: Con
             )
         place = quantized_checkpoint.quantizing_weight_loader(conversion.to)
         with progress_bar("rounding", conversion.quiet) as progress:
-            model = load_model(source.directory, "cpu", dtype, progress, weight_loader=place)
+            model = load_model(
+                source.directory, "cpu", dtype, progress=progress, weight_loader=place
+            )
         quantized_checkpoint.save_checkpoint(target, model, conversion.to)
         return
     read = partial(source.read, dtype=dtype)

@@ -17,10 +17,8 @@ from codellama.chat import Conversation
 from codellama.cli import Source, log, peak_memory_bytes, run, user_path
 from codellama.distributed import broadcast, init_mesh
 from codellama.errors import CodeLlamaError, RequestError
-from codellama.inference.cache_rows import bytes_per_token
 from codellama.inference.codellama import CodeLlama
 from codellama.inference.requests import Options, check_length
-from codellama.inference.scheduler import Steps
 from codellama.text import prompts as formats
 from codellama.text.prompts import FILL, split_fill
 from codellama.weights.loading import (
@@ -204,7 +202,7 @@ def _summary(llm: CodeLlama, seconds: float, mesh: DeviceMesh | None) -> str:
     weight = llm.model.tok_embeddings.weight
     device = f"{mesh.size()} x {weight.device.type}" if mesh else weight.device
     names = " or ".join(variant.name for variant in matching(config)) or "unpublished model"
-    per_token = bytes_per_token(llm.model.new_cache())
+    per_token = llm.model.new_cache().bytes_per_token
     weights = weight_bytes(llm.model)
     contexts = {1_000, 10_000, 100_000, config.max_seq_len}
     possible = sorted(tokens for tokens in contexts if tokens <= config.max_seq_len)
@@ -214,12 +212,12 @@ def _summary(llm: CodeLlama, seconds: float, mesh: DeviceMesh | None) -> str:
         f"{names}: {config.parameter_count:,} parameters in {str(weight.dtype)[6:]} on {device}, "
         f"θ = {config.rope_theta:,.0f}, context {config.max_seq_len:,}; loaded in {seconds:.2f} s\n"
         f"weights and KV cache: {human_bytes(weights)}, with tokens {', '.join(sizes)}"
-        f"{'' if type(llm.decoder.steps) is Steps else wait}"
+        f"{'' if not llm.is_compiled else wait}"
     )
 
 
 def _report(llm: CodeLlama) -> str:
-    timing = llm.decoder.timing
+    timing = llm.timing
     parts = [f"prefill {_rate(timing.prompt_tokens, timing.prefill_seconds)}"]
     parts.append(f"decode {_rate(timing.decoded_tokens, timing.decode_seconds)}")
     if peak := peak_memory_bytes(llm.model.tok_embeddings.weight.device):

@@ -51,9 +51,9 @@ def speeds(llm: CodeLlama, work: Workload) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(llm.model.config.vocab_size, shape, generator=generator).tolist()
     for _ in range(1 + work.repeats):
-        llm.decoder.timing = Timing()
+        llm.timing = Timing()
         llm.generate(prompts, stop_ids=[], max_new_tokens=work.new_tokens, batch_size=work.batch)
-        timings.append(llm.decoder.timing)
+        timings.append(llm.timing)
     warm = timings[1:]
     return {
         "prefill_tokens_per_second": median(t.prompt_tokens / t.prefill_seconds for t in warm),

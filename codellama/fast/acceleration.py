@@ -7,30 +7,27 @@
 | other CPUs | `SingleRowLinear` | `SingleRowLinear` | `Int8Linear` | `Int4Linear` |
 | CUDA, MPS | `nn.Linear` | `nn.Linear` | `Int8Linear` | `Int4Linear` |
 
-Attention is `single_query_attention` everywhere; `compile` adds `CompiledSteps`.
+Attention is `single_query_attention` everywhere; `compile` adds `CompiledStep`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from codellama.distributed import broadcast
 from codellama.errors import RequestError
 from codellama.fast.attention import single_query_attention
-from codellama.fast.compiled import CompiledSteps, check_compiler
+from codellama.fast.compiled import CompiledStep, check_compiler
 from codellama.fast.int8 import Int8Linear
 from codellama.fast.operators import has_amx
 from codellama.fast.prepacked import FbgemmInt8Linear, PrepackedLinear, can_prepack
 from codellama.fast.quantized_checkpoint import QuantizedCheckpoint, quantizing_weight_loader
 from codellama.fast.quantized_kv_cache import QuantizedKVCache
 from codellama.fast.single_row_linear import SingleRowLinear
-from codellama.inference.codellama import CodeLlama
 from codellama.model.attention import Attention, grouped_query_attention
 from codellama.model.transformer import Transformer
 from codellama.weights import loading
@@ -39,41 +36,42 @@ from codellama.weights.downloads import Progress
 from codellama.weights.loading import LoadOptions, WeightLoader
 
 
-def load_accelerated(
-    directory: str | Path,
+def load(
+    checkpoint: Checkpoint,
     options: LoadOptions,
-    *,
     progress: Progress | None = None,
     mesh: DeviceMesh | None = None,
-) -> CodeLlama:
-    """As `CodeLlama.load`, whose arguments and errors it has."""
+) -> tuple[Transformer, Any]:
+    """What `CodeLlama.load` runs: a model, and the step function for its decoding (see
+    `inference.scheduler`), which is the model itself unless it is compiled. Errors are those of
+    `CodeLlama.load`."""
     device = loading.torch_device(options.device) or loading.default_device()
     if options.compile and mesh is None:
         check_compiler(device)
-    checkpoint = loading.open_checkpoint(directory)
-    tokenizer = loading.load_tokenizer(directory, checkpoint.config.vocab_size)
-    place = _place(checkpoint, options, device, mesh)
+    weight_loader = _weight_loader(checkpoint, options, device, mesh)
     if mesh is not None:
         device = torch.device(mesh.device_type)
 
-    def place_fast(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
-        place(model, name, read)
+    def load_fast(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
+        weight_loader(model, name, read)
         _accelerate_layer(model, name.rpartition(".")[0], options.compile)
 
     model = loading.load_model(
-        checkpoint, device, options.dtype, progress, weight_loader=place_fast
+        checkpoint,
+        device,
+        options.dtype,
+        mmap=True,
+        progress=progress,
+        weight_loader=load_fast,
     )
     if options.kv_dtype is not None:
         model.cache_type = QuantizedKVCache
-    llm = CodeLlama(accelerate(model), tokenizer)
-    if options.compile:
-        llm.decoder.steps = CompiledSteps(model)
+    accelerate(model)
     if mesh is not None:
         from codellama.fast import tensor_parallel
 
         tensor_parallel.parallelize(model, mesh)
-        llm.draw_seed = partial(broadcast, torch.Generator().seed, mesh)
-    return llm
+    return model, CompiledStep(model) if options.compile else model
 
 
 def accelerate(model: Transformer) -> Transformer:
@@ -99,7 +97,7 @@ def _accelerate_layer(model: Transformer, name: str, prepack: bool = False) -> N
             model.set_submodule(name, SingleRowLinear(layer.weight))
 
 
-def _place(
+def _weight_loader(
     checkpoint: Checkpoint, options: LoadOptions, device: torch.device, mesh: DeviceMesh | None
 ) -> WeightLoader:
     """What puts parameters into the model."""

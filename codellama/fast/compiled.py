@@ -3,25 +3,23 @@
 Slow: a pass of small matrices waits for Python, and on a GPU for a thousand kernels' launches.
 Instead: torch.compile fuses what lies between matrices; a CUDA graph launches all kernels at once.
 Gains: figures in README.md.
-Costs: a minute or two at first, seconds once the code is on disk; a C++ compiler on a CPU; memory
-    for two KV caches, since one is moved into the static buffers.
+Costs: a minute or two at first, seconds once the code is on disk; a C++ compiler on a CPU.
 Not for: prefill and draft tokens. Its CUDA kernels gave the model's logits in Triton's interpreter;
     no GPU has run them yet.
 
-A CUDA graph is recorded for addresses, and torch.compile compiles for shapes. So the KV cache moves
-into static buffers, which the steps keep for one request after the other. A pass sees whole
-buffers behind a mask, and the lengths of the rows are a tensor on the device. On a CPU one
-version of the code runs for any capacity, and a second one for batches of several rows.
+torch.compile compiles for shapes, and a CUDA graph is recorded for addresses. So the KV cache is
+static: prompts are prefilled into buffers of a few sizes, of which a compiled pass sees all behind
+a mask, and the lengths of the rows are a tensor on the device. On a CPU one version of the code
+runs for any capacity, and a second one for batches of several rows.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
-import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -31,19 +29,15 @@ from torch.utils._triton import has_triton
 from codellama.errors import RequestError
 from codellama.fast.quantized_kv_cache import QuantizedKVCache
 from codellama.fast.single_row_linear import without_onednn
-from codellama.inference.cache_rows import view_rows
-from codellama.inference.scheduler import Steps
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
 CPU_CAPACITY_STEP, GPU_CAPACITY_STEP = 256, 1024
 """Tokens that divide a capacity. Masked keys are read, too; a GPU records a graph for each one."""
-STEPS_PER_SYNC = 16
-"""Steps on a GPU before the host looks at the tokens: until then the device need not wait."""
 CUDA_OPTIONS: dict[str, Any] = {
     "triton.cudagraphs": True,
-    # With tuning, inductor writes a product with one row as a sum, and fuses the expansion of its
-    # integers into it; 4 bits need more than 30 operations (PyTorch 2.13).
+    # With tuning, inductor writes a product with one row as a sum, and fuses the dequantization of
+    # its integers into it; 4 bits need more than 30 operations (PyTorch 2.13).
     "coordinate_descent_tuning": True,
     "realize_opcount_threshold": 64,
 }
@@ -75,8 +69,9 @@ def check_compiler(device: torch.device) -> None:
     )
 
 
-class CompiledSteps(Steps):
-    """A model's passes over one token a row, compiled at the first one (see `Steps`).
+class CompiledStep:
+    """A model's passes over one token a row, compiled at the first one: a step function (see
+    `inference.scheduler`). The model then makes static caches.
 
     Args:
         model: on one device.
@@ -84,114 +79,98 @@ class CompiledSteps(Steps):
     """
 
     def __init__(self, model: Transformer, backend: str = "inductor") -> None:
-        super().__init__(model)
+        self.model = model
+        is_quantized = issubclass(model.cache_type, QuantizedKVCache)
+        model.cache_type = StaticQuantizedKVCache if is_quantized else StaticKVCache
+        self._is_graph = model.tok_embeddings.weight.device.type != "cpu"
+        self._free: KVCache | None = None  # buffers to use again, whose addresses a graph knows
+        options: dict[str, Any] = {"options": CUDA_OPTIONS} if self._is_graph else {}
+        if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+            # Dynamo gives up on code that several models have compiled often (PyTorch 2.13).
+            options["isolate_recompiles"] = True
 
-        def step(tokens: Tensor, cache: StaticKVCache) -> Tensor:
+        def step(tokens: Tensor, cache: KVCache) -> Tensor:
             return cast(Tensor, model(tokens, cache))
 
-        # Dynamo counts compilations by code object, and gives up on one that several models have
-        # used often (PyTorch 2.13); so each model has its own.
-        step.__code__ = step.__code__.replace()
-        device = model.tok_embeddings.weight.device
-        options = CUDA_OPTIONS if device.type == "cuda" else None
-        self._compiled = torch.compile(step, backend=backend, fullgraph=True, options=options)
-        self._is_graph = device.type != "cpu"
-        self.steps_per_sync = STEPS_PER_SYNC if self._is_graph else 1
-        self._lock = threading.Lock()
-        self._buffers = model.new_cache(0)
-        self._starts = torch.zeros(0, 1, dtype=torch.long, device=device)
-        self._user: Callable[[], KVCache | None] = lambda: None  # the cache in the buffers
-        self._static_of = weakref.WeakKeyDictionary[KVCache, StaticKVCache]()
+        self._compiled = torch.compile(step, backend=backend, fullgraph=True, **options)
 
-    @contextmanager
-    def cache_for(self, cache: KVCache, count: int) -> Iterator[KVCache]:
-        """The static cache that stands for `cache` in `count` steps; other threads wait."""
-        with self._lock:
-            static, needed = self._static_of.get(cache), cache.longest + count
-            if static is None or cache.keys[0] is not static.keys[0] or needed > cache.capacity:
-                static = None  # frees buffers that the cache has left
-                static = self._move_in(cache, needed)
-            static.starts.copy_(torch.tensor(cache.lengths)[:, None])
-            try:
-                yield static
-            finally:
-                cache.lengths = [length + count for length in cache.lengths]
+    def new_cache(self, batch_size: int = 1, capacity: int = 0) -> KVCache:
+        """An empty static cache; on a GPU in the buffers of one that nobody holds any more."""
+        capacity = bucket(capacity, self._is_graph)
+        cache, self._free = self._free, None
+        fits = cache and cache.capacity == capacity and len(cache.lengths) >= batch_size
+        # What inference mode has made cannot be written to outside of it.
+        if not cache or not fits or cache.keys[0].is_inference():
+            cache = self.model.new_cache(batch_size, capacity)
+        cache = cache.rows(0, len(cache.lengths))
+        if self._is_graph:
+            weakref.finalize(cache, setattr, self, "_free", cache.rows(0, len(cache.lengths)))
+        cache.lengths = [0] * len(cache.lengths)
+        return cache
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """As `Steps`, with a cache of `cache_for`; the logits hold until the next call."""
-        torch.compiler.cudagraph_mark_step_begin()
-        if not self._is_graph and len(tokens) > 1:
+        """Tokens (batch, 1) -> float32 logits (batch, 1, vocab_size), valid until the next call."""
+        rows = len(tokens)
+        cache = cast(StaticKVCache, cache)
+        cache.starts = torch.tensor(cache.lengths)[:, None].to(tokens.device)
+        if not self._is_graph and rows > 1:
             torch._dynamo.mark_dynamic(tokens, 0)
-        with without_onednn() if len(tokens) == 1 else nullcontext():
-            return self._compiled(tokens, cast(StaticKVCache, cache))
+            torch._dynamo.mark_dynamic(cache.starts, 0)
+        if cache.marked is not cache.keys[0]:
+            cache.marked = cache.keys[0]
+            for buffer in (one for layers in cache.buffers() for one in layers):
+                if self._is_graph:
+                    torch._dynamo.mark_static_address(buffer, guard=False)
+                else:
+                    torch._dynamo.mark_dynamic(buffer, [0, 2] if rows > 1 else [2])
+        torch.compiler.cudagraph_mark_step_begin()
+        with without_onednn() if rows == 1 else nullcontext():
+            logits = self._compiled(tokens, cache)
+        cache.advance(1)
+        return logits
 
-    def _move_in(self, cache: KVCache, tokens: int) -> StaticKVCache:
-        """Moves a cache into the buffers, or into new ones if their capacity differs, rows are
-        missing, another cache uses them, or they cannot be written to any more (inference mode). A
-        batch that gets smaller keeps its addresses."""
-        step = GPU_CAPACITY_STEP if self._is_graph else CPU_CAPACITY_STEP
-        rows, capacity = len(cache.lengths), -(-tokens // step) * step
-        is_taken = self._user() not in (None, cache)
-        is_fixed = self._buffers.keys[0].is_inference() and not torch.is_inference_mode_enabled()
-        fits = self._buffers.capacity == capacity and len(self._buffers.lengths) >= rows
-        if is_taken or is_fixed or not fits:
-            self._static_of.pop(cache, None)
-            self._buffers = self.model.new_cache(0)  # frees the old ones first
-            self._buffers = self.model.new_cache(rows, capacity)
-            self._starts = self._starts.new_zeros(rows, 1)
-        static = self._static_of[cache] = static_rows(self._buffers, rows, self._starts)
-        buffers = [buffer for kind in static.kinds for buffer in getattr(static, kind)]
-        for tensor in (static.starts, *buffers):
-            if self._is_graph:
-                torch._dynamo.mark_static_address(tensor, guard=False)
-            else:
-                changing = ([0] if rows > 1 else []) + ([2] if tensor.dim() == 4 else [])
-                torch._dynamo.mark_dynamic(tensor, changing)
-        move(cache, static)
-        self._user = weakref.ref(cache)
-        return static
+
+def bucket(tokens: int, is_graph: bool) -> int:
+    """The next capacity that static buffers may have."""
+    step = GPU_CAPACITY_STEP if is_graph else CPU_CAPACITY_STEP
+    return -(-tokens // step) * step
 
 
 class StaticKVCache(KVCache):
-    """The first rows of another cache, in the same buffers, which must not grow.
+    """A KV cache that compiled passes see whole, behind a mask; elsewhere an ordinary one.
 
     Attributes:
-        starts: the lengths (batch, 1), on the device.
+        starts: the lengths (batch, 1) on the device, for compiled passes.
+        marked: the buffer for which torch.compile has been told which dimensions change.
     """
 
     starts: Tensor
-    uniform = False  # it is not known
+    marked: Tensor | None = None
+
+    def reserve(self, tokens: int) -> None:
+        """As `KVCache.reserve`, to a capacity that other caches have, too."""
+        super().reserve(bucket(tokens, self.keys[0].device.type != "cpu"))
+
+    @property
+    def uniform(self) -> bool:
+        """As `KVCache.uniform`; a compiled pass does not know."""
+        return not torch.compiler.is_compiling() and super().uniform
 
     def key_count(self, seq: int) -> int:
-        """The whole buffer, behind a mask."""
-        return self.capacity
+        """As `KVCache.key_count`; for a compiled pass the whole buffer."""
+        return self.capacity if torch.compiler.is_compiling() else super().key_count(seq)
 
     def next_positions(self, seq: int) -> Tensor:
-        """Positions (batch, seq), computed on the device."""
-        return self.starts + torch.arange(seq, device=self.starts.device)
+        """As `KVCache.next_positions`; for a compiled pass computed on the device."""
+        if torch.compiler.is_compiling():
+            return self.starts + torch.arange(seq, device=self.starts.device)
+        return super().next_positions(seq)
 
     def advance(self, seq: int) -> None:
-        """Counts the tokens on the device; `cache_for` counts them for the host."""
-        self.starts += seq
+        """As `KVCache.advance`; after a compiled pass the step function calls it."""
+        if not torch.compiler.is_compiling():
+            super().advance(seq)
 
 
 class StaticQuantizedKVCache(StaticKVCache, QuantizedKVCache):
     """The same for buffers of 8 bits."""
-
-
-def static_rows(cache: KVCache, rows: int, starts: Tensor) -> StaticKVCache:
-    """The first `rows` of a cache, static; `starts` (batch, 1) is where their lengths will be."""
-    kind = StaticQuantizedKVCache if isinstance(cache, QuantizedKVCache) else StaticKVCache
-    static = kind.__new__(kind)
-    vars(static).update(vars(view_rows(cache, 0, rows)), starts=starts[:rows])
-    return static
-
-
-@torch.no_grad()
-def move(cache: KVCache, target: KVCache) -> None:
-    """Copies what a cache holds into the buffers of another, and lets it use those from then on."""
-    for kind in cache.kinds:
-        buffers = getattr(cache, kind)
-        for layer, new in enumerate(getattr(target, kind)):
-            new[:, :, : cache.longest] = buffers[layer][:, :, : cache.longest]
-            buffers[layer] = new

@@ -9,7 +9,8 @@ Costs: without compiled steps decoding gets slower, the more so the longer the c
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,31 +20,56 @@ from codellama.model.kv_cache import KVCache
 
 
 class QuantizedKVCache(KVCache):
-    """As `KVCache`; `dtype` is that of what `write` takes and returns."""
+    """As `KVCache`; `dtype` is that of what `write` takes and returns.
 
-    kinds: ClassVar[tuple[str, ...]] = ("keys", "values", "key_scales", "value_scales")
+    Attributes:
+        keys, values: int8, as in `KVCache`.
+        key_scales, value_scales: a tensor (batch, kv_heads, capacity, 1) for each layer.
+    """
 
     def __init__(self, *shape: Any, dtype: torch.dtype = torch.float32, **options: Any) -> None:
         options["dtype"] = torch.int8
         super().__init__(*shape, **options)
         self.key_scales = [one.new_zeros(*one.shape[:3], 1, dtype=dtype) for one in self.keys]
         self.value_scales = [one.new_zeros(*one.shape[:3], 1, dtype=dtype) for one in self.values]
-        self._expanded = [scales[0].new_empty(0) for scales in (self.key_scales, self.value_scales)]
+        self._dequantized = [
+            scales[0].new_empty(0) for scales in (self.key_scales, self.value_scales)
+        ]
+
+    def buffers(self) -> list[list[Tensor]]:
+        """As `KVCache.buffers`."""
+        return [self.keys, self.values, self.key_scales, self.value_scales]
+
+    def rows(self, start: int, stop: int) -> KVCache:
+        """As `KVCache.rows`."""
+        part = copy(self)
+        part.keys, part.values, part.key_scales, part.value_scales = (
+            [one[start:stop] for one in layers] for layers in self.buffers()
+        )
+        part.lengths = self.lengths[start:stop]
+        return part
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """As `KVCache.write`; what is returned holds until the next call."""
+        """As `KVCache.write`; what is returned is valid until the next call."""
         (keys, key_scales), (values, value_scales) = quantize_rows(keys), quantize_rows(values)
-        scales = {"key_scales": key_scales[..., None], "value_scales": value_scales[..., None]}
-        end = self._store(layer, keys=keys, values=values, **scales)
+        end = self._store(
+            (self.keys, keys),
+            (self.values, values),
+            (self.key_scales, key_scales[..., None]),
+            (self.value_scales, value_scales[..., None]),
+            layer=layer,
+        )
         return (
-            self._expand(0, self.keys[layer][:, :, :end], self.key_scales[layer][:, :, :end]),
-            self._expand(1, self.values[layer][:, :, :end], self.value_scales[layer][:, :, :end]),
+            self._dequantize(0, self.keys[layer][:, :, :end], self.key_scales[layer][:, :, :end]),
+            self._dequantize(
+                1, self.values[layer][:, :, :end], self.value_scales[layer][:, :, :end]
+            ),
         )
 
-    def _expand(self, which: int, integers: Tensor, scales: Tensor) -> Tensor:
+    def _dequantize(self, which: int, integers: Tensor, scales: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # which fuses it with what reads it
             return integers * scales
-        if self._expanded[which].numel() < integers.numel():
-            self._expanded[which] = scales.new_empty(integers.numel() * 3 // 2)
-        expanded = self._expanded[which][: integers.numel()].view(integers.shape)
-        return expanded.copy_(integers).mul_(scales)
+        if self._dequantized[which].numel() < integers.numel():
+            self._dequantized[which] = scales.new_empty(integers.numel() * 3 // 2)
+        numbers = self._dequantized[which][: integers.numel()].view(integers.shape)
+        return numbers.copy_(integers).mul_(scales)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
+from codellama.distributed import broadcast
 from codellama.errors import RequestError
 from codellama.inference.prefill import PrefixCache
 from codellama.inference.requests import (
@@ -24,39 +25,55 @@ from codellama.inference.requests import (
     RunningSequence,
     check_length,
 )
-from codellama.inference.scheduler import Decoder
-from codellama.inference.speculative import DraftModel
+from codellama.inference.scheduler import Scheduler, StepFunction, Timing
+from codellama.inference.speculative import Drafter, DraftModel, PromptLookup
+from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import Tokenizer
-from codellama.weights import loading
 from codellama.weights.downloads import Progress
+from codellama.weights.loading import (
+    LoadOptions,
+    fast_module,
+    load_model,
+    load_tokenizer,
+    open_checkpoint,
+)
 from codellama.weights.variants import matching
 
 
 class CodeLlama:
-    """Completes code, fills gaps in it and chats about it.
+    """Completes code, infills it and chats about it.
 
     Every method takes the fields of `Options` as keyword arguments, and raises `RequestError` for
     options out of range and prompts longer than the context, `PromptError` for prompts that do not
     fit the format, and `TokenizerError` for text that cannot be encoded.
 
     Attributes:
-        decoder: runs the model; its `timing` counts what all calls so far have spent.
+        model: for another one, make a new `CodeLlama`.
+        timing: what all calls so far have spent in the model.
         draw_seed: makes the seed of a text without one; None: each draws its own.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        step_function: StepFunction | None = None,
+    ) -> None:
+        self.model = model
         self.tokenizer = tokenizer
-        self.decoder = Decoder(model)
+        self.timing = Timing()
         self.draw_seed: Callable[[], int] | None = None
-        self._dialog = PrefixCache()
+        self._step_function = step_function or model
+        self._new_drafter: Callable[[], Drafter] = PromptLookup
+        self._last_chat = PrefixCache()
 
     @property
-    def model(self) -> Transformer:
-        """The model that the decoder runs; for another one, make a new `CodeLlama`."""
-        return self.decoder.model
+    def is_compiled(self) -> bool:
+        """Whether decoding runs something else than the model itself."""
+        return self._step_function is not self.model
 
     @classmethod
     def load(
@@ -72,6 +89,10 @@ class CodeLlama:
     ) -> CodeLlama:
         """Loads a checkpoint directory of any format, with its `tokenizer.model`.
 
+        On a CPU the weights stay mapped from disk where they can be: do not write to the files of a
+        model in use. PyTorch uses all cores; for a model of a few million parameters one thread is
+        faster (`torch.set_num_threads(1)`).
+
         Args:
             directory, device, dtype, progress: as for `load_model`.
             fast: let `codellama.fast` hold and run the model; without `quantize` and `kv_dtype`,
@@ -85,17 +106,21 @@ class CodeLlama:
                 vocabulary than the model.
             RequestError: an option is out of its range, or this machine cannot follow it.
         """
-        chosen = loading.LoadOptions(device, dtype, **options)
-        if fast and (acceleration := loading.fast_module("acceleration")):
-            return acceleration.load_accelerated(directory, chosen, progress=progress, mesh=mesh)
-        if chosen != loading.LoadOptions(device, dtype) or mesh is not None:
+        chosen = LoadOptions(device, dtype, **options)
+        checkpoint = open_checkpoint(directory)
+        tokenizer = load_tokenizer(checkpoint.directory, checkpoint.config.vocab_size)
+        if fast and (acceleration := fast_module("acceleration")):
+            model, step_function = acceleration.load(checkpoint, chosen, progress, mesh)
+            llm = cls(model, tokenizer, step_function)
+            if mesh is not None:  # all processes have to draw the same
+                llm.draw_seed = partial(broadcast, torch.Generator().seed, mesh)
+            return llm
+        if chosen != LoadOptions(device, dtype) or mesh is not None:
             raise RequestError(
                 "quantize, kv_dtype, compile and several processes are the work of codellama/fast; "
                 "leave them out, or load with it (fast=True)"
             )
-        checkpoint = loading.open_checkpoint(directory)
-        tokenizer = loading.load_tokenizer(directory, checkpoint.config.vocab_size)
-        return cls(loading.load_model(checkpoint, device, dtype, progress), tokenizer)
+        return cls(load_model(checkpoint, device, dtype, mmap=True, progress=progress), tokenizer)
 
     def load_draft(self, directory: str | Path, *, fast: bool = True) -> None:
         """Loads a smaller model, in the same dtype and to the same device, that makes draft tokens
@@ -104,13 +129,13 @@ class CodeLlama:
         Args and errors are those of `load`; a RequestError also if the vocabulary is another.
         """
         weight, size = self.model.tok_embeddings.weight, self.model.config.vocab_size
-        if (found := loading.open_checkpoint(directory).config.vocab_size) != size:
+        if (found := open_checkpoint(directory).config.vocab_size) != size:
             raise RequestError(
                 f"{directory} has {found} token ids, the model {size}; drafts need the same "
                 "vocabulary"
             )
         draft = type(self).load(directory, weight.device, weight.dtype, fast=fast).model
-        self.decoder.new_drafter = partial(DraftModel, draft)
+        self._new_drafter = partial(DraftModel, draft)
 
     def complete(self, prompts: Iterable[str], **options: Any) -> list[Completion]:
         """Continues each prompt; prompt + text is what the model has read and written."""
@@ -118,27 +143,27 @@ class CodeLlama:
 
     def infill(
         self,
-        gaps: Iterable[tuple[str, str]],
+        pairs: Iterable[tuple[str, str]],
         suffix_first: bool = False,
         allow_control_tags: bool = False,
         **options: Any,
     ) -> list[Completion]:
-        """Fills the gap between each prefix and suffix; the text is that of the gap alone, also
-        with `echo`.
+        """Writes what stands between each prefix and suffix; the text is that alone, also with
+        `echo`.
 
         Args:
             suffix_first: show the model the suffix before the prefix (see `prompts.infilling`).
             allow_control_tags: let texts spell control tokens.
         """
-        several = _several(gaps, str)
-        batch = [self._infilling(gap, suffix_first, allow_control_tags) for gap in several]
+        several = _several(pairs, str)
+        batch = [self._infilling(pair, suffix_first, allow_control_tags) for pair in several]
         return list(self._each(batch, options))
 
     def each(
         self, texts: Iterable[str], suffix_first: bool = False, **options: Any
     ) -> Iterator[Completion]:
-        """Completes each text, or fills the gap that `<FILL_ME>` marks in it; yields a completion
-        as soon as it and those before it are done. `echo` is for texts without a gap."""
+        """Completes each text, or infills it where `<FILL_ME>` stands; yields a completion as soon
+        as it and those before it are done. `echo` is for texts without `<FILL_ME>`."""
         batch = [
             self._infilling(split_fill(text), suffix_first)
             if isinstance(text, str) and FILL in text
@@ -148,10 +173,10 @@ class CodeLlama:
         return self._each(batch, options)
 
     def chat(
-        self, dialogs: Iterable[Sequence[Message]], allow_control_tags: bool = False, **options: Any
+        self, chats: Iterable[Sequence[Message]], allow_control_tags: bool = False, **options: Any
     ) -> list[Completion]:
-        """Answers the last message of each dialog (see `prompts.chat`)."""
-        several = _several(dialogs, Mapping)
+        """Answers the last message of each chat (see `prompts.chat`)."""
+        several = _several(chats, Mapping)
         return list(self._each([self._chat(one, allow_control_tags) for one in several], options))
 
     def generate(
@@ -185,41 +210,41 @@ class CodeLlama:
         allow_control_tags: bool = False,
         **options: Any,
     ) -> CompletionStream:
-        """As `infill` for one gap, in pieces of text as they become certain."""
+        """As `infill` for one pair, in pieces of text as they become certain."""
         prompt = self._infilling((prefix, suffix), suffix_first, allow_control_tags)
         return self._stream(prompt, options)
 
     def stream_chat(
         self, messages: Sequence[Message], allow_control_tags: bool = False, **options: Any
     ) -> CompletionStream:
-        """As `chat` for one dialog, in pieces of text as they become certain.
+        """As `chat` for one chat, in pieces of text as they become certain.
 
-        If the dialog continues the last one streamed, only what is new goes through the model. So
+        If it continues the last one streamed, only what is new goes through the model. So
         make a new `CodeLlama` after the weights have changed.
         """
-        return self._stream(self._chat(messages, allow_control_tags), options, self._dialog)
+        return self._stream(self._chat(messages, allow_control_tags), options, self._last_chat)
 
     def _completion(self, text: str) -> Prompt:
         ids = self.tokenizer.encode(text, bos=True)
         return Prompt(ids, self._stop_ids(None), continuation=bool(text))
 
     def _infilling(
-        self, gap: tuple[str, str], suffix_first: bool, allow_control_tags: bool = False
+        self, pair: tuple[str, str], suffix_first: bool, allow_control_tags: bool = False
     ) -> Prompt:
-        is_pair = isinstance(gap, Sequence) and len(gap) == 2
-        if not is_pair or not all(isinstance(part, str) for part in gap):
-            raise RequestError(f"a gap is {gap!r:.60}; expected a prefix and a suffix, two texts")
+        is_pair = isinstance(pair, Sequence) and len(pair) == 2
+        if not is_pair or not all(isinstance(part, str) for part in pair):
+            raise RequestError(f"found {pair!r:.60}; expected a prefix and a suffix, two texts")
         ids = prompts.infilling(
-            self.tokenizer, *gap, suffix_first=suffix_first, allow_control_tags=allow_control_tags
+            self.tokenizer, *pair, suffix_first=suffix_first, allow_control_tags=allow_control_tags
         )
         if any(variant.infilling == "unstated" for variant in matching(self.model.config)):
             warnings.warn("this 70B model may not have been trained to infill", stacklevel=3)
-        return Prompt(ids, self._stop_ids(self.tokenizer.eot_id), continuation=True, kind="gap")
+        return Prompt(ids, self._stop_ids(self.tokenizer.eot_id), continuation=True, kind="infill")
 
     def _chat(self, messages: Sequence[Message], allow_control_tags: bool) -> Prompt:
         ids = prompts.chat(self.tokenizer, messages, allow_control_tags)
         stop_ids = self._stop_ids(self.tokenizer.step_id)
-        return Prompt(ids, stop_ids, continuation=False, kind="dialog")
+        return Prompt(ids, stop_ids, continuation=False, kind="chat")
 
     def _stop_ids(self, end_id: int | None) -> frozenset[int]:
         return frozenset(id for id in (end_id, self.tokenizer.eos_id) if id is not None)
@@ -233,21 +258,42 @@ class CodeLlama:
             for number in range(options.num_samples)
         ]
         pending = deque(sequences)
-        size, steps = options.batch_size, self.decoder.steps.steps_per_sync
-        for _ in self.decoder.run(sequences, batch_size=size, steps_per_sync=steps):
+        for _ in self._schedule(sequences, options.batch_size).run():
             while pending and pending[0].finish_reason:
                 yield pending.popleft().completion()
         yield from (sequence.completion() for sequence in pending)
 
     def _stream(
-        self, prompt: Prompt, keywords: dict[str, Any], prefix: PrefixCache | None = None
+        self, prompt: Prompt, keywords: dict[str, Any], last_chat: PrefixCache | None = None
     ) -> CompletionStream:
         options = Options(**keywords)
         if options.num_samples > 1:
             raise RequestError(f"a stream is one text; num_samples is {options.num_samples}")
         sequence = self._sequence(prompt, options)
-        pieces = (text for _, text in self.decoder.run([sequence], prefix=prefix) if text)
-        return CompletionStream(sequence, pieces)
+        return CompletionStream(sequence, self._pieces(sequence, last_chat))
+
+    def _pieces(self, sequence: RunningSequence, last_chat: PrefixCache | None) -> Iterator[str]:
+        """The text of one sequence; a chat goes on from the cache of the one before."""
+        cache = None
+        if last_chat is not None and not sequence.wants_prompt_logprobs:
+            cache = last_chat.take(sequence.prompt.ids, sequence.capacity)
+        scheduler = self._schedule([sequence], 1, cache)
+        yield from (text for _, text in scheduler.run() if text)
+        if last_chat is not None:
+            last_chat.put(sequence.prompt.ids + sequence.tokens, scheduler.cache)
+
+    def _schedule(
+        self, sequences: list[RunningSequence], batch_size: int, cache: KVCache | None = None
+    ) -> Scheduler:
+        return Scheduler(
+            self.model,
+            sequences,
+            batch_size,
+            step_function=self._step_function,
+            new_drafter=self._new_drafter,
+            timing=self.timing,
+            cache=cache,
+        )
 
     def _sequence(self, prompt: Prompt, options: Options, number: int = 0) -> RunningSequence:
         ids, config = prompt.ids, self.model.config
@@ -255,10 +301,10 @@ class CodeLlama:
             options = replace(options, seed=options.seed + number)
         elif self.draw_seed is not None:
             options = replace(options, seed=self.draw_seed())
-        if prompt.kind == "gap":
+        if prompt.kind == "infill":
             options = replace(options, echo=False)
-        if prompt.kind == "dialog" and options.heal:
-            raise RequestError("heal is for prompts that end inside a word; a dialog never does")
+        if prompt.kind == "chat" and options.heal:
+            raise RequestError("heal is for prompts that end inside a word; a chat never does")
         if not ids:
             raise RequestError("a prompt has no tokens; the shortest one is [BOS]")
         if outside := [id for id in ids if not 0 <= id < config.vocab_size]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from codellama.inference.cache_rows import keep_rows, view_rows
 from codellama.inference.requests import RunningSequence
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
@@ -19,84 +18,86 @@ PREFILL_CHUNK = 512
 
 @dataclass
 class Prefilled:
-    """What decoding goes on from. Rows are in the order of the sequences.
+    """What decoding goes on from.
 
     Attributes:
-        cache: keys and values of the prompts, with capacity for what may be generated.
+        rows: the sequence in each row of the cache.
         logits: (rows, vocab_size) of the first new token.
         tokens: number of tokens that went through the model.
     """
 
-    cache: KVCache
+    rows: list[RunningSequence]
     logits: Tensor
     tokens: int
 
 
-def prefill(model: Transformer, sequences: Sequence[RunningSequence]) -> Prefilled:
+def prefill(model: Transformer, sequences: Sequence[RunningSequence], cache: KVCache) -> Prefilled:
     """Runs the prompts through the model, `PREFILL_CHUNK` tokens at a time; duplicate prompts once.
 
     Short prompts share a chunk, padded on the right to the longest of them. A long prompt has its
     chunks to itself, so that padding never costs more than a chunk. Besides weights and cache this
     takes the activations of one chunk (the widest has `PREFILL_CHUNK * hidden_dim` numbers), a mask
-    of `PREFILL_CHUNK` times the prompt's length, the logits of one position a row (of a chunk's
-    positions where prompt log-probabilities are wanted), and one layer of the cache.
+    of `PREFILL_CHUNK` times the prompt's length, and the logits of one position a row (of a chunk's
+    positions where prompt log-probabilities are wanted).
+
+    Args:
+        cache: a row for each sequence, with capacity for its prompt. Rows are empty, but for one
+            that may hold a prefix of its prompt (see `PrefixCache`).
     """
-    unique = {tuple(sequence.prompt.ids): sequence for sequence in sequences}
-    groups = _groups(unique.values())
-    cache = model.new_cache(len(unique), max(map(_capacity, sequences)))
-    rows: dict[tuple[int, ...], int] = {}
-    logits: list[Tensor] = []
-    for group in groups:
-        start = len(logits)
-        view = view_rows(cache, start, start + len(group))
-        logits += _prefill_group(model, group, view)
-        cache.lengths[start : start + len(group)] = view.lengths
-        rows |= {tuple(sequence.prompt.ids): start + row for row, sequence in enumerate(group)}
-    order = [rows[tuple(sequence.prompt.ids)] for sequence in sequences]
-    if order != list(range(len(unique))):
-        keep_rows(cache, order)
+    known = sum(cache.lengths)
+    first_of: dict[tuple[int, ...], RunningSequence] = {}
     for sequence in sequences:
-        sequence.prompt_logprobs = list(unique[tuple(sequence.prompt.ids)].prompt_logprobs)
-    return Prefilled(cache, torch.stack(logits)[order], sum(map(len, unique)))
+        first_of.setdefault(tuple(sequence.prompt.ids), sequence)
+    rows: list[RunningSequence] = []
+    logits: list[Tensor] = []
+    for group in _groups(first_of.values()):
+        start, end = len(rows), len(rows) + len(group)
+        part = cache.rows(start, end)
+        logits += _prefill_group(model, group, part)
+        cache.lengths[start:end] = part.lengths
+        rows += group
+    row_of = {tuple(sequence.prompt.ids): row for row, sequence in enumerate(rows)}
+    for sequence in sequences:
+        row = row_of[tuple(sequence.prompt.ids)]
+        if sequence is not rows[row]:
+            cache.copy_row(row, len(rows), len(sequence.prompt.ids))
+            sequence.prompt_logprobs = list(rows[row].prompt_logprobs)
+            logits.append(logits[row])
+            rows.append(sequence)
+    return Prefilled(rows, torch.stack(logits), sum(map(len, first_of)) - known)
 
 
-@dataclass
 class PrefixCache:
-    """The KV cache of the last sequence, for a next prompt with the same prefix, as in a dialog.
+    """The KV cache of the last chat, for a next prompt with the same prefix.
 
-    Attributes:
-        last: the tokens of one row, and their keys and values; empty while a sequence uses them, so
-            that another thread's sequence begins anew.
+    It is a lock as well: who takes the cache is alone with it until putting it back, and another
+    thread finds none meanwhile.
     """
 
-    last: list[tuple[list[int], KVCache]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._last: list[tuple[list[int], KVCache]] = []
 
-    def prefill(self, model: Transformer, sequence: RunningSequence) -> Prefilled:
-        """As `prefill` for one sequence; only the tokens that the cache lacks are run."""
+    def take(self, prompt: Sequence[int], capacity: int) -> KVCache | None:
+        """The cache, of as much of the prompt as it holds, with room for `capacity` tokens."""
         try:
-            known, cache = self.last.pop()
+            known, cache = self._last.pop()
         except IndexError:
-            return prefill(model, [sequence])
-        if cache.keys[0].is_inference():  # which cannot be written to
-            return prefill(model, [sequence])
-        prompt = sequence.prompt.ids
-        cache.lengths = [0 if sequence.wants_prompt_logprobs else common_prefix(known, prompt)]
-        new_tokens = len(prompt) - cache.longest
-        cache.reserve(_capacity(sequence))
-        logits = _prefill_group(model, [sequence], cache)
-        return Prefilled(cache, torch.stack(logits), new_tokens)
+            return None
+        if cache.keys[0].is_inference():  # which cannot be written to outside of inference mode
+            return None
+        cache.lengths = [common_prefix(known, prompt)]
+        cache.reserve(capacity)
+        return cache
+
+    def put(self, ids: Sequence[int], cache: KVCache) -> None:
+        """Keeps the cache of a finished sequence, of which the last token may not have been run."""
+        self._last[:] = [([*ids[:-1]], cache)]
 
 
 def common_prefix(known: Sequence[int], ids: Sequence[int]) -> int:
     """Length of the common prefix but for the last of `ids`, which has to run for its logits."""
-    most = min(len(known), len(ids) - 1)
-    return next((at for at in range(most) if known[at] != ids[at]), most)
-
-
-def _capacity(sequence: RunningSequence) -> int:
-    """Positions that a sequence needs; draft tokens may reach past its last one."""
-    drafts = min(sequence.options.speculate, sequence.budget)
-    return len(sequence.prompt.ids) + sequence.budget + drafts
+    shorter = min(len(known), len(ids) - 1)
+    return next((at for at in range(shorter) if known[at] != ids[at]), shorter)
 
 
 def _groups(sequences: Iterable[RunningSequence]) -> list[list[RunningSequence]]:

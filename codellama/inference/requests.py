@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from codellama.errors import RequestError
-from codellama.inference.sampling import sample
+from codellama.errors import RequestError, check_fields, number
+from codellama.inference.sampling import (
+    LogitsProcessor,
+    repetition_penalty,
+    sample,
+    token_healing,
+)
 from codellama.text.tokenizer import IncrementalDecoder, Tokenizer
 
 FinishReason = Literal["stop", "length"]
@@ -28,14 +30,17 @@ class Options:
         temperature: 0 always takes the most likely token; 1 samples from the model's distribution.
         top_p: sample from the most likely tokens that together have this probability (nucleus).
         top_k: sample from this many of the most likely tokens; 0: from all.
-        seed: the same one gives the same text whatever else is in the batch; without, each differs.
-        stop: a string that ends the text and is not part of it; may be given several times.
+        repetition_penalty: above 1 makes tokens that the completion already has less likely. Code
+            has to repeat itself, so it soon suffers: use it against endless loops alone, from 1.05.
+        seed: makes sampling repeatable; a prompt's text does not depend on the rest of the batch.
+            Without a seed, every run differs.
+        stop: a text that ends the completion and is not part of it, or several of them.
         logprobs: also return each token's log-probability in nats, before temperature and top_p.
-        echo: let text, tokens and logprobs begin with the prompt's.
+        echo: return the prompt's text, tokens and logprobs before the completion's.
         batch_size: sequences that run through the model together.
         num_samples: completions of each prompt; with a seed, the n-th has seed + n, from n = 0.
-        heal: for prompts that end inside a word: remove the prompt's last token; the first new one
-            has to begin with the removed text (token healing).
+        heal: for prompts that end inside a word or an indentation: take the prompt's last token
+            back, and let the new tokens spell its text first (token healing).
         speculate: draft tokens to verify in one pass; changes the speed, not the text. They are
             looked up in the text so far, or come from a draft model.
 
@@ -43,43 +48,26 @@ class Options:
         RequestError: a value is out of its range.
     """
 
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 0.95
-    top_k: int = 0
-    seed: int | None = None
-    stop: Sequence[str] = ()
+    max_new_tokens: int = number(256, least=0)
+    temperature: float = number(0.0, least=0)
+    top_p: float = number(0.95, above=0, most=1)
+    top_k: int = number(0, least=0)
+    repetition_penalty: float = number(1.0, above=0)
+    seed: int | None = number(None, least=-(2**63), most=2**64 - 1)
+    stop: tuple[str, ...] = ()
     logprobs: bool = False
     echo: bool = False
-    batch_size: int = 8
-    num_samples: int = 1
+    batch_size: int = number(8, least=1)
+    num_samples: int = number(1, least=1)
     heal: bool = False
-    speculate: int = 0
+    speculate: int = number(0, least=0)
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        for name, (kind, least, most, expected) in _RANGES.items():
-            value = getattr(self, name)
-            if name == "seed" and value is None:
-                continue
-            if not isinstance(value, kind) or not least <= value <= most:
-                raise RequestError(f"{name} is {value!r}; expected {expected}")
-        texts = self.stop if isinstance(self.stop, Sequence) else [None]
-        if not all(isinstance(text, str) and text for text in texts):
-            raise RequestError(f"stop is {self.stop!r}; expected strings that are not empty")
-
-
-_RANGES: dict[str, tuple[Any, float, float, str]] = {
-    "max_new_tokens": (Integral, 0, math.inf, "a whole number from 0"),
-    "temperature": (Real, 0, sys.float_info.max, "0 or more"),
-    "top_p": (Real, sys.float_info.min, 1, "above 0 and at most 1"),
-    "top_k": (Integral, 0, math.inf, "a whole number from 0"),
-    "seed": (int, -(2**63), 2**64 - 1, "a whole number of 64 bits"),
-    "batch_size": (Integral, 1, math.inf, "a whole number from 1"),
-    "num_samples": (Integral, 1, math.inf, "a whole number from 1"),
-    "speculate": (Integral, 0, math.inf, "a whole number from 0"),
-}
+        check_fields(self)
+        if "" in self.stop:
+            raise RequestError("stop is an empty text; expected one of at least a character")
 
 
 def check_length(ids: Sequence[int], context: int, place: str = "") -> None:
@@ -117,13 +105,13 @@ class Prompt:
         stop_ids: ids that end the completion.
         continuation: the completion continues the prompt's text, so that a leading space is part of
             it; otherwise it begins a text of its own.
-        kind: a gap's completion never begins with the prompt (`echo`); a dialog cannot be healed.
+        kind: `echo` is for completions, chats included; a chat cannot be healed.
     """
 
     ids: list[int]
     stop_ids: frozenset[int]
     continuation: bool
-    kind: Literal["text", "gap", "dialog"] = "text"
+    kind: Literal["completion", "infill", "chat"] = "completion"
 
 
 class RunningSequence:
@@ -134,9 +122,10 @@ class RunningSequence:
         device: where sampling draws its random numbers.
 
     Attributes:
+        text: so far, up to where it is certain; begins with the prompt's if that is echoed.
         tokens, logprobs: as in `Completion`, of the generated tokens.
         prompt_logprobs: of the prompt's tokens; prefill adds them if `wants_prompt_logprobs`.
-        finish_reason: None as long as the sequence runs.
+        finish_reason: None as long as tokens may be appended.
     """
 
     def __init__(
@@ -150,42 +139,47 @@ class RunningSequence:
     ) -> None:
         self.prompt = prompt
         self.options = options
-        self._text = tokenizer.decode(prompt.ids) if options.echo else ""
-        self._healing_ids: list[int] = []
-        healed = b""  # what was taken back of the prompt; the first new token begins with it
-        if options.heal and budget and len(prompt.ids) > 1:
-            healed = tokenizer.bytes_of[prompt.ids[-1]]
-        if healed:
-            self.prompt = replace(prompt, ids=prompt.ids[:-1])
-            self._healing_ids = tokenizer.starting_with(healed)
         self.budget = budget
+        self.text = tokenizer.decode(prompt.ids) if options.echo else ""
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.prompt_logprobs = [0.0]
-        self.finish_reason: FinishReason | None = None
+        self.finish_reason: FinishReason | None = None if budget else "length"
         self.generator = torch.Generator(device)
         own = self.generator.seed()
         self.generator.manual_seed(own if options.seed is None else options.seed)
-        self._decoder = IncrementalDecoder(tokenizer, prompt.continuation, len(healed))
-        self._held_back = ""  # may turn out to be the beginning of a stop string
+        self._processors: list[LogitsProcessor] = []
+        removed = b""
+        if options.heal and budget and len(prompt.ids) > 1:
+            ids, removed, process = token_healing(tokenizer, prompt.ids)
+            self.prompt = replace(prompt, ids=ids)
+            self._processors.append(process)
+        if options.repetition_penalty != 1:
+            self._processors.append(repetition_penalty(options.repetition_penalty))
+        self._vocab_size = tokenizer.vocab_size
+        self._decoder = IncrementalDecoder(tokenizer, prompt.continuation, skip=len(removed))
+        self._pending = ""  # may turn out to be the beginning of a stop string
 
     @property
     def wants_prompt_logprobs(self) -> bool:
         """Whether the log-probabilities of the prompt's own tokens are to be computed."""
         return self.options.logprobs and self.options.echo
 
-    def begin(self) -> str:
-        """Returns the echoed text; ends a sequence that may not generate or read anything."""
-        if self.budget == 0 and not self.wants_prompt_logprobs:
-            self.finish_reason = "length"
-        return self._text
+    @property
+    def capacity(self) -> int:
+        """Positions that the sequence needs in a KV cache; draft tokens may reach past its last."""
+        drafts = min(self.options.speculate, self.budget)
+        return len(self.prompt.ids) + self.budget + drafts
 
-    def prompt_read(self) -> None:
-        """Is called after prefill; where no token may be generated, the sequence then ends."""
-        if self.budget == 0:
-            self.finish_reason = "length"
+    def sample(self, logits: Tensor) -> Tensor:
+        """The next token (), by its logits (vocab_size); never one that the tokenizer lacks."""
+        logits = logits[: self._vocab_size]
+        for process in self._processors:
+            logits = process(logits, self.tokens)
+        how = self.options
+        return sample(logits, how.temperature, how.top_k, how.top_p, generator=self.generator)
 
-    def accept(self, token: int, logprob: float = 0.0) -> str:
+    def append(self, token: int, logprob: float = 0.0) -> str:
         """Adds the next token; returns the text that is certain now and was not before."""
         if token in self.prompt.stop_ids:
             return self._finish("stop")
@@ -196,14 +190,6 @@ class RunningSequence:
             text += self._finish("length")
         return text
 
-    def draw(self, logits: Tensor) -> Tensor:
-        """The next token (), by its logits (vocab_size)."""
-        if self._healing_ids and not self.tokens:  # others may not come first
-            ids = torch.tensor(self._healing_ids, device=logits.device)
-            logits = torch.full_like(logits, -torch.inf).index_copy(0, ids, logits[ids])
-        how = self.options
-        return sample(logits, how.temperature, how.top_k, how.top_p, generator=self.generator)
-
     def completion(self) -> Completion:
         """The result, once the sequence has ended."""
         if self.finish_reason is None:
@@ -212,27 +198,27 @@ class RunningSequence:
         if self.options.echo:
             tokens, logprobs = self.prompt.ids + tokens, self.prompt_logprobs + logprobs
         asked = logprobs if self.options.logprobs else None
-        return Completion(self._text, tokens, asked, self.finish_reason)
+        return Completion(self.text, tokens, asked, self.finish_reason)
 
     def _finish(self, reason: FinishReason) -> str:
         self.finish_reason = reason
         text = self._release(self._decoder.flush())
-        rest, self._held_back = self._held_back, ""
-        self._text += rest
+        rest, self._pending = self._pending, ""
+        self.text += rest
         return text + rest
 
     def _release(self, text: str) -> str:
         """Adds `text`; returns what is certain: no stop string, and no beginning of one."""
-        pending, stops = self._held_back + text, self.options.stop
+        pending, stops = self._pending + text, self.options.stop
         found = [at for stop in stops if (at := pending.find(stop)) >= 0]
         if found:
             self.finish_reason = "stop"
-            certain, self._held_back = min(found), ""
+            certain, self._pending = min(found), ""
         else:
             beginnings = (stop[:length] for stop in stops for length in range(1, len(stop)))
-            self._held_back = max(filter(pending.endswith, beginnings), key=len, default="")
-            certain = len(pending) - len(self._held_back)
-        self._text += pending[:certain]
+            self._pending = max(filter(pending.endswith, beginnings), key=len, default="")
+            certain = len(pending) - len(self._pending)
+        self.text += pending[:certain]
         return pending[:certain]
 
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
+
+from codellama.text.tokenizer import Tokenizer
+
+LogitsProcessor = Callable[[Tensor, Sequence[int]], Tensor]
+"""Changes the logits (vocab_size) of a step, given the new tokens of the sequence so far."""
 
 
 def token_probabilities(
@@ -63,3 +70,38 @@ def sample(
     probabilities = token_probabilities(logits, temperature, top_k, top_p)
     exponential = torch.empty_like(probabilities).exponential_(generator=generator)
     return (probabilities / exponential).argmax(-1)
+
+
+def token_healing(
+    tokenizer: Tokenizer, ids: Sequence[int]
+) -> tuple[list[int], bytes, LogitsProcessor]:
+    """Takes a prompt's last token back, so that a prompt may end inside a word or an indentation.
+
+    Returns:
+        The prompt without its last token; the bytes of that token; and a logits processor, under
+        which the new tokens spell these bytes before anything else, together or one by one.
+    """
+    removed = tokenizer.bytes_of[ids[-1]]
+
+    def process(logits: Tensor, tokens: Sequence[int]) -> Tensor:
+        spelled = b"".join(tokenizer.bytes_of[token] for token in tokens)
+        if len(spelled) >= len(removed):
+            return logits
+        allowed = tokenizer.spelling(removed[len(spelled) :])
+        allowed_ids = torch.tensor(allowed, device=logits.device)
+        return torch.full_like(logits, -torch.inf).index_copy(0, allowed_ids, logits[allowed_ids])
+
+    return [*ids[:-1]], removed, process
+
+
+def repetition_penalty(penalty: float) -> LogitsProcessor:
+    """Divides positive logits of the tokens that the sequence already has by a penalty, and
+    multiplies negative ones by it (Keskar et al. 2019, arXiv 1909.05858, section 4.1)."""
+
+    def process(logits: Tensor, tokens: Sequence[int]) -> Tensor:
+        seen = torch.tensor(sorted({*tokens}), dtype=torch.long, device=logits.device)
+        chosen = logits[seen]
+        lowered = torch.where(chosen > 0, chosen / penalty, chosen * penalty)
+        return logits.index_copy(0, seen, lowered)
+
+    return process

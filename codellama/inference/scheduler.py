@@ -1,6 +1,7 @@
-"""Decoding: after the prefill of a batch, each step adds a token to every row.
+"""Continuous batching: the loop of `generation` for many sequences that come and go.
 
-Batching is continuous (Yu et al. 2022, "Orca"): a waiting prompt takes the place of one that ends.
+A waiting sequence takes the place of one that ends (Yu et al. 2022, "Orca"). What a sequence gets
+does not depend on the others: it is what `generate_tokens` yields for its prompt alone.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from codellama.errors import CheckpointError
-from codellama.inference.cache_rows import join_rows, keep_rows
-from codellama.inference.prefill import PrefixCache, logprobs_of, prefill
+from codellama.inference.prefill import logprobs_of, prefill
 from codellama.inference.requests import RunningSequence
 from codellama.inference.speculative import Drafter, PromptLookup
 from codellama.model.kv_cache import KVCache
@@ -25,6 +25,19 @@ from codellama.model.transformer import Transformer
 
 REFILL_SHARE = 1 / 4
 """Waiting prompts join once a quarter of the batch is free, so that their prefill is shared."""
+
+Piece = tuple[RunningSequence, str]
+"""A sequence and the next piece of its text."""
+
+
+class StepFunction(Protocol):
+    """Runs one token a row. A `Transformer` is one; `codellama.fast.compiled` has another."""
+
+    def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Tokens (batch, 1) -> float32 logits (batch, 1, vocab_size); extends the cache."""
+
+    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
+        """An empty cache that the step function can run."""
 
 
 @dataclass
@@ -37,205 +50,165 @@ class Timing:
     decode_seconds: float = 0.0
 
 
-class Steps:
-    """Runs passes over one token a row; these are plain calls of the model.
-
-    Attributes:
-        steps_per_sync: steps after which the host looks at the tokens, unless they are streamed.
-    """
-
-    steps_per_sync = 1
-
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
-
-    def cache_for(self, cache: KVCache, count: int) -> AbstractContextManager[KVCache]:
-        """The cache to use in the next `count` steps; `cache` then holds their tokens, too."""
-        return nullcontext(cache)
-
-    def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Tokens (batch, 1) -> float32 logits (batch, 1, vocab_size)."""
-        return self.model(tokens, cache)
-
-
-class Decoder:
+class Scheduler:
     """Runs sequences through a model, each to its own end.
 
+    Args:
+        batch_size: sequences that run together at most.
+        step_function: runs passes over one token a row; None: the model.
+        new_drafter: makes a sequence's drafter, which is asked where `Options.speculate` says so.
+        timing: is added to.
+        cache: for a single sequence, holds a prefix of its prompt and has room for all of it.
+
     Attributes:
-        steps: runs the passes without draft tokens.
-        new_drafter: makes a row's drafter, which is asked where `Options.speculate` says so.
-        timing: what all runs so far have spent in the model.
+        running: the sequence in each of the cache's first rows.
     """
 
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
-        self.steps = Steps(model)
-        self.new_drafter: Callable[[], Drafter] = PromptLookup
-        self.timing = Timing()
-
-    def run(
+    def __init__(
         self,
+        model: Transformer,
         sequences: Iterable[RunningSequence],
-        *,
         batch_size: int = 8,
-        steps_per_sync: int = 1,
-        prefix: PrefixCache | None = None,
-    ) -> Iterator[tuple[RunningSequence, str]]:
-        """Runs up to `batch_size` sequences together; none of them changes what another gets.
+        *,
+        step_function: StepFunction | None = None,
+        new_drafter: Callable[[], Drafter] = PromptLookup,
+        timing: Timing | None = None,
+        cache: KVCache | None = None,
+    ) -> None:
+        self.model = model
+        self.waiting = deque(sequences)
+        self.batch_size = batch_size
+        self.step_function = step_function or model
+        self.new_drafter = new_drafter
+        self.timing = timing or Timing()
+        self.running: list[RunningSequence] = []
+        self._drafters: list[Drafter] = []
+        rows = min(batch_size, len(self.waiting))
+        capacity = max((sequence.capacity for sequence in self.waiting), default=0)
+        self.cache = cache or self.step_function.new_cache(rows, capacity)
+        self._running_cache = self.cache.rows(0, 0)
 
-        Args:
-            steps_per_sync: as in `Steps`; tokens after a row's end are discarded.
-            prefix: the cache that a single sequence may continue; holds its tokens afterwards.
-
-        Yields:
-            A sequence and the next piece of its text.
-        """
-        waiting = deque(sequences)
-        batch = _Batch(self, steps_per_sync, prefix)
-        while waiting or batch.rows:
-            free = batch_size - len(batch.rows)
-            if waiting and (not batch.rows or free >= REFILL_SHARE * batch_size):
-                newcomers = [waiting.popleft() for _ in range(min(free, len(waiting)))]
-                yield from ((sequence, sequence.begin()) for sequence in newcomers)
-                yield from batch.admit(newcomers)
-            else:
-                yield from batch.step()
-
-
-class _Batch:
-    """Sequences that run together, with a cache that holds a row for each."""
-
-    def __init__(self, decoder: Decoder, steps_per_sync: int, prefix: PrefixCache | None) -> None:
-        self.decoder = decoder
-        self.steps_per_sync = steps_per_sync
-        self.prefix = prefix
-        self.rows: list[RunningSequence] = []
-        self.drafters: list[Drafter] = []
-        self.cache: KVCache
-
-    def admit(self, sequences: Sequence[RunningSequence]) -> Iterator[tuple[RunningSequence, str]]:
-        """Runs the prompts of more sequences, and chooses the first new token of each."""
-        unread = [sequence for sequence in sequences if not sequence.finish_reason]
-        if not unread:
-            return
-        started = time.perf_counter()
-        model, timing = self.decoder.model, self.decoder.timing
-        read = self.prefix.prefill(model, unread[0]) if self.prefix else prefill(model, unread)
-        for row in unread:
-            row.prompt_read()
-        timing.prompt_tokens += read.tokens
-        texts = self._accept(unread, read.logits[:, None], [()] * len(unread))
-        timing.prefill_seconds += time.perf_counter() - started
-        if self.rows:
-            join_rows(self.cache, read.cache)
-        else:
-            self.cache = read.cache
-        self.rows += unread
-        self.drafters += [self.decoder.new_drafter() for _ in unread]
-        self._drop_finished()
-        yield from texts
+    def run(self) -> Iterator[Piece]:
+        """Steps until every sequence has ended; yields their texts piece by piece."""
+        while self.waiting or self.running:
+            yield from self.step()
 
     @torch.no_grad()
-    def step(self) -> Iterator[tuple[RunningSequence, str]]:
-        """Adds a token to each row, or several."""
+    def step(self) -> list[Piece]:
+        """Schedules, runs, samples and delivers: a prefill, or the next token of all that run."""
+        newcomers = self._schedule()
+        echoed = [(sequence, sequence.text) for sequence in newcomers]
+        newcomers = [
+            sequence
+            for sequence in newcomers
+            if not sequence.finish_reason or sequence.wants_prompt_logprobs
+        ]
         started = time.perf_counter()
-        drafts = [_draft(row, by) for row, by in zip(self.rows, self.drafters, strict=True)]
-        texts = self._verify(drafts) if any(drafts) else self._extend()
-        self._drop_finished()
-        self.decoder.timing.decoded_tokens += len(texts)
-        self.decoder.timing.decode_seconds += time.perf_counter() - started
-        yield from texts
+        if newcomers:
+            delivered = self._sample(*self._prefill(newcomers))
+            self.timing.prefill_seconds += time.perf_counter() - started
+        elif self.running:
+            delivered = self._sample(*self._decode())
+            self.timing.decoded_tokens += len(delivered)
+            self.timing.decode_seconds += time.perf_counter() - started
+        else:
+            delivered = []
+        self._retire()
+        return echoed + delivered
 
-    def _verify(self, drafts: Sequence[Sequence[int]]) -> list[tuple[RunningSequence, str]]:
-        """Runs each row's newest token and its draft tokens in one pass."""
+    def _schedule(self) -> list[RunningSequence]:
+        """The waiting sequences that join now."""
+        free = self.batch_size - len(self.running)
+        if self.running and free < REFILL_SHARE * self.batch_size:
+            return []
+        return [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+
+    def _prefill(
+        self, newcomers: Sequence[RunningSequence]
+    ) -> tuple[Sequence[RunningSequence], Tensor, Sequence[Sequence[int]]]:
+        """Runs prompts into the cache's next rows. Returns as `_decode`."""
+        start, end = len(self.running), len(self.running) + len(newcomers)
+        done = prefill(self.model, newcomers, self.cache.rows(start, end))
+        self.timing.prompt_tokens += done.tokens
+        self.running += done.rows
+        self._drafters += [self.new_drafter() for _ in done.rows]
+        self._running_cache = self.cache.rows(0, end)
+        return done.rows, done.logits[:, None], [()] * len(done.rows)
+
+    def _decode(self) -> tuple[Sequence[RunningSequence], Tensor, Sequence[Sequence[int]]]:
+        """Runs the newest token of each sequence, followed by its draft tokens.
+
+        Returns:
+            The sequences; logits (rows, 1 + drafts, vocab_size); and each sequence's draft tokens.
+        """
+        drafts = [
+            draft(sequence.prompt.ids + sequence.tokens, count)
+            if (
+                count := min(sequence.options.speculate, sequence.budget - len(sequence.tokens) - 1)
+            )
+            else []
+            for sequence, draft in zip(self.running, self._drafters, strict=True)
+        ]
         width = 1 + max(map(len, drafts))
         fed = [
-            [row.tokens[-1], *draft] + [0] * (width - 1 - len(draft))
-            for row, draft in zip(self.rows, drafts, strict=True)
+            [sequence.tokens[-1], *draft, *[0] * (width - 1 - len(draft))]
+            for sequence, draft in zip(self.running, drafts, strict=True)
         ]
-        logits = self.decoder.model(self._on_device(fed), self.cache)
-        texts = self._accept(self.rows, logits, drafts)
-        # Draft tokens that were not accepted are forgotten; the last token chosen is fed next.
-        self.cache.lengths = [len(row.prompt.ids) + len(row.tokens) - 1 for row in self.rows]
-        return texts
+        cache = self._running_cache
+        # Draft tokens that were not accepted are forgotten.
+        cache.lengths = [len(row.prompt.ids) + len(row.tokens) - 1 for row in self.running]
+        forward = self.step_function if width == 1 else self.model
+        logits = forward(torch.tensor(fed).to(cache.keys[0].device), cache)
+        return self.running, logits, drafts
 
-    def _extend(self) -> list[tuple[RunningSequence, str]]:
-        """Runs each row's newest token, then the token chosen after it, `steps_per_sync` times."""
-        count = min(self.steps_per_sync, *(row.budget - len(row.tokens) for row in self.rows))
-        tokens = self._on_device([row.tokens[-1] for row in self.rows])
-        steps, chosen = self.decoder.steps, []
-        with steps.cache_for(self.cache, count) as cache:
-            for _ in range(count):
-                chosen.append(_Chosen(self.rows, steps(tokens[:, None], cache)[:, 0]))
-                tokens = chosen[-1].tokens
-        return [
-            (row, row.accept(*pair))
-            for choice in chosen
-            for row, pair in zip(self.rows, choice.pairs(), strict=True)
-            if not row.finish_reason
-        ]
-
-    def _accept(
+    def _sample(
         self, rows: Sequence[RunningSequence], logits: Tensor, drafts: Sequence[Sequence[int]]
-    ) -> list[tuple[RunningSequence, str]]:
-        """Chooses the next token of each row by its logits (rows, width, vocab_size), and one more
-        for as long as the token chosen is the row's next draft token."""
-        texts: list[tuple[RunningSequence, str]] = []
+    ) -> list[Piece]:
+        """Samples the next token of each sequence and delivers its text; and one more for as long
+        as the token sampled is the sequence's next draft token."""
+        delivered: list[Piece] = []
         active = [number for number, row in enumerate(rows) if not row.finish_reason]
-        for place in range(logits.shape[1]):
-            if not active:
-                break
-            chosen = _Chosen([rows[number] for number in active], logits[active, place]).pairs()
-            pairs, active = zip(active, chosen, strict=True), []
-            for number, (token, logprob) in pairs:
-                texts.append((rows[number], rows[number].accept(token, logprob)))
-                if not rows[number].finish_reason and token in drafts[number][place : place + 1]:
-                    active.append(number)
-        return texts
+        for position in range(logits.shape[1]):
+            sampled = sample_rows([rows[number] for number in active], logits[active, position])
+            accepted = []
+            for number, (token, logprob) in zip(active, sampled, strict=True):
+                delivered.append((rows[number], rows[number].append(token, logprob)))
+                if not rows[number].finish_reason and [token] == drafts[number][position:][:1]:
+                    accepted.append(number)
+            active = accepted
+        return delivered
 
-    def _drop_finished(self) -> None:
-        running = [number for number, row in enumerate(self.rows) if not row.finish_reason]
-        if self.prefix is not None and not running:
-            [row] = self.rows
-            ids = row.prompt.ids + row.tokens
-            self.prefix.last[:] = [(ids[: self.cache.longest], self.cache)]
-        if running and len(running) < len(self.rows):
-            keep_rows(self.cache, running)
-        self.rows = [self.rows[number] for number in running]
-        self.drafters = [self.drafters[number] for number in running]
-
-    def _on_device(self, numbers: Sequence[object]) -> Tensor:
-        return torch.tensor(numbers).to(self.cache.keys[0].device)
+    def _retire(self) -> None:
+        """Lets the last sequences take the rows of those that have ended."""
+        for row in reversed(range(len(self.running))):
+            if self.running[row].finish_reason:
+                last, drafter = self.running.pop(), self._drafters.pop()
+                if row < len(self.running):
+                    length = len(last.prompt.ids) + len(last.tokens) - 1
+                    self.cache.copy_row(len(self.running), row, length)
+                    self.running[row], self._drafters[row] = last, drafter
+        if len(self._running_cache.lengths) != len(self.running):
+            self._running_cache = self.cache.rows(0, len(self.running))
 
 
-def _draft(row: RunningSequence, drafter: Drafter) -> list[int]:
-    count = min(row.options.speculate, row.budget - len(row.tokens) - 1)
-    return drafter(row.prompt.ids + row.tokens, count) if count > 0 else []
+def sample_rows(rows: Sequence[RunningSequence], logits: Tensor) -> list[tuple[int, float]]:
+    """The next token of each sequence by its logits (rows, vocab_size), and the token's
+    log-probability in nats, 0 if none wants it.
 
-
-class _Chosen:
-    """The next token of each row, drawn by its logits (rows, vocab_size)."""
-
-    @torch.no_grad()
-    def __init__(self, rows: Sequence[RunningSequence], logits: Tensor) -> None:
-        drawn = [row.draw(scores) for row, scores in zip(rows, logits, strict=True)]
-        self.rows = rows
-        self.tokens = torch.stack(drawn)
-        wanted = any(row.options.logprobs for row in rows)
-        self._logprobs = logprobs_of(logits, self.tokens) if wanted else torch.zeros(len(rows))
-        self._largest = logits.amax(-1)
-
-    def pairs(self) -> list[tuple[int, float]]:
-        """Each token and its log-probability in nats (0 if no row wants it); waits for the device.
-
-        Raises:
-            CheckpointError: the model's logits are not finite.
-        """
-        for row, largest in zip(self.rows, self._largest.tolist(), strict=True):
-            if not math.isfinite(largest):
-                raise CheckpointError(
-                    f"the model's logits are not finite after {len(row.prompt.ids)} tokens of the "
-                    f"prompt and {len(row.tokens)} new ones; its weights are damaged, or overflow "
-                    "in this dtype: check the files, or choose bfloat16 or float32"
-                )
-        return list(zip(self.tokens.tolist(), self._logprobs.tolist(), strict=True))
+    Raises:
+        CheckpointError: the model's logits are not finite.
+    """
+    if not rows:
+        return []
+    tokens = torch.stack([row.sample(scores) for row, scores in zip(rows, logits, strict=True)])
+    logprobs = torch.zeros(len(rows))
+    if any(row.options.logprobs for row in rows):
+        logprobs = logprobs_of(logits, tokens)
+    for row, largest in zip(rows, logits.amax(-1).tolist(), strict=True):
+        if not math.isfinite(largest):
+            raise CheckpointError(
+                f"the model's logits are not finite after {len(row.prompt.ids)} tokens of the "
+                f"prompt and {len(row.tokens)} new ones; its weights are damaged, or overflow in "
+                "this dtype: check the files, or choose bfloat16 or float32"
+            )
+    return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))

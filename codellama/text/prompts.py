@@ -79,7 +79,7 @@ def chat(
         PromptError: a message is not of that form, roles are out of order, or a content has a tag
             that would let it pose as another role.
     """
-    _check_dialog(messages)
+    _check_messages(messages)
     if tokenizer.step_id is None:
         parts = _inst_chat(tokenizer, messages)
     else:
@@ -128,7 +128,7 @@ def _source_header(role: str, destination: str | None) -> str:
     return f" Source: {role}" + (f"\nDestination: {destination}" if destination else "")
 
 
-def _check_dialog(messages: Sequence[Message]) -> None:
+def _check_messages(messages: Sequence[Message]) -> None:
     if not messages:
         raise PromptError("the conversation is empty; it needs at least a message of the user")
     for number, message in enumerate(messages):

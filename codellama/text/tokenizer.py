@@ -34,6 +34,7 @@ class Tokenizer:
     Attributes:
         vocab_size: number of ids.
         bos_id, eos_id: begin and end of a sequence.
+        unk_id: stands for what the vocabulary cannot spell.
         prefix_id, suffix_id, middle_id, eot_id: the infilling tokens `▁<PRE>`, `▁<SUF>`, `▁<MID>`
             and `▁<EOT>`; None where the vocabulary lacks them (arXiv 2308.12950, section 2.3).
         step_id: `<step>`, which ends a turn of Code Llama 70B Instruct; None elsewhere.
@@ -63,6 +64,7 @@ class Tokenizer:
         self.vocab_size: int = self._processor.vocab_size()
         self.bos_id: int = self._processor.bos_id()
         self.eos_id: int = self._processor.eos_id()
+        self.unk_id: int = self._processor.unk_id()
         self.prefix_id = self._id_of(f"{SPACE}<PRE>")
         self.suffix_id = self._id_of(f"{SPACE}<SUF>")
         self.middle_id = self._id_of(f"{SPACE}<MID>")
@@ -115,9 +117,14 @@ class Tokenizer:
         """
         return self.encode(SENTINEL + text)[len(self.encode(SENTINEL)) :]
 
-    def starting_with(self, beginning: bytes) -> list[int]:
-        """The ids of all tokens whose bytes begin with `beginning`."""
-        return [id for id, piece in enumerate(self.bytes_of) if piece.startswith(beginning)]
+    def spelling(self, text: bytes) -> list[int]:
+        """The ids of all tokens that may come first where a text begins with `text`: their bytes
+        begin with it, or it begins with them."""
+        return [
+            id
+            for id, piece in enumerate(self.bytes_of)
+            if piece and (piece.startswith(text) or text.startswith(piece)) and id != self.unk_id
+        ]
 
     def decode(self, ids: Sequence[int], continuation: bool = False) -> str:
         """The text of token ids. Control tokens have none.

@@ -66,10 +66,10 @@ class LoadOptions:
 WeightLoader = Callable[[Transformer, str, Callable[..., Tensor]], None]
 """Puts the parameter of a name into a model whose parameters have no memory yet.
 
-It is called as `weight_loader(model, name, read)`. `read()` gives the whole parameter in its final dtype,
-on its device; `read(region)` reads only that part of it from disk. A weight loader may put something else
-into the model, such as a layer of integers: memory then never holds two forms of more than one
-matrix.
+It is called as `weight_loader(model, name, read)`. `read()` gives the whole parameter in its final
+dtype, on its device; `read(slices)` reads only that part of it from disk. A weight loader may put
+something else into the model, such as a layer of integers: memory then never holds two forms of
+more than one matrix.
 """
 
 
@@ -83,8 +83,9 @@ def load_model(
     directory: str | Path | Checkpoint,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
-    progress: Progress | None = None,
     *,
+    mmap: bool = False,
+    progress: Progress | None = None,
     weight_loader: WeightLoader = default_weight_loader,
 ) -> Transformer:
     """Builds the model of a checkpoint directory, weights in place, in evaluation mode.
