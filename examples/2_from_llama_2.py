@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from lesson import same, title
 from torch import Tensor
 
-from codellama import CodeLlama, ModelConfig, Transformer, prompts
+from codellama import CodeLlama, ModelConfig, Transformer, generate_tokens, prompts
 from codellama.cli import checkpoint_directory, run
 
 
@@ -151,8 +151,11 @@ def from_llama_2() -> None:
         logits = cached(token[None], len(ids) + len(written) - 1)
     middle = tokenizer.decode(written, continuation=True)
     print(f"{prefix}[{middle}]{suffix}")
+    stop_ids = [tokenizer.eot_id, tokenizer.eos_id]
+    assert written == list(generate_tokens(library, ids, 256, stop_ids=stop_ids))
     [completion] = llm.infill([(prefix, suffix)])
     assert middle == completion.text
+    print("The loop that wrote it is `codellama.generate_tokens`, 25 lines.")
 
     print("\nExercise 1: let `Cached` keep the last 8 tokens alone (a sliding window).")
     print("From which token on do its logits differ from those of `Grouped`?")

@@ -175,7 +175,8 @@ class CodeLlama:
     def chat(
         self, chats: Iterable[Sequence[Message]], allow_control_tags: bool = False, **options: Any
     ) -> list[Completion]:
-        """Answers the last message of each chat (see `prompts.chat`)."""
+        """Answers the last message of each chat, or goes on with it if it is the assistant's (see
+        `prompts.chat`). `prompts.drop_oldest` shortens a chat that outgrows the context."""
         several = _several(chats, Mapping)
         return list(self._each([self._chat(one, allow_control_tags) for one in several], options))
 
@@ -244,7 +245,8 @@ class CodeLlama:
     def _chat(self, messages: Sequence[Message], allow_control_tags: bool) -> Prompt:
         ids = prompts.chat(self.tokenizer, messages, allow_control_tags)
         stop_ids = self._stop_ids(self.tokenizer.step_id)
-        return Prompt(ids, stop_ids, continuation=False, kind="chat")
+        is_open = messages[-1]["role"] == "assistant"
+        return Prompt(ids, stop_ids, continuation=is_open, kind="chat")
 
     def _stop_ids(self, end_id: int | None) -> frozenset[int]:
         return frozenset(id for id in (end_id, self.tokenizer.eos_id) if id is not None)

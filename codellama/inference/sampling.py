@@ -81,7 +81,7 @@ def token_healing(
         The prompt without its last token; the bytes of that token; and a logits processor, under
         which the new tokens spell these bytes before anything else, together or one by one.
     """
-    removed = tokenizer.bytes_of[ids[-1]]
+    removed = tokenizer.bytes_of[ids[-1]]  # nothing for a control token, which stays
 
     def process(logits: Tensor, tokens: Sequence[int]) -> Tensor:
         spelled = b"".join(tokenizer.bytes_of[token] for token in tokens)
@@ -91,7 +91,7 @@ def token_healing(
         allowed_ids = torch.tensor(allowed, device=logits.device)
         return torch.full_like(logits, -torch.inf).index_copy(0, allowed_ids, logits[allowed_ids])
 
-    return [*ids[:-1]], removed, process
+    return [*ids[:-1]] if removed else [*ids], removed, process
 
 
 def repetition_penalty(penalty: float) -> LogitsProcessor:

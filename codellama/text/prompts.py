@@ -7,6 +7,7 @@ since one joined string would give other ids.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from codellama.errors import PromptError
 from codellama.text.tokenizer import Tokenizer
@@ -66,13 +67,14 @@ def infilling(
 def chat(
     tokenizer: Tokenizer, messages: Sequence[Message], allow_control_tags: bool = False
 ) -> list[int]:
-    """Token ids that ask for the assistant's next message.
+    """Token ids that ask for the assistant's next message, or for the rest of its last one.
 
     A vocabulary with `<step>` takes Code Llama 70B Instruct's format, any other Llama 2's `[INST]`.
 
     Args:
         messages: `{"role": ..., "content": ...}` with the roles system (optional, first), then user
-            and assistant in turn, the user last. For 70B, messages may also have a "destination".
+            and assistant in turn. If the assistant's is the last, its turn is left open, to be
+            continued. For 70B, messages may also have a "destination".
         allow_control_tags: let contents have the format's own tags in them.
 
     Raises:
@@ -94,6 +96,18 @@ def chat(
     return [id for ids in encoded for id in ids]
 
 
+def drop_oldest(
+    tokenizer: Tokenizer, messages: Sequence[Message], max_tokens: int
+) -> list[Message]:
+    """The messages of a chat without its oldest exchanges, so that `chat` gives at most so many
+    token ids, if the last exchange alone does. A system message stays."""
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    turns = list(messages[len(system) :])
+    while len(turns) > 2 and len(chat(tokenizer, [*system, *turns], True)) > max_tokens:
+        del turns[:2]
+    return [*system, *turns]
+
+
 def _inst_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[str | int]:
     """`[INST] user [/INST] assistant `, each exchange a sequence of its own; the system message
     goes into the first user message (arXiv 2307.09288, appendix A.3.3)."""
@@ -101,12 +115,12 @@ def _inst_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[str | 
     if messages[0]["role"] == "system":
         system, user, *rest = contents
         contents = [f"<<SYS>>\n{system}\n<</SYS>>\n\n{user}", *rest]
-    contents = [content.strip() for content in contents]
-    bos, eos = tokenizer.bos_id, tokenizer.eos_id
+    contents = [*(content.strip() for content in contents[:-1]), _last(messages, contents[-1])]
     parts: list[str | int] = []
-    for user, assistant in zip(contents[0:-1:2], contents[1::2], strict=True):
-        parts += [bos, f"[INST] {user} [/INST] {assistant} ", eos]
-    return [*parts, bos, f"[INST] {contents[-1]} [/INST]"]
+    for user, assistant in zip_longest(contents[::2], contents[1::2]):
+        answer = "" if assistant is None else f" {assistant}"
+        parts += [tokenizer.bos_id, f"[INST] {user} [/INST]{answer} ", tokenizer.eos_id]
+    return [*parts[:-2], str(parts[-2])[:-1]]  # the last turn is open
 
 
 def _source_chat(
@@ -116,12 +130,23 @@ def _source_chat(
     if messages[0]["role"] != "system":
         messages = [{"role": "system", "content": ""}, *messages]
     parts: list[str | int] = [tokenizer.bos_id]
-    for message in messages:
-        parts.append(_source_header(message["role"], message.get("destination")))
-        if content := message["content"].strip():
-            parts.append(f"\n\n {content}")
-        parts.append(step_id)
-    return [*parts, _source_header("assistant", "user"), "\n\n "]
+    *before, last = messages
+    for message in before:
+        parts += [*_source_turn(message, message["content"].strip()), step_id]
+    parts += _source_turn(last, _last(messages, last["content"]))
+    if last["role"] == "assistant":
+        return parts  # the last turn is open
+    return [*parts, step_id, _source_header("assistant", "user"), "\n\n "]
+
+
+def _source_turn(message: Message, content: str) -> list[str]:
+    header = _source_header(message["role"], message.get("destination"))
+    return [header, f"\n\n {content}"] if content else [header]
+
+
+def _last(messages: Sequence[Message], content: str) -> str:
+    """The last content, stripped; of an answer that is to be continued, only at its beginning."""
+    return content.lstrip() if messages[-1]["role"] == "assistant" else content.strip()
 
 
 def _source_header(role: str, destination: str | None) -> str:
@@ -146,8 +171,8 @@ def _check_messages(messages: Sequence[Message]) -> None:
             f"the roles are {', '.join(roles)}; expected system (optional), then user and "
             "assistant in turn"
         )
-    if not turns or turns[-1] != "user":
-        raise PromptError(f"the last message is the {roles[-1]}'s; the model answers the user's")
+    if not turns:
+        raise PromptError("the only message is the system's; the model answers a user's")
 
 
 def _refuse_control_tags(message: Message) -> None:

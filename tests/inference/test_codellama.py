@@ -22,7 +22,7 @@ from codellama import (
     TokenizerError,
     prompts,
 )
-from codellama.inference import generation
+from codellama.inference import codellama
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.variants import VARIANTS
 
@@ -231,7 +231,7 @@ def test_suffix_first_puts_the_prefix_last(tokenizer):
         lambda llm: llm.infill(("Hi", "there")),
         lambda llm: llm.generate([BOS, A]),
     ],
-    ids=["text", "gap of text", "gap", "ids"],
+    ids=["text", "pair of text", "pair", "ids"],
 )
 def test_one_prompt_instead_of_a_list_of_prompts_is_refused(llm, ask):
     with pytest.raises(RequestError, match="list"):
@@ -278,14 +278,14 @@ def test_infilling_without_the_tokens_is_refused_before_the_model_runs(asked):
 @pytest.mark.parametrize("asked", [ASK, STREAM], ids=["at once", "stream"])
 @pytest.mark.parametrize("name", ["CodeLlama-70b-Python", "CodeLlama-70b-Instruct"])
 def test_infilling_that_may_be_untrained_warns_whoever_asks(llm, monkeypatch, asked, name):
-    monkeypatch.setattr(generation, "matching", lambda _: [VARIANTS[name]])
+    monkeypatch.setattr(codellama, "matching", lambda _: [VARIANTS[name]])
     with pytest.warns(UserWarning, match="70B"):
         asked["infill"](llm, max_new_tokens=1)
 
 
 @pytest.mark.parametrize("name", ["CodeLlama-7b", "CodeLlama-13b-Instruct", "CodeLlama-70b"])
 def test_infilling_with_any_other_model_does_not_warn(llm, monkeypatch, name):
-    monkeypatch.setattr(generation, "matching", lambda _: [VARIANTS[name]])
+    monkeypatch.setattr(codellama, "matching", lambda _: [VARIANTS[name]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ASK["infill"](llm, max_new_tokens=1)
@@ -327,20 +327,37 @@ def test_healing_lets_a_word_go_on_that_the_prompt_cuts(llm):
     cut = "def fib(n):\n    retu"
     last = llm.tokenizer.encode(cut)[-1]
     [healed] = llm.complete([cut], max_new_tokens=6, heal=True)
-    first = llm.tokenizer.bytes_of[healed.tokens[0]]
-    assert first.startswith(llm.tokenizer.bytes_of[last])
+    spelled = b"".join(llm.tokenizer.bytes_of[token] for token in healed.tokens)
+    assert spelled.startswith(llm.tokenizer.bytes_of[last])
     ids = llm.tokenizer.encode(cut, bos=True)[:-1] + healed.tokens
     assert llm.tokenizer.decode(ids) == cut + healed.text
 
 
-def test_healing_chooses_among_the_tokens_that_begin_with_the_one_taken_back(llm):
+def test_healing_chooses_among_the_tokens_that_spell_the_one_taken_back(llm):
     cut = "import o"
     ids = llm.tokenizer.encode(cut, bos=True)
     [healed] = llm.complete([cut], max_new_tokens=1, heal=True)
-    allowed = llm.tokenizer.starting_with(llm.tokenizer.bytes_of[ids[-1]])
+    removed = llm.tokenizer.bytes_of[ids[-1]]
+    pieces = enumerate(llm.tokenizer.bytes_of)
+    allowed = [
+        id
+        for id, piece in pieces
+        if piece and (piece.startswith(removed) or removed.startswith(piece)) and id != 0
+    ]
     with torch.no_grad():
         scores = llm.model(torch.tensor([ids[:-1]]))[0, -1]
     assert healed.tokens == [allowed[int(scores[allowed].argmax())]]
+
+
+def test_healing_allows_an_indentation_that_shorter_tokens_spell(tokenizer):
+    cut = "def f(x):\n    "
+    removed = tokenizer.encode(cut)[-1]
+    shorter, word = tokenizer.encode_continuation("   "), tokenizer.encode_continuation(" x")
+    assert tokenizer.bytes_of[removed] == b"    "
+    before = tokenizer.encode(cut)[-2]
+    llm = scripted(tokenizer, [before, *shorter, *word])
+    [healed] = llm.complete([cut], max_new_tokens=len(shorter + word), heal=True)
+    assert (healed.text, healed.tokens) == ("x", [*shorter, *word])
 
 
 def test_nothing_is_healed_behind_a_control_token(llm):
@@ -350,7 +367,7 @@ def test_nothing_is_healed_behind_a_control_token(llm):
         assert healed == plain
 
 
-def test_a_dialog_which_ends_with_the_formats_own_tokens_is_not_healed(llm):
+def test_a_chat_which_ends_with_the_formats_own_tokens_is_not_healed(llm):
     for ask in (ASK["chat"], STREAM["chat"]):
         with pytest.raises(RequestError, match="heal is for prompts"):
             ask(llm, heal=True)
@@ -361,7 +378,7 @@ def test_nothing_is_healed_where_nothing_may_be_added(llm):
     assert ASK["complete"](llm, heal=True, **options) == ASK["complete"](llm, **options)
 
 
-def test_the_text_of_a_gap_is_that_of_the_gap_alone_also_with_echo(llm):
+def test_what_is_infilled_comes_alone_also_with_echo(llm):
     options = {"max_new_tokens": 5}
     assert ASK["infill"](llm, echo=True, **options) == ASK["infill"](llm, **options)
     assert (
@@ -396,13 +413,13 @@ def test_healed_text_streams_in_the_pieces_of_the_whole(llm):
     assert whole.text.startswith("def é")
 
 
-def test_a_dialog_that_goes_on_is_read_from_where_it_left_off(llm):
+def test_a_chat_that_goes_on_is_read_from_where_it_left_off(llm):
     first = [{"role": "user", "content": "write a function that reverses a string"}]
     fresh = CodeLlama(llm.model, llm.tokenizer)
     answer = "".join(fresh.stream_chat(first, max_new_tokens=6))
     then = [{"role": "assistant", "content": answer.strip() or "ok"}]
     second = [*first, *then, {"role": "user", "content": "now in C"}]
-    before = fresh.decoder.timing.prompt_tokens
+    before = fresh.timing.prompt_tokens
     read = []
     hook = llm.model.tok_embeddings.register_forward_pre_hook(
         lambda _, inputs: read.append(inputs[0].numel())
@@ -410,22 +427,29 @@ def test_a_dialog_that_goes_on_is_read_from_where_it_left_off(llm):
     again = "".join(fresh.stream_chat(second, max_new_tokens=6))
     hook.remove()
     ids = prompts.chat(llm.tokenizer, second)
-    assert fresh.decoder.timing.prompt_tokens - before == read[0]
+    assert fresh.timing.prompt_tokens - before == read[0]
     assert read[0] < len(ids) - len(prompts.chat(llm.tokenizer, first)) + 2
     [expected] = llm.chat([second], max_new_tokens=6)
     assert again == expected.text
 
 
-def test_a_dialog_that_was_left_in_the_middle_does_no_harm(llm):
-    dialog = [{"role": "user", "content": "a b c"}]
+def test_an_answer_that_was_begun_is_gone_on_with(tokenizer):
+    ids = tokenizer.encode_continuation(" yes")
+    chat = [*HI, {"role": "assistant", "content": "Oh"}]
+    llm = scripted(tokenizer, [tokenizer.encode("[INST] Hi [/INST] Oh")[-1], *ids])
+    assert llm.chat([chat], max_new_tokens=len(ids))[0].text == " yes"
+
+
+def test_a_chat_that_was_left_in_the_middle_does_no_harm(llm):
+    chat = [{"role": "user", "content": "a b c"}]
     fresh = CodeLlama(llm.model, llm.tokenizer)
-    stream = fresh.stream_chat(dialog, max_new_tokens=20)
+    stream = fresh.stream_chat(chat, max_new_tokens=20)
     next(stream)
     other = [{"role": "user", "content": "a b d"}]
     [expected] = llm.chat([other], max_new_tokens=8)
     assert "".join(fresh.stream_chat(other, max_new_tokens=8)) == expected.text
-    [expected] = llm.chat([dialog], max_new_tokens=8)
-    assert "".join(fresh.stream_chat(dialog, max_new_tokens=8)) == expected.text
+    [expected] = llm.chat([chat], max_new_tokens=8)
+    assert "".join(fresh.stream_chat(chat, max_new_tokens=8)) == expected.text
 
 
 def test_a_model_is_freed_with_the_last_reference_to_it(tokenizer):
@@ -479,12 +503,12 @@ def test_a_wrong_tokenizer_is_noticed_before_the_weights_are_read(
 
 
 def test_each_gives_a_text_before_the_next_is_read(llm):
-    before = llm.decoder.timing.prompt_tokens
+    before = llm.timing.prompt_tokens
     next(llm.each(["a", "def f(x):"], batch_size=1, max_new_tokens=2))
-    assert llm.decoder.timing.prompt_tokens - before == len(llm.tokenizer.encode("a", bos=True))
+    assert llm.timing.prompt_tokens - before == len(llm.tokenizer.encode("a", bos=True))
 
 
-def test_a_dialog_that_was_read_still_has_the_logprobs_of_its_prompt(llm):
+def test_a_chat_that_was_read_still_has_the_logprobs_of_its_prompt(llm):
     fresh = CodeLlama(llm.model, llm.tokenizer)
     options = {"max_new_tokens": 3, "echo": True, "logprobs": True}
     found = []
@@ -498,11 +522,6 @@ def test_a_dialog_that_was_read_still_has_the_logprobs_of_its_prompt(llm):
 def test_rows_of_different_lengths_run_under_autocast(llm):
     with torch.autocast("cpu", torch.bfloat16):
         assert len(llm.complete(["a", "def f(x):\n"], max_new_tokens=4)) == 2
-
-
-def test_another_model_takes_another_object(llm):
-    with pytest.raises(AttributeError):
-        llm.model = llm.model
 
 
 def test_stop_ids_may_be_a_tensor(llm):

@@ -1,14 +1,15 @@
-"""The decoding loop, against one plain forward pass of the whole sequence per token."""
+"""The scheduler, against the generation loop for each prompt alone."""
 
 import pytest
 import torch
 from random_models import random_model
 from shared_data import shared
 
-from codellama import CodeLlama
+from codellama import CodeLlama, generate_tokens
 from codellama.inference import prefill
 from codellama.inference.requests import Options, Prompt
-from codellama.inference.scheduler import Decoder
+from codellama.inference.sampling import repetition_penalty, token_healing
+from codellama.inference.scheduler import Scheduler
 
 # Sorting by length, sharing chunks of prefill and going through several all happen to these.
 PROMPTS = [
@@ -59,19 +60,57 @@ def logprobs(model, tokens):
     return [0.0, *scores[range(len(tokens) - 1), tokens[1:]].tolist()]
 
 
-@torch.no_grad()
-def greedy(model, prompt, max_new_tokens):
-    """The most likely tokens, without a cache."""
-    tokens = []
-    while len(tokens) < max_new_tokens and len(prompt) + len(tokens) < model.config.max_seq_len:
-        tokens.append(int(model(torch.tensor([prompt + tokens]))[0, -1].argmax()))
-    return tokens
-
-
 @pytest.fixture(scope="module")
 def endless(llm):
-    """What greedy decoding makes of each prompt if nothing stops it."""
-    return [greedy(llm.model, prompt, 12) for prompt in PROMPTS]
+    """What the loop makes of each prompt greedily if nothing stops it."""
+    most = llm.model.config.max_seq_len
+    return [
+        list(generate_tokens(llm.model, prompt, min(12, most - len(prompt)))) for prompt in PROMPTS
+    ]
+
+
+SAMPLING = [
+    {},
+    {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "seed": 7},
+    {"repetition_penalty": 1.3},
+    {"heal": True},
+    {"heal": True, "temperature": 1.0, "top_p": 1.0, "seed": 1},
+]
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("options", SAMPLING, ids=str)
+@pytest.mark.parametrize("speculate", [0, 3])
+def test_every_sequence_gets_what_the_loop_gives_its_prompt_alone(llm, options, speculate):
+    """For any order, batch, length, stop id, seed, healing and drafts."""
+    model, seed = llm.model, options.get("seed")
+    lengths, stop_ids = [0, 1, 12, 2, 9, 5, 7], [300, 301, *range(30, 60)]
+    sampling = {"top_p": 0.95, **options}
+    heal, penalty = sampling.pop("heal", False), sampling.pop("repetition_penalty", 1)
+    sampling.pop("seed", None)
+    expected = []
+    for prompt, length in zip(PROMPTS, lengths, strict=True):
+        ids, process = prompt, repetition_penalty(penalty) if penalty != 1 else None
+        if heal and len(prompt) > 1:
+            ids, _, process = token_healing(llm.tokenizer, prompt)
+        length = min(length, model.config.max_seq_len - len(prompt))
+        generator = torch.Generator().manual_seed(seed) if seed is not None else None
+        sampled = generate_tokens(
+            model, ids, length, **sampling, stop_ids=stop_ids, generator=generator,
+            process_logits=process,
+        )  # fmt: skip
+        expected.append(list(sampled))
+    for batch_size, order in ((1, 1), (2, -1), (3, 1), (20, -1)):
+        sequences = [
+            llm._sequence(
+                Prompt(prompt, frozenset(stop_ids), True),
+                Options(max_new_tokens=length, speculate=speculate, **options),
+            )
+            for prompt, length in zip(PROMPTS, lengths, strict=True)
+        ]
+        for _ in Scheduler(model, sequences[::order], batch_size).run():
+            pass
+        assert [sequence.tokens for sequence in sequences] == expected
 
 
 def cut(tokens, stop_ids):
@@ -183,11 +222,11 @@ def test_prefill_reads_no_more_than_a_chunk_at_a_time(tokenizer, monkeypatch):
 def test_timing_counts_the_tokens_that_went_through_the_model(tokenizer):
     llm = CodeLlama(random_model(), tokenizer)
     llm.generate([[1, 5, 6], [1]], [], max_new_tokens=4)
-    assert (llm.decoder.timing.prompt_tokens, llm.decoder.timing.decoded_tokens) == (4, 2 * 3)
+    assert (llm.timing.prompt_tokens, llm.timing.decoded_tokens) == (4, 2 * 3)
     llm.generate([[1, 7]], [], max_new_tokens=1)
-    assert (llm.decoder.timing.prompt_tokens, llm.decoder.timing.decoded_tokens) == (6, 6)
+    assert (llm.timing.prompt_tokens, llm.timing.decoded_tokens) == (6, 6)
     llm.generate([[1, 7, 8]], [], max_new_tokens=1, num_samples=5)
-    assert (llm.decoder.timing.prompt_tokens, llm.decoder.timing.decoded_tokens) == (9, 6)
+    assert (llm.timing.prompt_tokens, llm.timing.decoded_tokens) == (9, 6)
 
 
 def test_after_generation_the_model_still_trains(tokenizer):
@@ -197,29 +236,13 @@ def test_after_generation_the_model_still_trains(tokenizer):
     assert all(weight.grad is not None for weight in llm.model.parameters())
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 20])
-def test_a_batch_that_is_refilled_gives_each_prompt_what_it_gets_alone(llm, size):
-    lengths = [0, 1, 9, 2, 5, 1, 3]
-    alone = [
-        llm.generate([prompt], stop_ids=[], max_new_tokens=length)[0]
-        for prompt, length in zip(PROMPTS, lengths, strict=True)
-    ]
-    sequences = [
-        llm._sequence(Prompt(prompt, frozenset(), True), Options(max_new_tokens=length))
-        for prompt, length in zip(PROMPTS, lengths, strict=True)
-    ]
-    for _ in Decoder(llm.model).run(sequences, batch_size=size):
-        pass
-    assert [sequence.tokens for sequence in sequences] == [one.tokens for one in alone]
-
-
 def test_a_waiting_sequence_takes_the_place_of_a_row_that_ends(llm):
     shapes = watch(llm.model)
     sequences = [
         llm._sequence(Prompt([1, 5], frozenset(), True), Options(max_new_tokens=length))
         for length in (2, 8, 3, 2)
     ]
-    for _ in Decoder(llm.model).run(sequences, batch_size=2):
+    for _ in Scheduler(llm.model, sequences, 2).run():
         pass
     assert [batch for batch, seq in shapes if seq == 1] == [2, 2, 2, 2, 1, 1, 1]
 

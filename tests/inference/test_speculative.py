@@ -22,10 +22,10 @@ def speculating(request, llm, tokenizer):
     """The same model, with drafts that are sometimes, always or hardly ever right."""
     other = CodeLlama(llm.model, tokenizer)
     if request.param == "itself":
-        other.decoder.new_drafter = partial(DraftModel, llm.model)
+        other._new_drafter = partial(DraftModel, llm.model)
     elif request.param == "another":
         draft = random_model(2, dim=32, n_layers=1, vocab_size=tokenizer.vocab_size)
-        other.decoder.new_drafter = partial(DraftModel, draft)
+        other._new_drafter = partial(DraftModel, draft)
     return other
 
 
@@ -53,7 +53,7 @@ def test_with_drafts_a_text_ends_at_its_stop_string(llm, speculating):
 
 def test_a_model_that_drafts_for_itself_saves_passes(llm, tokenizer):
     other = CodeLlama(llm.model, tokenizer)
-    other.decoder.new_drafter = partial(DraftModel, llm.model)
+    other._new_drafter = partial(DraftModel, llm.model)
     passes = []
     hook = llm.model.register_forward_hook(lambda *_: passes.append(1))
     other.complete([REPEATING], max_new_tokens=41, speculate=7)
@@ -67,7 +67,7 @@ def test_sampled_tokens_come_as_often_as_the_model_says():
     with torch.no_grad():
         model.output.weight *= 4  # from 0.02 to 0.3
     llm = CodeLlama(model, _FewTokens())
-    llm.decoder.new_drafter = partial(DraftModel, draft)
+    llm._new_drafter = partial(DraftModel, draft)
     rounds = 3000
     completions = llm.generate(
         [[1]], stop_ids=[], max_new_tokens=3, temperature=1.0, top_p=1.0, seed=0,
@@ -86,7 +86,7 @@ def test_sampled_tokens_come_as_often_as_the_model_says():
 class _FewTokens:
     """A vocabulary whose tokens have no text."""
 
-    eos_id, control_ids, can_infill = 2, frozenset(), False
+    eos_id, control_ids = 2, frozenset()
     vocab_size, _implicit_space = 8, False
     bytes_of = [b""] * 8
 

@@ -7,7 +7,7 @@ import torch
 from random_models import random_model
 
 from codellama import CodeLlama
-from codellama.fast.compiled import CompiledSteps
+from codellama.fast.compiled import CompiledStep
 
 PROMPTS = ["def f(x):", "import os", "", "class A:\n    "]
 OPTIONS = {"max_new_tokens": 24, "temperature": 0.8, "seed": 1}
@@ -15,14 +15,13 @@ OPTIONS = {"max_new_tokens": 24, "temperature": 0.8, "seed": 1}
 
 @pytest.fixture(params=["plain", "compiled"])
 def llm(request, tokenizer):
-    llm = CodeLlama(random_model(), tokenizer)
-    if request.param == "compiled":
-        llm.decoder.steps = CompiledSteps(llm.model, "eager")
-    yield llm
+    model = random_model()
+    compiled = CompiledStep(model, "eager") if request.param == "compiled" else None
+    yield CodeLlama(model, tokenizer, compiled)
     torch._dynamo.reset()
 
 
-def dialog(prompt: str) -> list[dict]:
+def chat(prompt: str) -> list[dict]:
     return [{"role": "user", "content": prompt or "x"}]
 
 
@@ -31,7 +30,7 @@ def ways(llm: CodeLlama):
     for prompt in PROMPTS:
         yield lambda prompt=prompt: llm.complete([prompt], **OPTIONS)[0].text
         yield lambda prompt=prompt: "".join(llm.stream(prompt, **OPTIONS))
-        yield lambda prompt=prompt: "".join(llm.stream_chat(dialog(prompt), **OPTIONS))
+        yield lambda prompt=prompt: "".join(llm.stream_chat(chat(prompt), **OPTIONS))
 
 
 def test_threads_get_what_each_gets_alone(llm):
@@ -65,5 +64,5 @@ def test_a_stream_left_half_way_changes_nothing_that_comes_later(llm):
     expected = [call() for call in ways(llm)]
     for prompt in PROMPTS:
         next(iter(llm.stream(prompt, **OPTIONS)), None)
-        next(iter(llm.stream_chat(dialog(prompt), **OPTIONS)), None)
+        next(iter(llm.stream_chat(chat(prompt), **OPTIONS)), None)
     assert [call() for call in ways(llm)] == expected

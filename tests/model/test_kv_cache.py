@@ -6,6 +6,9 @@ from caches import HEAD_DIM, KV_HEADS, LAYERS, append, assert_rows, empty_cache,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codellama import KVCache
+from codellama.fast.quantized_kv_cache import QuantizedKVCache
+
 
 def test_new_cache_is_empty_and_has_the_capacity_asked_for():
     cache = empty_cache(batch_size=3, capacity=7)
@@ -107,11 +110,34 @@ def test_dtype_survives_growing(dtype):
     assert {buffer.dtype for buffer in cache.keys + cache.values} == {dtype}
 
 
+@pytest.mark.parametrize("kind", [KVCache, QuantizedKVCache])
+def test_some_rows_are_written_to_in_the_same_memory(kind):
+    cache, alone = empty_cache(4, 9, kind), empty_cache(2, 9, kind)
+    tokens, new = new_tokens(4, 5), new_tokens(2, 2, seed=1)
+    append(cache, tokens)
+    append(alone, tokens[:, :, 1:3])
+    cache.lengths = [5, 2, 3, 4]
+    alone.lengths = [2, 3]
+    part = cache.rows(1, 3)
+    assert torch.equal(append(part, new), append(alone, new))
+    assert (part.lengths, cache.lengths) == ([4, 5], [5, 2, 3, 4])
+    for buffers, own in zip(cache.buffers(), alone.buffers(), strict=True):
+        assert torch.equal(torch.stack(buffers)[:, 1:3], torch.stack(own))
+
+
+@pytest.mark.parametrize("kind", [KVCache, QuantizedKVCache])
+def test_bytes_of_a_token_are_those_of_its_keys_and_values(kind):
+    cache = empty_cache(2, 5, kind, dtype=torch.bfloat16)
+    stored = sum(buffer.nbytes for layers in cache.buffers() for buffer in layers)
+    assert cache.bytes_per_token == stored / 2 / 5
+
+
 ROWS = 3
 STEPS = st.one_of(
     st.tuples(st.just("append"), st.integers(1, 6)),
     st.tuples(st.just("lower"), st.lists(st.floats(0, 1), min_size=ROWS, max_size=ROWS)),
     st.tuples(st.just("reserve"), st.integers(0, 40)),
+    st.tuples(st.just("copy"), st.tuples(*[st.integers(0, ROWS - 1)] * 2)),
 )
 
 
@@ -134,6 +160,11 @@ def test_any_sequence_of_steps_leaves_each_row_as_a_plain_list_would_be(steps, c
             expected = [
                 held[:, :, :length] for held, length in zip(expected, cache.lengths, strict=True)
             ]
+        elif step == "copy":
+            source, target = argument
+            cache.copy_row(source, target, cache.lengths[source])
+            cache.lengths[target] = cache.lengths[source]
+            expected[target] = expected[source]
         else:
             cache.reserve(argument)
         assert_rows(cache, expected)

@@ -11,7 +11,6 @@ from random_models import random_model
 from torch import Tensor
 
 from codellama import KVCache, ModelConfig, Transformer
-from codellama.inference.cache_rows import join_rows, keep_rows
 
 kv_head_counts = pytest.mark.parametrize(
     "n_kv_heads", [4, 2, 1], ids=["multi", "grouped", "single"]
@@ -277,9 +276,12 @@ def test_shortened_row_continues_as_if_the_rest_had_never_been(model, lengths):
 def test_rows_may_leave_and_join_while_others_go_on(model):
     rows = [random_tokens(12, seed=row) for row in range(3)]
     expected = [model(row[None])[0] for row in rows]
-    cache = prefilled(model, [rows[0][:7], rows[1][:4]])
-    keep_rows(cache, [1])
-    join_rows(cache, prefilled(model, [rows[2][:9]], capacity=12))
+    cache = prefilled(model, [rows[0][:7], rows[1][:4]], capacity=12)
+    cache.copy_row(1, 0, 4)
+    newcomer = cache.rows(1, 2)
+    newcomer.lengths = [0]
+    model(rows[2][None, :9], newcomer)
+    cache.lengths = [4, 9]
     logits = model(torch.stack((rows[1][4:7], rows[2][9:12])), cache)
     assert_same_logits(logits, torch.stack((expected[1][4:7], expected[2][9:12])))
 

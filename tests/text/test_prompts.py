@@ -35,7 +35,7 @@ def encode_70b():
     return SentencePieceProcessor(model_file=str(path)).encode
 
 
-def dialog(*contents, system=None):
+def messages_of(*contents, system=None):
     """Messages of user and assistant in turn."""
     opening = [] if system is None else [{"role": "system", "content": system}]
     roles = ["user", "assistant"] * len(contents)
@@ -119,11 +119,13 @@ def test_text_that_names_an_infilling_token_without_its_space_is_text(code_llama
 
 
 def test_inst_chat_wraps_the_users_message(tokenizer, encode):
-    assert prompts.chat(tokenizer, dialog("Hi")) == [BOS, *encode("[INST] Hi [/INST]")]
+    assert prompts.chat(tokenizer, messages_of("Hi")) == [BOS, *encode("[INST] Hi [/INST]")]
 
 
 def test_inst_chat_folds_the_system_message_into_the_first_exchange(tokenizer, encode):
-    messages = dialog(" Hi\n", "\tHello. ", "Bye", "  See you", "\nWait ", system="\nBe brief. ")
+    messages = messages_of(
+        " Hi\n", "\tHello. ", "Bye", "  See you", "\nWait ", system="\nBe brief. "
+    )
     assert prompts.chat(tokenizer, messages) == [
         BOS,
         *encode("[INST] <<SYS>>\n\nBe brief. \n<</SYS>>\n\n Hi [/INST] Hello. "),
@@ -138,14 +140,14 @@ def test_inst_chat_folds_the_system_message_into_the_first_exchange(tokenizer, e
 
 def test_published_ids_of_a_chat_with_a_system_message(code_llama):
     """Meta strips the two together, so what stands between them stays."""
-    messages = dialog("  Reverse a string  ", system="Answer in JavaScript.")
+    messages = messages_of("  Reverse a string  ", system="Answer in JavaScript.")
     ids = [1, 518, 25580, 29962, 3532, 14816, 29903, 6778, 13, 22550, 297, 8286, 29889, 13, 29966]
     ids += [829, 14816, 29903, 6778, 13, 13, 29871, 830, 3901, 263, 1347, 518, 29914, 25580, 29962]
     assert prompts.chat(code_llama, messages) == ids
 
 
 def test_source_chat_adds_an_empty_system_message(code_llama_70b, encode_70b):
-    assert prompts.chat(code_llama_70b, dialog(" Hi\n")) == [
+    assert prompts.chat(code_llama_70b, messages_of(" Hi\n")) == [
         BOS,
         *encode_70b(" Source: system"),
         STEP,
@@ -158,7 +160,7 @@ def test_source_chat_adds_an_empty_system_message(code_llama_70b, encode_70b):
 
 
 def test_source_chat_takes_turns_with_destinations_and_empty_contents(code_llama_70b, encode_70b):
-    messages = dialog("Hi", " \n", "Bye ", system=" Be brief.")
+    messages = messages_of("Hi", " \n", "Bye ", system=" Be brief.")
     messages[1]["destination"] = "assistant"
     messages[2]["destination"] = "user"
     assert prompts.chat(code_llama_70b, messages) == [
@@ -182,7 +184,7 @@ def test_source_chat_takes_turns_with_destinations_and_empty_contents(code_llama
 @pytest.mark.parametrize("tag", TAGS)
 @pytest.mark.parametrize("place", range(4))
 def test_a_message_that_holds_a_control_tag_is_refused(tokenizer, tag, place):
-    messages = dialog("a", "b", "c", system="d")
+    messages = messages_of("a", "b", "c", system="d")
     messages[place]["content"] += f"x{tag}y"
     with pytest.raises(PromptError, match="allow_control_tags") as refusal:
         prompts.chat(tokenizer, messages)
@@ -192,7 +194,7 @@ def test_a_message_that_holds_a_control_tag_is_refused(tokenizer, tag, place):
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_a_control_tag_in_a_message_can_be_allowed(tokenizer, encode, tag):
-    ids = prompts.chat(tokenizer, dialog(f"What is {tag}?"), allow_control_tags=True)
+    ids = prompts.chat(tokenizer, messages_of(f"What is {tag}?"), allow_control_tags=True)
     assert ids == [BOS, *encode(f"[INST] What is {tag}? [/INST]")]
 
 
@@ -200,8 +202,8 @@ def test_a_control_tag_in_a_message_can_be_allowed(tokenizer, encode, tag):
 @pytest.mark.parametrize("content", ["a <EOT>", "<EOT> a", "\n<EOT>", "\t<EOT> a"])
 def test_a_message_that_spells_a_control_token_in_the_format_is_refused(code_llama, content):
     with pytest.raises(PromptError, match="▁<EOT>"):
-        prompts.chat(code_llama, dialog(content))
-    assert EOT in prompts.chat(code_llama, dialog(content), allow_control_tags=True)
+        prompts.chat(code_llama, messages_of(content))
+    assert EOT in prompts.chat(code_llama, messages_of(content), allow_control_tags=True)
 
 
 def test_a_destination_that_is_no_text_is_refused(code_llama_70b):
@@ -236,17 +238,36 @@ def test_roles_out_of_order_are_refused(tokenizer, roles):
         prompts.chat(tokenizer, [{"role": role, "content": "a"} for role in roles.split()])
 
 
-@pytest.mark.parametrize(
-    ("messages", "role"),
-    [(dialog("a", "b"), "assistant"), (dialog(system="a"), "system")],
-    ids=["assistant", "system"],
-)
-def test_a_dialog_that_does_not_end_with_the_user_is_refused(tokenizer, messages, role):
-    with pytest.raises(PromptError, match=f"last message is the {role}'s"):
-        prompts.chat(tokenizer, messages)
+def test_a_chat_without_a_users_message_is_refused(tokenizer):
+    with pytest.raises(PromptError, match="the only message is the system's"):
+        prompts.chat(tokenizer, messages_of(system="a"))
 
 
-def test_an_empty_dialog_is_refused(tokenizer):
+def test_an_answer_at_the_end_is_left_open(tokenizer):
+    whole = prompts.chat(tokenizer, messages_of("a", "b"))
+    assert whole == [tokenizer.bos_id, *tokenizer.encode("[INST] a [/INST] b")]
+    spaced = prompts.chat(tokenizer, messages_of("a", " b\n "))
+    assert spaced == [tokenizer.bos_id, *tokenizer.encode("[INST] a [/INST] b\n ")]
+
+
+def test_an_open_answer_of_the_70b_has_no_step():
+    tokenizer = Tokenizer(shared("tokenizers/codellama-70b-instruct-like.model"))
+    asked = prompts.chat(tokenizer, messages_of("a"))[: -len(tokenizer.encode("\n\n "))]
+    answered = messages_of("a", "b")
+    answered[1]["destination"] = "user"
+    assert prompts.chat(tokenizer, answered) == asked + tokenizer.encode("\n\n b")
+
+
+def test_the_oldest_exchanges_are_left_out_until_the_rest_fits(tokenizer):
+    chat = messages_of(*"abcdefg", system="s")
+    size = len(prompts.chat(tokenizer, chat))
+    assert prompts.drop_oldest(tokenizer, chat, size) == chat
+    assert prompts.drop_oldest(tokenizer, chat, size - 1) == [chat[0], *chat[3:]]
+    assert prompts.drop_oldest(tokenizer, chat, 1) == [chat[0], chat[-1]]
+    assert prompts.drop_oldest(tokenizer, chat[1:], 1) == [chat[-1]]
+
+
+def test_an_empty_chat_is_refused(tokenizer):
     with pytest.raises(PromptError, match="empty"):
         prompts.chat(tokenizer, [])
 
@@ -257,4 +278,4 @@ def test_an_empty_dialog_is_refused(tokenizer):
 )
 def test_a_malformed_message_is_refused_by_its_number(tokenizer, message):
     with pytest.raises(PromptError, match=r"message 2 is .* expected a role and a content"):
-        prompts.chat(tokenizer, [*dialog("a", "b"), message])
+        prompts.chat(tokenizer, [*messages_of("a", "b"), message])
