@@ -83,6 +83,9 @@ class Source:
             )
 
 
+CheckpointArguments = Source
+
+
 def run(command: Command | Mapping[str, Command]) -> NoReturn:
     """Calls `command` with the options on the command line, as `arguments.parse` finds them, and
     ends the process. Of several commands the first word on the command line picks one.

