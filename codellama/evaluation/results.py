@@ -97,8 +97,8 @@ class Results:
         for where, record in _parse(path, content[:end].decode(errors="replace")).items():
             if record.get("run") != run:
                 raise DataError(
-                    f"{where}: this is a result of {record.get('run')!r}, but this run is {run!r}; "
-                    "name another file"
+                    f"{where} is a result of {record.get('run')!r}, but this run is {run!r}; name "
+                    "another file"
                 )
             key = record.get("key")
             self.records[tuple(key) if isinstance(key, list) else key] = record

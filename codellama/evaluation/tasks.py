@@ -28,7 +28,9 @@ from codellama.evaluation.results import (
 from codellama.inference.codellama import CodeLlama
 from codellama.inference.requests import Completion, Options
 
-FENCE = re.compile(r"(?:`{3,}|~{3,})(?:[^`\n]*(?:\n|$))?")
+FENCE = r"(?:`{3,}|~{3,})(?:[^`\n]*(?:\n|$))?"
+FENCES = re.compile(rf"^[ \t]*{FENCE}", re.MULTILINE), re.compile(FENCE)
+"""Those that begin a line, and all."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,17 @@ def extract(text: str, prefix: str = "", suffix: str = "") -> str:
     """The code in an answer. That is all of it if it is Python between prefix and suffix; or else
     what follows `[PYTHON]`, or the first block between Markdown fences that is Python there."""
     code = text.partition("[PYTHON]")[2].partition("[/PYTHON]")[0] or text
-    marks = [match.span() for match in FENCE.finditer(code)]
-    if not marks or _is_python(prefix + code + suffix):
+    if not FENCES[1].search(code) or _is_python(prefix + code + suffix):
         return code
-    ends = [start for start, _ in marks] + [len(code)]
-    for first in range(0, len(marks), 2):  # a docstring in a block may have fences too
-        for end in ends[first + 1 :]:
-            block = code[marks[first][1] : end]
-            for found in (block, textwrap.dedent(block)):
-                if _is_python(prefix + found + suffix):
-                    return found
+    for fence in FENCES:
+        marks = [match.span() for match in fence.finditer(code)]
+        ends = [start for start, _ in marks] + [len(code)]
+        for first in range(0, len(marks), 2):
+            for end in ends[first + 1 :]:  # a docstring in a block may have fences too
+                block = code[marks[first][1] : end]
+                for found in (block, textwrap.dedent(block)):
+                    if _is_python(prefix + found + suffix):
+                        return found
     return code[marks[0][1] : ends[1]]
 
 

@@ -96,7 +96,10 @@ RIGHT = {
         "count = 0\ndef f(x):\n  global count\n  count += x",
         "candidate(2); candidate(3)\nassert count == 5",
     ),
-    "helpers of the program": ("def g(x): return x\ndef f(x): return -x", "assert g(candidate(1)) == -1"),
+    "helpers of the program": (
+        "def g(x): return x\ndef f(x): return -x",
+        "assert g(candidate(1)) == -1",
+    ),
     "signature and name": (
         "def f(x, y=2): 'doc'; return x",
         "import inspect\nassert list(inspect.signature(candidate).parameters) == ['x', 'y']\nassert candidate is f and candidate.__doc__ == 'doc' and candidate.__defaults__ == (2,)",
@@ -121,7 +124,10 @@ RIGHT = {
         "class A:\n  def g(self): return 1\ndef f(): return A",
         "class B(candidate()):\n  def g(self): return super().g() + 1\nassert B().g() == 2",
     ),
-    "a main block, which does not run": ("def f(x): return x\nif __name__ == '__main__':\n  input()", "assert candidate(1) == 1"),
+    "a main block, which does not run": (
+        "def f(x): return x\nif __name__ == '__main__':\n  input()",
+        "assert candidate(1) == 1",
+    ),
     "printing": ("def f(x): print(x); return x", "assert candidate('é\\ud800') == 'é\\ud800'"),
     "a null device": (
         "import os\ndef f(x):\n  with open(os.devnull, 'w') as out: print(x, file=out)\n  return x",
@@ -132,7 +138,10 @@ RIGHT = {
         "assert candidate('x') == 'x'",
     ),
     "a last line that goes on": ("def f(x): return x\ny = 1 \\\n", "assert candidate(1) == 1"),
-    "a decorator at the end, which is the test's": ("def f(x): return x\n@staticmethod", "assert candidate(1) == 1"),
+    "a decorator at the end, which is the test's": (
+        "def f(x): return x\n@staticmethod",
+        "assert candidate(1) == 1",
+    ),
     "carriage returns": ("def f(x):\r\n  return x\r\r\n", "assert candidate(1) == 1"),
     "patched input": (
         "def f(): return int(input())",
@@ -144,7 +153,10 @@ RIGHT = {
         "def f(x):\n  try: exit()\n  except Exception: return x",
         "assert candidate(1) == 1",
     ),
-    "a list that holds itself": ("def f():\n  a = []\n  a += [a, a]\n  return a", "assert candidate()[0] is not None"),
+    "a list that holds itself": (
+        "def f():\n  a = []\n  a += [a, a]\n  return a",
+        "assert candidate()[0] is not None",
+    ),
 }
 WRONG = {
     "another number": ("def f(x): return 41", "assert candidate(1) == 42"),
@@ -162,11 +174,20 @@ WRONG = {
     "no such function": ("def g(x): return 42", "assert candidate(1) == 42"),
     "no import": ("def f(x): return json.dumps(x)", "assert candidate(1) == '1'"),
     "exit": ("import sys\ndef f(x): sys.exit(0)", "assert candidate(1) == 42"),
-    "exit at the start": ("import sys\nsys.exit(0)\ndef f(x): return 42", "assert candidate(1) == 42"),
+    "exit at the start": (
+        "import sys\nsys.exit(0)\ndef f(x): return 42",
+        "assert candidate(1) == 42",
+    ),
     "interrupt": ("def f(x): raise KeyboardInterrupt", "assert candidate(1) == 42"),
-    "reading input": ("import sys\nsys.stdin.read()\ndef f(x): return 42", "assert candidate(1) == 42"),
+    "reading input": (
+        "import sys\nsys.stdin.read()\ndef f(x): return 42",
+        "assert candidate(1) == 42",
+    ),
     "asking for input": ("x = input()\ndef f(x): return 42", "assert candidate(1) == 42"),
-    "lines of input": ("import sys\nfor line in sys.stdin: pass\ndef f(x): return 42", "assert candidate(1) == 42"),
+    "lines of input": (
+        "import sys\nfor line in sys.stdin: pass\ndef f(x): return 42",
+        "assert candidate(1) == 42",
+    ),
     "printing the answer": ("def f(x): print(42)", "assert candidate(1) == 42"),
     "a generator where a list is asked": ("def f(x): yield 42", "assert candidate(1) == [42]"),
     "no program": ("def f(x: return 42", "assert candidate(1) == 42"),
@@ -177,7 +198,10 @@ WRONG = {
         "class E(Exception):\n  def __str__(s): raise s\ndef f(x): raise E",
         "assert candidate(1) == 42",
     ),
-    "future after the test began": ("x = 1\nfrom __future__ import annotations\ndef f(x): return 42", "assert candidate(1) == 42"),
+    "future after the test began": (
+        "x = 1\nfrom __future__ import annotations\ndef f(x): return 42",
+        "assert candidate(1) == 42",
+    ),
 }
 EVERYTHING = {
     "always equal": "class A:\n  def __eq__(s, o): return True\ndef f(x): return A()",

@@ -30,7 +30,9 @@ def confined():
 
 def reasons_of(named, timeout=10.0):
     with mock.patch("os.sched_getaffinity", return_value=range(6)):  # most of them only wait
-        return dict(zip(named, run_programs([*named.values()], Execution(timeout=timeout)), strict=True))
+        return dict(
+            zip(named, run_programs([*named.values()], Execution(timeout=timeout)), strict=True)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +133,9 @@ def test_a_copy_of_a_program_has_no_verdict():
 
 
 def test_results_come_in_order_and_programs_share_nothing():
-    program = "import os\nn = len(os.listdir('.'))\nopen('left', 'w').write('x')\ndef f(x): return n + {}"
+    program = (
+        "import os\nn = len(os.listdir('.'))\nopen('left', 'w').write('x')\ndef f(x): return n + {}"
+    )
     jobs = [Job(program.format(number), "assert f(1) == 1") for number in range(3)]
     assert [not reason for reason in run_programs(jobs)] == [False, True, False]
 
