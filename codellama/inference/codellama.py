@@ -20,13 +20,14 @@ from codellama.inference.prefill import PrefixCache
 from codellama.inference.requests import (
     Completion,
     CompletionStream,
+    Drafter,
     Options,
     Prompt,
     RunningSequence,
     check_length,
 )
 from codellama.inference.scheduler import Scheduler, StepFunction, Timing
-from codellama.inference.speculative import Drafter, DraftModel, PromptLookup
+from codellama.inference.speculative import DraftModel, PromptLookup
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 from codellama.text import prompts
@@ -57,10 +58,7 @@ class CodeLlama:
     """
 
     def __init__(
-        self,
-        model: Transformer,
-        tokenizer: Tokenizer,
-        step_function: StepFunction | None = None,
+        self, model: Transformer, tokenizer: Tokenizer, step_function: StepFunction | None = None
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -69,11 +67,6 @@ class CodeLlama:
         self._step_function = step_function or model
         self._new_drafter: Callable[[], Drafter] = PromptLookup
         self._last_chat = PrefixCache()
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether decoding runs something else than the model itself."""
-        return self._step_function is not self.model
 
     @classmethod
     def load(
@@ -292,7 +285,6 @@ class CodeLlama:
             sequences,
             batch_size,
             step_function=self._step_function,
-            new_drafter=self._new_drafter,
             timing=self.timing,
             cache=cache,
         )
@@ -315,8 +307,10 @@ class CodeLlama:
             )
         check_length(ids, config.max_seq_len)
         budget = min(options.max_new_tokens, config.max_seq_len - len(ids))
-        device = self.model.tok_embeddings.weight.device
-        return RunningSequence(prompt, options, self.tokenizer, budget, device=device)
+        device, drafter = self.model.tok_embeddings.weight.device, self._new_drafter()
+        return RunningSequence(
+            prompt, options, self.tokenizer, budget, drafter=drafter, device=device
+        )
 
 
 def _whole_numbers(ids: Iterable[Any]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +19,10 @@ from codellama.inference.sampling import (
 from codellama.text.tokenizer import IncrementalDecoder, Tokenizer
 
 FinishReason = Literal["stop", "length"]
+
+Drafter = Callable[[Sequence[int], int], list[int]]
+"""Proposes up to so many draft tokens that may follow the ids of one sequence; each call's ids
+extend those before."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +123,14 @@ class RunningSequence:
 
     Args:
         budget: tokens that may be generated: `max_new_tokens`, or fewer if the context ends before.
+        drafter: is asked for draft tokens where `Options.speculate` says so.
         device: where sampling draws its random numbers.
 
     Attributes:
         text: so far, up to where it is certain; begins with the prompt's if that is echoed.
         tokens, logprobs: as in `Completion`, of the generated tokens.
         prompt_logprobs: of the prompt's tokens; prefill adds them if `wants_prompt_logprobs`.
-        finish_reason: None as long as tokens may be appended.
+        finish_reason: None as long as the sequence has to run.
     """
 
     def __init__(
@@ -135,6 +140,7 @@ class RunningSequence:
         tokenizer: Tokenizer,
         budget: int,
         *,
+        drafter: Drafter | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.prompt = prompt
@@ -144,7 +150,9 @@ class RunningSequence:
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.prompt_logprobs = [0.0]
-        self.finish_reason: FinishReason | None = None if budget else "length"
+        # Without a budget the prompt is run for its log-probabilities alone.
+        runs = budget > 0 or self.wants_prompt_logprobs
+        self.finish_reason: FinishReason | None = None if runs else "length"
         self.generator = torch.Generator(device)
         own = self.generator.seed()
         self.generator.manual_seed(own if options.seed is None else options.seed)
@@ -156,6 +164,7 @@ class RunningSequence:
             self._processors.append(process)
         if options.repetition_penalty != 1:
             self._processors.append(repetition_penalty(options.repetition_penalty))
+        self._drafter = drafter
         self._vocab_size = tokenizer.vocab_size
         self._decoder = IncrementalDecoder(tokenizer, prompt.continuation, skip=len(removed))
         self._pending = ""  # may turn out to be the beginning of a stop string
@@ -171,6 +180,18 @@ class RunningSequence:
         drafts = min(self.options.speculate, self.budget)
         return len(self.prompt.ids) + self.budget + drafts
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that have been run before the newest one."""
+        return len(self.prompt.ids) + len(self.tokens) - 1
+
+    def draft(self) -> list[int]:
+        """Tokens that may come next, to be verified together."""
+        count = min(self.options.speculate, self.budget - len(self.tokens) - 1)
+        return (
+            self._drafter(self.prompt.ids + self.tokens, count) if self._drafter and count else []
+        )
+
     def sample(self, logits: Tensor) -> Tensor:
         """The next token (), by its logits (vocab_size); never one that the tokenizer lacks."""
         logits = logits[: self._vocab_size]
@@ -181,6 +202,8 @@ class RunningSequence:
 
     def append(self, token: int, logprob: float = 0.0) -> str:
         """Adds the next token; returns the text that is certain now and was not before."""
+        if self.budget == 0:
+            return self._finish("length")
         if token in self.prompt.stop_ids:
             return self._finish("stop")
         self.tokens.append(token)

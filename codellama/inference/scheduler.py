@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,6 @@ from torch import Tensor
 from codellama.errors import CheckpointError
 from codellama.inference.prefill import logprobs_of, prefill
 from codellama.inference.requests import RunningSequence
-from codellama.inference.speculative import Drafter, PromptLookup
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
@@ -56,7 +55,6 @@ class Scheduler:
     Args:
         batch_size: sequences that run together at most.
         step_function: runs passes over one token a row; None: the model.
-        new_drafter: makes a sequence's drafter, which is asked where `Options.speculate` says so.
         timing: is added to.
         cache: for a single sequence, holds a prefix of its prompt and has room for all of it.
 
@@ -71,7 +69,6 @@ class Scheduler:
         batch_size: int = 8,
         *,
         step_function: StepFunction | None = None,
-        new_drafter: Callable[[], Drafter] = PromptLookup,
         timing: Timing | None = None,
         cache: KVCache | None = None,
     ) -> None:
@@ -79,10 +76,8 @@ class Scheduler:
         self.waiting = deque(sequences)
         self.batch_size = batch_size
         self.step_function = step_function or model
-        self.new_drafter = new_drafter
         self.timing = timing or Timing()
         self.running: list[RunningSequence] = []
-        self._drafters: list[Drafter] = []
         rows = min(batch_size, len(self.waiting))
         capacity = max((sequence.capacity for sequence in self.waiting), default=0)
         self.cache = cache or self.step_function.new_cache(rows, capacity)
@@ -95,24 +90,21 @@ class Scheduler:
 
     @torch.no_grad()
     def step(self) -> list[Piece]:
-        """Schedules, runs, samples and delivers: a prefill, or the next token of all that run."""
-        newcomers = self._schedule()
-        echoed = [(sequence, sequence.text) for sequence in newcomers]
-        newcomers = [
-            sequence
-            for sequence in newcomers
-            if not sequence.finish_reason or sequence.wants_prompt_logprobs
-        ]
-        started = time.perf_counter()
-        if newcomers:
-            delivered = self._sample(*self._prefill(newcomers))
+        """Schedules, runs, samples and delivers: the prefill of those that join, or else the next
+        token of all that run."""
+        joining = self._schedule()
+        echoed = [(sequence, sequence.text) for sequence in joining]
+        joining = [sequence for sequence in joining if not sequence.finish_reason]
+        started, delivered = time.perf_counter(), list[Piece]()
+        if joining:
+            rows, logits = self._prefill(joining)
+            delivered = self._sample(rows, logits, [()] * len(rows))
             self.timing.prefill_seconds += time.perf_counter() - started
         elif self.running:
-            delivered = self._sample(*self._decode())
-            self.timing.decoded_tokens += len(delivered)
+            drafts = [sequence.draft() for sequence in self.running]
+            delivered = self._sample(self.running, self._decode(drafts), drafts)
             self.timing.decode_seconds += time.perf_counter() - started
-        else:
-            delivered = []
+            self.timing.decoded_tokens += len(delivered)
         self._retire()
         return echoed + delivered
 
@@ -124,31 +116,20 @@ class Scheduler:
         return [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
 
     def _prefill(
-        self, newcomers: Sequence[RunningSequence]
-    ) -> tuple[Sequence[RunningSequence], Tensor, Sequence[Sequence[int]]]:
-        """Runs prompts into the cache's next rows. Returns as `_decode`."""
-        start, end = len(self.running), len(self.running) + len(newcomers)
-        done = prefill(self.model, newcomers, self.cache.rows(start, end))
+        self, joining: Sequence[RunningSequence]
+    ) -> tuple[Sequence[RunningSequence], Tensor]:
+        """Runs prompts into the cache's next rows; the sequence in each row, and the logits (rows,
+        1, vocab_size) after its prompt."""
+        start, end = len(self.running), len(self.running) + len(joining)
+        done = prefill(self.model, joining, self.cache.rows(start, end))
         self.timing.prompt_tokens += done.tokens
         self.running += done.rows
-        self._drafters += [self.new_drafter() for _ in done.rows]
         self._running_cache = self.cache.rows(0, end)
-        return done.rows, done.logits[:, None], [()] * len(done.rows)
+        return done.rows, done.logits[:, None]
 
-    def _decode(self) -> tuple[Sequence[RunningSequence], Tensor, Sequence[Sequence[int]]]:
-        """Runs the newest token of each sequence, followed by its draft tokens.
-
-        Returns:
-            The sequences; logits (rows, 1 + drafts, vocab_size); and each sequence's draft tokens.
-        """
-        drafts = [
-            draft(sequence.prompt.ids + sequence.tokens, count)
-            if (
-                count := min(sequence.options.speculate, sequence.budget - len(sequence.tokens) - 1)
-            )
-            else []
-            for sequence, draft in zip(self.running, self._drafters, strict=True)
-        ]
+    def _decode(self, drafts: Sequence[Sequence[int]]) -> Tensor:
+        """Runs the newest token of each sequence, followed by its draft tokens; the logits (rows,
+        1 + drafts, vocab_size) after each."""
         width = 1 + max(map(len, drafts))
         fed = [
             [sequence.tokens[-1], *draft, *[0] * (width - 1 - len(draft))]
@@ -156,10 +137,9 @@ class Scheduler:
         ]
         cache = self._running_cache
         # Draft tokens that were not accepted are forgotten.
-        cache.lengths = [len(row.prompt.ids) + len(row.tokens) - 1 for row in self.running]
+        cache.lengths = [sequence.cached_tokens for sequence in self.running]
         forward = self.step_function if width == 1 else self.model
-        logits = forward(torch.tensor(fed).to(cache.keys[0].device), cache)
-        return self.running, logits, drafts
+        return forward(torch.tensor(fed).to(cache.keys[0].device), cache)
 
     def _sample(
         self, rows: Sequence[RunningSequence], logits: Tensor, drafts: Sequence[Sequence[int]]
@@ -167,14 +147,14 @@ class Scheduler:
         """Samples the next token of each sequence and delivers its text; and one more for as long
         as the token sampled is the sequence's next draft token."""
         delivered: list[Piece] = []
-        active = [number for number, row in enumerate(rows) if not row.finish_reason]
+        active = [*range(len(rows))]
         for position in range(logits.shape[1]):
-            sampled = sample_rows([rows[number] for number in active], logits[active, position])
+            sampled = sample_rows([rows[row] for row in active], logits[active, position])
             accepted = []
-            for number, (token, logprob) in zip(active, sampled, strict=True):
-                delivered.append((rows[number], rows[number].append(token, logprob)))
-                if not rows[number].finish_reason and [token] == drafts[number][position:][:1]:
-                    accepted.append(number)
+            for row, (token, logprob) in zip(active, sampled, strict=True):
+                delivered.append((rows[row], rows[row].append(token, logprob)))
+                if not rows[row].finish_reason and [token] == drafts[row][position:][:1]:
+                    accepted.append(row)
             active = accepted
         return delivered
 
@@ -182,11 +162,10 @@ class Scheduler:
         """Lets the last sequences take the rows of those that have ended."""
         for row in reversed(range(len(self.running))):
             if self.running[row].finish_reason:
-                last, drafter = self.running.pop(), self._drafters.pop()
+                last = self.running.pop()
                 if row < len(self.running):
-                    length = len(last.prompt.ids) + len(last.tokens) - 1
-                    self.cache.copy_row(len(self.running), row, length)
-                    self.running[row], self._drafters[row] = last, drafter
+                    self.cache.copy_row(len(self.running), row, last.cached_tokens)
+                    self.running[row] = last
         if len(self._running_cache.lengths) != len(self.running):
             self._running_cache = self.cache.rows(0, len(self.running))
 

@@ -8,7 +8,7 @@ is therefore the model's own (Leviathan et al. 2022, arXiv 2211.17192, with dete
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -18,14 +18,9 @@ from codellama.model.transformer import Transformer
 MAX_MATCH = 4
 
 
-Drafter = Callable[[Sequence[int], int], list[int]]
-"""Proposes up to so many draft tokens that may follow the ids of one sequence; each call's ids
-extend those before."""
-
-
 class PromptLookup:
-    """Proposes what followed an earlier copy of the newest tokens (Saxena 2023, prompt lookup
-    decoding): good where a text repeats itself, as code that is edited does."""
+    """A `Drafter` that proposes what followed an earlier copy of the newest tokens (Saxena 2023,
+    prompt lookup decoding): good where a text repeats itself, as code that is edited does."""
 
     def __init__(self) -> None:
         self._read = 0
@@ -44,7 +39,7 @@ class PromptLookup:
 
 
 class DraftModel:
-    """Proposes what a smaller model of the same vocabulary writes greedily."""
+    """A `Drafter` that proposes what a smaller model of the same vocabulary writes greedily."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model

@@ -145,9 +145,10 @@ def test_logprobs_are_the_models_own_whatever_the_sampling(llm):
 
 
 @pytest.mark.usefixtures("chunk")
-@pytest.mark.parametrize("max_new_tokens", [0, 3])
-def test_echo_scores_the_prompt_as_well(llm, max_new_tokens):
-    completions = llm.generate(PROMPTS, [], max_new_tokens=max_new_tokens, logprobs=True, echo=True)
+@pytest.mark.parametrize(("max_new_tokens", "batch_size"), [(0, 8), (0, 2), (3, 8)])
+def test_echo_scores_the_prompt_as_well(llm, max_new_tokens, batch_size):
+    options = {"logprobs": True, "echo": True, "batch_size": batch_size}
+    completions = llm.generate(PROMPTS, [], max_new_tokens=max_new_tokens, **options)
     for prompt, found in zip(PROMPTS, completions, strict=True):
         assert found.tokens[: len(prompt)] == prompt
         assert len(found.tokens) == len(prompt) + max_new_tokens
