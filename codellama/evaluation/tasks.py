@@ -185,7 +185,7 @@ def check_tests(tasks: Iterable[Task], execution: Execution) -> None:
     imports = dict[str, str]()
     for task in tasks:
         try:
-            imports |= dict.fromkeys(_imports(task.test), task.task_id)
+            imports = {**dict.fromkeys(_imports(task.test), task.task_id), **imports}
         except (SyntaxError, ValueError) as error:
             raise DataError(f"the test of {task.task_id} is not Python: {error}") from None
     reasons = run_programs([Job(statement, "") for statement in imports], execution)
