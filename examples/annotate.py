@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from command_line import run_example
-
 import codellama
+from codellama.cli import run
 from codellama.errors import RequestError
 
 try:
@@ -209,4 +208,4 @@ def annotate(page: Page) -> None:
 
 
 if __name__ == "__main__":
-    run_example(annotate)
+    run(annotate, first="out")
