@@ -17,6 +17,7 @@ from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.tokenizer import Tokenizer
+from codellama.weights.checkpoint import save_checkpoint
 from codellama.weights.loading import LoadOptions, load_model
 from codellama.weights.variants import EMBEDDED
 
@@ -41,4 +42,5 @@ __all__ = [
     "generate_tokens",
     "load_model",
     "prompts",
+    "save_checkpoint",
 ]

@@ -121,8 +121,8 @@ def _fits(value: Any, kind: Any, limits: Any) -> bool:
         return value in limits.get("among", (value,))
     least, above, most = (limits.get(key) for key in ("least", "above", "most"))
     return (
-        math.isfinite(value)
-        and (least is None or value >= least)
+        (least is None or value >= least)
         and (above is None or value > above)
         and (most is None or value <= most)
+        and math.isfinite(value)  # last: it fails for whole numbers of hundreds of digits
     )

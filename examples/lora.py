@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from codellama import Tokenizer, Transformer, load_model
 from codellama.cli import checkpoint_directory, run
+from codellama.distributed import DistributedContext
 from codellama.errors import DataError, number
 from codellama.training.documents import find_all
-from codellama.training.machine import Machine, fast_dtype
 from codellama.training.packing import PackedSequences, Packing
 from codellama.training.recipe import Stage
-from codellama.training.trainer import Trainer
+from codellama.training.trainer import Trainer, set_stage
 from codellama.weights.checkpoint import new_directory, reader
 from codellama.weights.loading import default_device
-from codellama.weights.meta import save_checkpoint
+from codellama.weights.meta import write_meta
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,16 @@ def lora(options: LoraOptions) -> None:
     tokenizer = Tokenizer(source / "tokenizer.model")
     documents = find_all([options.data])
     with new_directory(options.out) as temporary:
-        model = load_model(source, default_device(), torch.float32)
+        context = DistributedContext.join(default_device())
+        model = load_model(source, context.device, torch.float32)
         places = adapt(model, options.layers, options.rank)
         learned = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         print(f"{learned:,} weights learn")
         stage = Stage("lora", options.tokens, 256, 1_024, options.learning_rate)
         stream = PackedSequences(documents.train, tokenizer, Packing(257))
         rows = PackedSequences(documents.held_out, tokenizer, Packing(257, 0.0)).take(32)
-        device = default_device()
-        trainer = Trainer(model, stream, stage, Machine(device, fast_dtype(device)))
+        set_stage(model, stage)
+        trainer = Trainer(model, stream, stage, context)
         print(f"held-out loss before: {trainer.loss(rows):.3f} nats a token", flush=True)
         while trainer.step < stage.steps:
             trainer.train_step()
@@ -110,7 +111,7 @@ def lora(options: LoraOptions) -> None:
         for place in places:
             weights[f"{place}.weight"] = model.get_submodule(place).merged()
         weights = {name: weight.to("cpu", torch.bfloat16) for name, weight in weights.items()}
-        save_checkpoint(temporary, model.config, reader(weights))
+        write_meta(temporary, model.config, reader(weights))
         (temporary / "tokenizer.model").write_bytes((source / "tokenizer.model").read_bytes())
     print(f"python -m codellama.generate --ckpt {options.out} --prompt 'import '")
 

@@ -19,7 +19,7 @@ from codellama.cli import run
 from codellama.errors import number
 from codellama.training.tokenizer import train_tokenizer
 from codellama.weights.checkpoint import parameter_shapes, reader
-from codellama.weights.meta import save_checkpoint
+from codellama.weights.meta import write_meta
 
 
 def tokenizer_model(vocab_size: int = 512) -> bytes:
@@ -71,7 +71,7 @@ def random_checkpoint(shape: Shape) -> None:
         else torch.randn(size, generator=generator) * size[-1] ** -0.5
         for name, size in parameter_shapes(config).items()
     }
-    save_checkpoint(shape.directory, config, reader(weights), shape.shards)
+    write_meta(shape.directory, config, reader(weights), shape.shards)
     (Path(shape.directory) / "tokenizer.model").write_bytes(tokenizer)
 
 

@@ -16,11 +16,10 @@ from typing import Any
 
 from codellama import CodeLlama, ModelConfig
 from codellama.cli import run
+from codellama.distributed import DistributedContext
 from codellama.errors import number
-from codellama.training import run_directory
-from codellama.training.machine import Machine
 from codellama.training.recipe import Recipe, Stage
-from codellama.training.run import Run
+from codellama.training.run import Run, check_directory
 from codellama.training.trainer import Trainer
 from codellama.weights.loading import default_device
 
@@ -57,17 +56,17 @@ class TinyOptions:
 
 def train_tiny(options: TinyOptions) -> None:
     """Train for about so many minutes."""
-    run_directory.check_free(Path(options.out))
-    machine = Machine.best(default_device())
+    check_directory(Path(options.out), None)
+    context = DistributedContext.join(default_device())
     shape = ModelConfig(192, 4, 3, options.vocab_size, n_kv_heads=1, multiple_of=64)
     recipe = Recipe((STAGE,), model=shape, data=(options.data,))
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run(Path(scratch), recipe, machine)
+        run = Run(Path(scratch), recipe, context)
         run.train(lambda _, record: seconds.append(record["seconds"]))
     steps = max(2, int(60 * options.minutes / min(seconds)))
     stage = replace(STAGE, tokens=steps * STAGE.step_tokens)
-    training = Run(Path(options.out), replace(recipe, stages=(stage,)), machine)
+    training = Run(Path(options.out), replace(recipe, stages=(stage,)), context)
     print(f"{steps} steps of {STAGE.step_tokens:,} tokens", flush=True)
 
     def report(trainer: Trainer, record: dict[str, Any]) -> None:

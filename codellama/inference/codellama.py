@@ -182,9 +182,9 @@ class CodeLlama:
         """Continues sequences of token ids.
 
         Args:
-            stop_ids: ids that end a sequence; None: the end-of-sequence id alone.
+            stop_ids: ids that end a sequence; None: the end-of-sequence ids alone.
         """
-        stops = frozenset(_whole_numbers([self.tokenizer.eos_id] if stop_ids is None else stop_ids))
+        stops = frozenset(_whole_numbers(self.tokenizer.eos_ids if stop_ids is None else stop_ids))
         control = self.tokenizer.control_ids
         batch = [
             Prompt(ids, stops, not control.issuperset(ids))
@@ -242,7 +242,7 @@ class CodeLlama:
         return Prompt(ids, stop_ids, continuation=is_open, kind="chat")
 
     def _stop_ids(self, end_id: int | None) -> frozenset[int]:
-        return frozenset(id for id in (end_id, self.tokenizer.eos_id) if id is not None)
+        return self.tokenizer.eos_ids.union(() if end_id is None else (end_id,))
 
     def _each(self, batch: Iterable[Prompt], keywords: dict[str, Any]) -> Iterator[Completion]:
         """The samples of each prompt, in order, each as soon as it and those before it are done."""

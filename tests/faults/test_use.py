@@ -116,7 +116,7 @@ def test_sigterm_leaves_nothing_of_a_conversion(checkpoint, tmp_path):
         "import sys, time\n"
         "from codellama import cli, convert\n"
         "from codellama.weights import meta\n"
-        "meta.save_checkpoint = lambda *_, **__: (print('writing', flush=True), time.sleep(60))\n"
+        "meta.write_meta = lambda *_, **__: (print('writing', flush=True), time.sleep(60))\n"
         f"sys.argv = ['x', '--src', {str(checkpoint)!r}, '--dst', 'new', '--to', 'meta']\n"
         "cli.run(convert.convert)\n"
     )
