@@ -1,14 +1,5 @@
 """Code Llama in pure PyTorch, from Meta's raw files (Rozière et al. 2023, arXiv 2308.12950)."""
 
-import os
-import re
-import signal
-import sys
-
-if sys.argv[:1] == ["-m"] and re.search(r"\0-\w*m\0?codellama\.", "\0".join(sys.orig_argv)):
-    # A command is about to start (see `cli.run`): Ctrl-C ends it without a traceback.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-
 from codellama.errors import (
     CheckpointError,
     CodeLlamaError,
@@ -26,9 +17,12 @@ from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.tokenizer import Tokenizer
+from codellama.weights.checkpoint import save_checkpoint
 from codellama.weights.loading import LoadOptions, load_model
+from codellama.weights.variants import EMBEDDED
 
 __all__ = [
+    "EMBEDDED",
     "CheckpointError",
     "CodeLlama",
     "CodeLlamaError",
@@ -48,4 +42,5 @@ __all__ = [
     "generate_tokens",
     "load_model",
     "prompts",
+    "save_checkpoint",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,24 +9,26 @@ from pathlib import Path
 import torch
 
 from codellama.cli import log, progress_bar, run, user_path
-from codellama.errors import CheckpointError, RequestError
+from codellama.errors import CheckpointError, RequestError, check_fields, choice
 from codellama.text.tokenizer import TOKENIZER
-from codellama.weights import huggingface, meta
 from codellama.weights.checkpoint import Checkpoint, new_directory
 from codellama.weights.downloads import write_checklist
+from codellama.weights.huggingface_tokenizer import tokenizer_files
+from codellama.weights.huggingface_writing import write_huggingface
 from codellama.weights.loading import load_model, load_tokenizer, open_checkpoint, torch_dtype
-
-FORMATS = ("meta", "hf", "int8", "int4")
+from codellama.weights.lora import with_lora
+from codellama.weights.meta import write_meta
 
 
 @dataclass(frozen=True)
-class Conversion:
+class ConvertArguments:
     """What to write from what.
 
     Args:
         src: checkpoint directory in any of the formats.
         dst: directory to make.
         to: meta, hf, int8 or int4.
+        lora: adapters in PEFT's format to merge into it, as `A` or `[A, B]`.
         shards: number of Meta's files; without it, as many as src has, or 1 if it is not Meta's.
         dtype: bfloat16, float16 or float32; without it, that of src.
         quiet: print nothing but errors.
@@ -35,66 +36,70 @@ class Conversion:
 
     src: str
     dst: str
-    to: str
+    to: str = choice(among=("meta", "hf", "int8", "int4"))
+    lora: tuple[str, ...] = ()
     shards: int | None = None
     dtype: str | None = None
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        if self.to not in FORMATS:
-            raise RequestError(f"--to is {self.to!r}; expected one of {', '.join(FORMATS)}")
+        check_fields(self, RequestError, "--")
         if self.to != "meta" and self.shards is not None:
             raise RequestError(f"--shards counts Meta's files; leave it out with --to {self.to}")
 
 
-def convert(conversion: Conversion) -> None:
-    """Write a checkpoint anew: in another format, cut into more or fewer shards, or rounded.
+def convert(arguments: ConvertArguments) -> None:
+    """Write a checkpoint anew: in another format, in more or fewer shards, or quantized.
 
     int4 loads at once, as small as it is; int8 is packed while it loads, on x86. The new directory
     appears when all of it is written; nothing is ever overwritten.
     """
-    source = open_checkpoint(user_path(conversion.src))
-    tokenizer = source.directory / TOKENIZER
-    if tokenizer.is_file():
-        load_tokenizer(source.directory, source.config.vocab_size)  # refuses one that does not fit
-    elif not conversion.quiet:
+    source = open_checkpoint(user_path(arguments.src))
+    if arguments.lora:
+        source = with_lora(source, [user_path(adapter) for adapter in arguments.lora])
+    tokenizer = None
+    if (source.directory / TOKENIZER).is_file():
+        tokenizer = load_tokenizer(source.directory, source.config.vocab_size)
+    elif not arguments.quiet:
         log(f"warning: {source.directory} has no {TOKENIZER} to copy")
-    dtype = torch_dtype(conversion.dtype) or source.dtype
-    with new_directory(user_path(conversion.dst)) as temporary:
-        _write(source, temporary, dtype, conversion)
-        if tokenizer.is_file():
-            shutil.copyfile(tokenizer, temporary / TOKENIZER)
-        if conversion.to == "meta":
-            with progress_bar("md5", conversion.quiet) as progress:
+    dtype = torch_dtype(arguments.dtype) or source.dtype
+    with new_directory(user_path(arguments.dst)) as temporary:
+        _write(source, temporary, dtype, arguments)
+        if tokenizer:
+            files = tokenizer_files(tokenizer) if arguments.to == "hf" else tokenizer.files
+            for name, content in files.items():
+                (temporary / name).write_bytes(content)
+        if arguments.to == "meta":
+            with progress_bar("md5", arguments.quiet) as progress:
                 write_checklist(temporary, progress)
 
 
-def _write(source: Checkpoint, target: Path, dtype: torch.dtype, conversion: Conversion) -> None:
-    if conversion.to in ("int8", "int4"):
-        from codellama.fast import quantization, quantized_checkpoint
+def _write(source: Checkpoint, target: Path, dtype: torch.dtype, given: ConvertArguments) -> None:
+    if given.to in ("int8", "int4"):
+        from codellama.fast import quantized_checkpoint as quantized
+        from codellama.fast.quantization import quantizing_weight_loader
 
-        if isinstance(source, quantized_checkpoint.QuantizedCheckpoint):
+        if isinstance(source, quantized.QuantizedCheckpoint):
             raise CheckpointError(
-                f"{source.directory} is rounded to {source.format} already; convert the checkpoint "
-                "that it was made from"
+                f"{source.directory} is quantized to {source.format} already; convert the "
+                "checkpoint that it was made from"
             )
-        weight_loader = quantization.quantizing_weight_loader(conversion.to)
-        with progress_bar("rounding", conversion.quiet) as progress:
+        loader = quantizing_weight_loader(given.to)
+        with progress_bar("quantizing", given.quiet) as progress:
             model = load_model(
-                source.directory, "cpu", dtype, progress=progress, weight_loader=weight_loader
+                source, "cpu", dtype, mmap=True, progress=progress, weight_loader=loader
             )
-        quantized_checkpoint.save_checkpoint(target, model, conversion.to)
+        quantized.save_checkpoint(target, model, given.to)
         return
     read = partial(source.read, dtype=dtype)
-    if conversion.to == "hf":
-        with progress_bar("writing", conversion.quiet, "tensor") as progress:
-            huggingface.save_checkpoint(target, source.config, read, progress=progress)
+    if given.to == "hf":
+        with progress_bar("writing", given.quiet, "tensor") as progress:
+            write_huggingface(target, source.config, read, progress=progress)
         return
     shards = source.file_count if source.format == "Meta" else 1
-    if conversion.shards is not None:
-        shards = conversion.shards
-    with progress_bar("writing", conversion.quiet, "file") as progress:
-        meta.save_checkpoint(target, source.config, read, shards, progress=progress)
+    with progress_bar("writing", given.quiet, "file") as progress:
+        shards = shards if given.shards is None else given.shards
+        write_meta(target, source.config, read, shards, progress=progress)
 
 
 if __name__ == "__main__":

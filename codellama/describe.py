@@ -19,7 +19,7 @@ CONTEXTS = (4096, 16384, 100_000)
 
 
 @dataclass(frozen=True)
-class Description:
+class DescribeArguments:
     """What to describe.
 
     Args:
@@ -35,31 +35,31 @@ class Description:
     json: bool = False
 
 
-def describe(description: Description) -> None:
+def describe(arguments: DescribeArguments) -> None:
     """Say what a checkpoint is and what it needs, from its headers; where there is a checklist.chk,
     all files are then read and compared with it (--md5 false leaves that out).
 
     Exit code 2 if the files are not one whole checkpoint, or differ from their checklist.
     """
-    directory = checkpoint_directory(description.ckpt)
+    directory = checkpoint_directory(arguments.ckpt)
     checkpoint = open_checkpoint(directory)
     facts = describe_checkpoint(checkpoint)
-    if not description.json:
+    if not arguments.json:
         for name, value in facts.items():
             label = name.replace("_bytes", "").replace("_", " ")
             print(f"{label:<26} {_readable(name, value)}", flush=True)
     verdicts = {}
-    if description.md5:
+    if arguments.md5:
         with progress_bar("md5") as progress:
             verdicts = verify_checklist(directory, progress)
-    if description.json:
+    if arguments.json:
         print(json.dumps({**facts, "md5": verdicts}))
     else:
         for name, verdict in verdicts.items():
             print(f"{'md5 of ' + name:<26} {verdict}")
-        if description.md5 and not verdicts:
+        if arguments.md5 and not verdicts:
             print(f"{'md5':<26} not compared: there is no {CHECKLIST}")
-    if description.check:
+    if arguments.check:
         _check_weights(checkpoint)
     if wrong := [name for name, verdict in verdicts.items() if verdict != "ok"]:
         raise CheckpointError(f"{directory}: not as in checklist.chk: {', '.join(wrong)}")

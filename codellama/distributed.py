@@ -6,11 +6,14 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from codellama.errors import RequestError
@@ -27,13 +30,9 @@ def is_launched() -> bool:
 
 def processor_count() -> int:
     """Processors that this process may use."""
-    return len(_processors())
-
-
-def _processors(process: int = 0) -> set[int]:
     if sys.platform == "linux":
-        return os.sched_getaffinity(process)
-    return {*range(os.cpu_count() or 1)}
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def init_mesh(device: torch.device | None = None) -> DeviceMesh | None:
@@ -60,8 +59,7 @@ def init_mesh(device: torch.device | None = None) -> DeviceMesh | None:
         torch.cuda.set_device(own)
         kind = "cuda"
     else:
-        shares = neighbours if _processors() == _processors(os.getppid()) else 1  # or is bound
-        torch.set_num_threads(max(1, len(_processors()) // shares))
+        torch.set_num_threads(max(1, processor_count() // neighbours))
         kind = "cpu"
     if not dist.is_initialized():
         dist.init_process_group(timeout=TIMEOUT)
@@ -75,6 +73,70 @@ def broadcast(read: Callable[[], T], mesh: DeviceMesh | None) -> T:
     box = [read() if mesh.get_rank() == 0 else None]
     dist.broadcast_object_list(box, group=mesh.get_group(), group_src=0)
     return cast(T, box[0])
+
+
+@dataclass(frozen=True)
+class DistributedContext:
+    """Where this process computes, and with which others.
+
+    Attributes:
+        device: this process's own.
+        dtype: of matrix products; None: float32, as the weights are.
+        mesh: the processes that work together; None: this one is alone.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+    mesh: DeviceMesh | None = None
+
+    @classmethod
+    def join(cls, device: torch.device) -> DistributedContext:
+        """Joins the other processes, if torchrun started this one. The dtype is bfloat16 where the
+        device multiplies matrices of it faster than of float32."""
+        mesh = init_mesh(device)
+        device = torch.device(mesh.device_type) if mesh else device
+        fast = False
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        elif device.type == "cpu" and torch.backends.mkldnn.is_available():
+            checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private to PyTorch
+            fast = any(getattr(torch.cpu, check, bool)() for check in checks)
+        return cls(device, torch.bfloat16 if fast else None, mesh)
+
+    @property
+    def size(self) -> int:
+        """The number of processes."""
+        return self.mesh.size() if self.mesh else 1
+
+    @property
+    def rank(self) -> int:
+        """This process's number; process 0 writes and reports."""
+        return self.mesh.get_rank() if self.mesh else 0
+
+    def on_rank_zero(self, write: Callable[[], T]) -> T:
+        """Calls `write` in the first process; the others wait, and return or raise what it does."""
+
+        def attempt() -> tuple[T | None, Exception | None]:
+            try:
+                return write(), None
+            except (ValueError, OSError) as error:
+                return None, error
+
+        result, error = broadcast(attempt, self.mesh)
+        if error:
+            raise error
+        return cast(T, result)
+
+    def shard(self, rows: Tensor, padding: int) -> Tensor:
+        """The rows of a batch that this process computes, as many as any other, on its device."""
+        rows = F.pad(rows, (0, 0, 0, -len(rows) % self.size), value=padding)
+        return rows[self.rank :: self.size].to(self.device, torch.long)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.mesh:
+            dist.all_reduce(values)
+        return values
 
 
 def shutdown(code: int) -> NoReturn:

@@ -87,7 +87,7 @@ def check_fields(values: Any, error: type[CodeLlamaError] = RequestError, where:
     """
     hints = get_type_hints(type(values))
     for one in fields(values):
-        value, limits, kinds = getattr(values, one.name), one.metadata, _kinds(hints[one.name])
+        value, limits, kinds = getattr(values, one.name), one.metadata, types_in(hints[one.name])
         is_checked = kinds <= {*_TYPES, tuple, type(None)}
         if value == one.default or not is_checked or (value is None and type(None) in kinds):
             continue
@@ -106,10 +106,10 @@ def check_fields(values: Any, error: type[CodeLlamaError] = RequestError, where:
             raise error(f"{where}{sentence}".rstrip())
 
 
-def _kinds(hint: Any) -> set[Any]:
+def types_in(hint: Any) -> set[Any]:
     """The types in an annotation: int, tuple and NoneType in `tuple[int, ...] | None`."""
     inner = [kind for kind in get_args(hint) if kind is not ...]
-    kinds = set[Any]().union(*map(_kinds, inner)) if inner else {hint}
+    kinds = set[Any]().union(*map(types_in, inner)) if inner else {hint}
     return kinds | {tuple} if get_origin(hint) in (tuple, Sequence) else kinds
 
 
@@ -121,8 +121,8 @@ def _fits(value: Any, kind: Any, limits: Any) -> bool:
         return value in limits.get("among", (value,))
     least, above, most = (limits.get(key) for key in ("least", "above", "most"))
     return (
-        math.isfinite(value)
-        and (least is None or value >= least)
+        (least is None or value >= least)
         and (above is None or value > above)
         and (most is None or value <= most)
+        and math.isfinite(value)  # last: it fails for whole numbers of hundreds of digits
     )

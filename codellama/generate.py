@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
-import dataclasses
+import contextlib
 import json
+import re
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import warnings
+from dataclasses import asdict, dataclass, replace
 
 from torch.distributed.device_mesh import DeviceMesh
 
-from codellama.chat import Conversation
-from codellama.cli import Source, log, peak_memory_bytes, run, user_path
+from codellama.chat import Chat, cut_note
+from codellama.cli import CheckpointArguments, log, peak_memory_bytes, run, user_path
 from codellama.distributed import broadcast, init_mesh
 from codellama.errors import CodeLlamaError, RequestError
 from codellama.inference.codellama import CodeLlama
-from codellama.inference.requests import Options, check_length
+from codellama.inference.requests import Completion, Options, check_length
 from codellama.text import prompts as formats
 from codellama.text.prompts import FILL, split_fill
 from codellama.weights.loading import (
@@ -31,19 +30,24 @@ from codellama.weights.loading import (
 from codellama.weights.memory import human_bytes
 from codellama.weights.variants import matching
 
+SEPARATOR = "-" * 40
+"""Stands between the texts of several prompts."""
+ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
+
 
 @dataclass(frozen=True)
-class Request:
+class GenerateArguments:
     """What to generate from.
 
     Args:
-        prompt: the text, taken exactly as given; <FILL_ME> in it marks a gap to fill. Without
-            prompt and file it is read from stdin.
+        prompt: the text to continue, or to fill in where <FILL_ME> stands in it. Without --prompt
+            and --file it is read from stdin.
         file: a file that holds the prompt, or, as .jsonl, a JSON string a line, each a prompt.
-        chat: hold a conversation; /reset forgets it, /exit ends it, Ctrl-C stops an answer.
-        system: system message of the conversation.
+        chat: chat on the terminal; /help says how.
+        system: system message of the chat.
         suffix_first: infill in suffix-prefix-middle order.
-        draft_ckpt: a smaller model of the same vocabulary, to make the draft tokens of --speculate.
+        draft_ckpt: a smaller model of the same vocabulary that makes the draft tokens of
+            --speculate.
     """
 
     prompt: str | None = None
@@ -53,180 +57,239 @@ class Request:
     suffix_first: bool = False
     draft_ckpt: str | None = None
 
-    def check(self, source: Source, options: Options) -> None:
-        """Raises RequestError for options that exclude each other."""
-        if self.chat and (self.prompt is not None or self.file is not None):
-            raise RequestError("--chat is a conversation; leave out --prompt and --file")
-        if self.chat and (source.json or options.echo or options.num_samples > 1):
-            raise RequestError(
-                "--chat is a conversation; leave out --json, --echo and --num_samples"
+    def check(self, options: Options, source: CheckpointArguments) -> None:
+        """Raises RequestError for options that exclude each other; warns of idle ones."""
+        texts = [text for text in (self.prompt, self.file) if text is not None]
+        is_batch = source.json or options.echo or options.num_samples > 1
+        for is_so, sentence in (
+            (self.chat and texts, "--chat is a conversation; leave out --prompt and --file"),
+            (self.chat and is_batch, "--chat excludes --json, --echo and --num_samples"),
+            (self.chat and options.heal, "--chat excludes --heal: messages are whole"),
+            (len(texts) > 1, "--prompt and --file both name a prompt; give one of them"),
+            (self.system and not self.chat, "--system begins a chat; give --chat as well"),
+            (self.draft_ckpt and not options.speculate, "--draft_ckpt needs --speculate"),
+            (options.logprobs and not source.json, "--logprobs needs --json"),
+        ):
+            if is_so:
+                raise RequestError(sentence)
+        sampling = ("num_samples", "top_p", "top_k", "seed")
+        idle = [f"--{one}" for one in sampling if getattr(options, one) != getattr(Options, one)]
+        if idle and options.temperature == 0:
+            warnings.warn(
+                f"{', '.join(idle)} without effect: at temperature 0 the text is always the same; "
+                "give --temperature as well",
+                stacklevel=2,
             )
-        if self.chat and options.heal:
-            raise RequestError(
-                "--heal is for prompts that end inside a word; leave out one of both"
-            )
-        if self.prompt is not None and self.file is not None:
-            raise RequestError("--prompt and --file both name a prompt; give one of them")
-        if self.system is not None and not self.chat:
-            raise RequestError("--system begins a conversation; give --chat as well")
-        if self.draft_ckpt is not None and not options.speculate:
-            raise RequestError("--draft_ckpt needs --speculate, the number of draft tokens")
-        if options.logprobs and not source.json:
-            raise RequestError("--logprobs are part of JSON objects; give --json as well")
 
 
-def generate(request: Request, options: Options, source: Source, loading: LoadOptions) -> None:
-    """Continue a text, fill the gap marked <FILL_ME> in it, or chat.
+@dataclass(frozen=True)
+class PromptText:
+    """A prompt.
 
-    Text goes to stdout as it comes, everything else to stderr.
+    Attributes:
+        text: what the model reads; of a file, without byte order mark, and with LF line ends.
+        source: what is printed of it, as it stands in its file.
+        place: begins the sentence of an error; empty for a single prompt.
     """
-    request.check(source, options)
+
+    text: str
+    source: str
+    place: str = ""
+
+    @classmethod
+    def from_file(cls, name: str, content: bytes) -> PromptText:
+        """The prompt that is all of a file. Raises RequestError if that is not UTF-8."""
+        try:
+            source = content.decode()
+        except UnicodeDecodeError as error:
+            raise RequestError(
+                f"{name} is not UTF-8 text: byte {error.start} does not fit"
+            ) from None
+        return cls(source.removeprefix("\ufeff").replace("\r\n", "\n"), source)
+
+    def as_source(self, text: str) -> str:
+        """A text with the line ends of most lines of the source."""
+        changed = self.source.count("\r\n") - self.text.count("\r\n")
+        return text.replace("\n", "\r\n") if 2 * changed > self.source.count("\n") else text
+
+
+def generate(
+    arguments: GenerateArguments,
+    options: Options,
+    loading: LoadOptions,
+    source: CheckpointArguments,
+) -> None:
+    r"""Continue a text, fill it in at <FILL_ME>, or chat.
+
+        python -m codellama.generate --prompt "def fib(n):"
+        python -m codellama.generate --prompt $'def add(a, b):\n    <FILL_ME>\n    return total\n'
+        python -m codellama.generate --ckpt CodeLlama-7b-Instruct --chat --temperature 0.2
+
+    Infilling prints the whole text, completion only what comes after the prompt. Text goes to
+    stdout as it comes, everything else to stderr.
+
+    A prompt is taken as typed: \n in it stays two characters, unless the shell reads it as $'\n'.
+    In --stop, \n, \t and \\ are a line feed, a tab and a backslash; several are '["a", "b"]'.
+    """
+    arguments.check(options, source)
+    stop = (re.sub(r"\\([nt\\])", lambda found: ESCAPES[found[1]], one) for one in options.stop)
+    options = replace(options, stop=tuple(stop))
     mesh = init_mesh(torch_device(loading.device))
-    prompts = {} if request.chat else _prompts(request, mesh)
-    longest = _longest(prompts, request, source)
-    if request.draft_ckpt is not None:
-        open_checkpoint(user_path(request.draft_ckpt))  # a mistake shows before anything is loaded
+    prompts = [] if arguments.chat else _prompts(arguments, mesh)
+    longest = _longest(prompts, arguments, source)
+    if arguments.draft_ckpt is not None:
+        open_checkpoint(user_path(arguments.draft_ckpt))  # mistakes show before anything is loaded
     rows = min(options.batch_size, max(1, len(prompts)) * options.num_samples)
+    context = source.checkpoint.config.max_seq_len
     started = time.perf_counter()
-    most = min(longest + options.max_new_tokens, source.checkpoint.config.max_seq_len)
-    llm = source.load(loading, mesh, rows * most)
-    if request.draft_ckpt is not None:
-        llm.load_draft(user_path(request.draft_ckpt), fast=not source.plain)
+    llm = source.load(loading, mesh, rows * min(longest + options.max_new_tokens, context))
+    if arguments.draft_ckpt is not None:
+        llm.load_draft(user_path(arguments.draft_ckpt), fast=not source.plain)
     if not source.quiet:
         log(_summary(llm, time.perf_counter() - started, mesh))
-    if request.chat:
-        Conversation(llm, request.system, options, quiet=source.quiet, mesh=mesh).hold()
+        if loading.compile:
+            log("compiling before the second token: minutes at first, seconds once it is cached")
+    if arguments.chat:
+        Chat(llm, arguments.system, options, quiet=source.quiet, mesh=mesh).run()
+        completions: list[Completion] = []
     elif source.json or len(prompts) > 1 or options.num_samples > 1:
-        _print_batches(llm, [*prompts.values()], request, options, as_json=source.json)
+        completions = _print_batches(llm, prompts, arguments, options, as_json=source.json)
     else:
-        [prompt] = prompts.values()
-        _print_stream(llm, prompt, request, options)
-    if not source.quiet:
-        log(_report(llm))
+        completions = [_print_stream(llm, prompts[0], arguments, options)]
+    cut = [one.tokens for one in completions if one.finish_reason == "length"]
+    if source.quiet:
+        return
+    if cut and options.max_new_tokens:
+        log(cut_note(longest, options, context))
+    if options.temperature == 0 and any(map(_repeats, cut)):
+        log("note: the text repeats itself; --temperature 0.8 often helps")
+    log(_report(llm))
 
 
-def _prompts(request: Request, mesh: DeviceMesh | None) -> dict[str, str]:
-    """The prompts by where they stand; a single one needs no place."""
-    text = request.prompt
-    if request.file is not None:
-        path = user_path(request.file)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise RequestError(f"{path}: {error.strerror}") from None
-        text = _text(str(path), content)
-        if path.suffix.lower() == ".jsonl":
-            return _json_strings(path, text)
-    elif text is None:
-        text = broadcast(_standard_input, mesh)
-    return {"": text}
-
-
-def _json_strings(path: Path, text: str) -> dict[str, str]:
-    """The prompts of a .jsonl file, one JSON string a line."""
-    prompts: dict[str, Any] = {}
-    for number, line in enumerate(text.split("\n"), 1):  # others may stand inside a string
+def _prompts(arguments: GenerateArguments, mesh: DeviceMesh | None) -> list[PromptText]:
+    """The prompts that the arguments name, or the one on stdin."""
+    if arguments.prompt is not None:
+        return [PromptText(arguments.prompt, arguments.prompt)]
+    if arguments.file is None:
+        return [broadcast(_standard_input, mesh)]
+    path = user_path(arguments.file)
+    whole = PromptText.from_file(str(path), path.read_bytes())
+    if path.suffix.lower() != ".jsonl":
+        return [whole]
+    prompts = []
+    for number, line in enumerate(whole.text.split("\n"), 1):  # others may stand inside a string
         if line.strip():
-            place = f"{path}, line {number}: "
-            try:
-                prompts[place] = json.loads(line)
-            except (ValueError, RecursionError):
-                prompts[place] = None
-            if not isinstance(prompts[place], str):
+            place, prompt = f"{path}, line {number}: ", None
+            with contextlib.suppress(ValueError, RecursionError):
+                prompt = json.loads(line)
+            if not isinstance(prompt, str):
                 raise RequestError(f"{place}expected a JSON string, got {line[:40]!r}")
+            prompts.append(PromptText(prompt, prompt, place))
     if not prompts:
         raise RequestError(f"{path} holds no prompt")
     return prompts
 
 
-def _longest(prompts: dict[str, str], request: Request, source: Source) -> int:
+def _standard_input() -> PromptText:
+    if sys.stdin.isatty():
+        raise RequestError("no prompt; give --prompt or --file, or pipe a text in")
+    return PromptText.from_file("standard input", sys.stdin.buffer.read())
+
+
+def _longest(
+    prompts: list[PromptText], arguments: GenerateArguments, source: CheckpointArguments
+) -> int:
     """Tokens of the longest prompt. Raises RequestError for one that the model does not take."""
     config = source.checkpoint.config
     tokenizer = load_tokenizer(source.directory, config.vocab_size)
     longest = 0
-    for place, text in prompts.items():
+    for prompt in prompts:
         try:
-            if FILL in text:
-                ids = formats.infilling(tokenizer, *split_fill(text), request.suffix_first)
+            if FILL in prompt.text:
+                parts = split_fill(prompt.text)
+                ids = formats.infilling(tokenizer, *parts, arguments.suffix_first)
             else:
-                ids = tokenizer.encode(text, bos=True)
+                ids = tokenizer.encode(prompt.text, bos=True)
         except CodeLlamaError as error:
-            raise RequestError(f"{place}{error}") from None
-        check_length(ids, config.max_seq_len, place)
+            raise RequestError(f"{prompt.place}{error}") from None
+        check_length(ids, config.max_seq_len, prompt.place)
         longest = max(longest, len(ids))
     return longest
 
 
-def _standard_input() -> str:
-    if sys.stdin is None or sys.stdin.isatty():
-        raise RequestError("no prompt; give --prompt or --file, or pipe a text in")
-    return _text("standard input", sys.stdin.buffer.read())
-
-
-def _text(source: str, content: bytes) -> str:
-    try:
-        return content.removeprefix(codecs.BOM_UTF8).decode()
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{source} is not UTF-8 text: byte {error.start} does not fit") from None
-
-
-def _print_stream(llm: CodeLlama, prompt: str, request: Request, options: Options) -> None:
-    if FILL in prompt:
-        before, after = split_fill(prompt)
-        pieces = llm.stream_infill(before, after, request.suffix_first, **vars(options))
+def _print_stream(
+    llm: CodeLlama, prompt: PromptText, arguments: GenerateArguments, options: Options
+) -> Completion:
+    before, after, end = prompt.source if options.echo else "", "", "\n"
+    if FILL in prompt.text:
+        parts, (before, after) = split_fill(prompt.text), split_fill(prompt.source)
+        end = end if arguments.prompt is not None else ""  # a file ends as it did
+        stream = llm.stream_infill(*parts, arguments.suffix_first, **vars(options))
     else:
-        before, after = prompt if options.echo else "", ""
-        pieces = llm.stream(prompt, **vars(dataclasses.replace(options, echo=False)))
+        stream = llm.stream(prompt.text, **vars(replace(options, echo=False)))
     print(before, end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print(after)
+    for piece in stream:
+        print(prompt.as_source(piece), end="", flush=True)
+    print(after, end=end)
+    return stream.completion
 
 
 def _print_batches(
-    llm: CodeLlama, prompts: list[str], request: Request, options: Options, *, as_json: bool
-) -> None:
-    completions = llm.each(prompts, request.suffix_first, **vars(options))
-    repeated = (text for text in prompts for _ in range(options.num_samples))
-    for prompt, completion in zip(repeated, completions, strict=True):
-        filled = {"filled": prompt.replace(FILL, completion.text)} if FILL in prompt else {}
+    llm: CodeLlama,
+    prompts: list[PromptText],
+    arguments: GenerateArguments,
+    options: Options,
+    *,
+    as_json: bool,
+) -> list[Completion]:
+    completions: list[Completion] = []
+    texts = [prompt.text for prompt in prompts]
+    for completion in llm.each(texts, arguments.suffix_first, **vars(options)):
+        prompt = prompts[len(completions) // options.num_samples]
+        shown, filled = prompt.as_source(completion.text), {}
+        if FILL in prompt.text:
+            shown = prompt.source.replace(FILL, shown)
+            filled = {"filled": shown}
         if as_json:
-            result = {"prompt": prompt, **dataclasses.asdict(completion), **filled}
-            print(json.dumps(result, ensure_ascii=False), flush=True)
-        else:
-            print(filled.get("filled", completion.text), flush=True)
+            result = {"prompt": prompt.text, **asdict(completion), **filled}
+            shown = json.dumps(result, ensure_ascii=False)
+        elif completions:
+            print(SEPARATOR)
+        print(shown, flush=True)
+        completions.append(completion)
+    return completions
+
+
+def _repeats(tokens: list[int]) -> bool:
+    """Whether a text ends in the same 8 to 256 tokens four times over."""
+    return any(
+        tokens[-4 * n :] == 4 * tokens[-n:] for n in range(8, min(len(tokens) // 4, 256) + 1)
+    )
 
 
 def _summary(llm: CodeLlama, seconds: float, mesh: DeviceMesh | None) -> str:
-    config = llm.model.config
-    weight = llm.model.tok_embeddings.weight
+    config, weight = llm.model.config, llm.model.tok_embeddings.weight
     device = f"{mesh.size()} x {weight.device.type}" if mesh else weight.device
     names = " or ".join(variant.name for variant in matching(config)) or "unpublished model"
-    per_token = llm.model.new_cache().bytes_per_token
-    weights = weight_bytes(llm.model)
-    contexts = {1_000, 10_000, 100_000, config.max_seq_len}
-    possible = sorted(tokens for tokens in contexts if tokens <= config.max_seq_len)
-    sizes = [f"{human_bytes(weights + per_token * tokens)} at {tokens:,}" for tokens in possible]
-    wait = "\ncompiling before the second token: minutes at first, seconds once it is cached"
+    cache = human_bytes(1000 * llm.model.new_cache().bytes_per_token)
     return (
         f"{names}: {config.parameter_count:,} parameters in {str(weight.dtype)[6:]} on {device}, "
         f"θ = {config.rope_theta:,.0f}, context {config.max_seq_len:,}; loaded in {seconds:.2f} s\n"
-        f"weights and KV cache: {human_bytes(weights)}, with tokens {', '.join(sizes)}"
-        f"{'' if True else wait}"
+        f"weights {human_bytes(weight_bytes(llm.model))}, KV cache {cache} for 1,000 tokens"
     )
 
 
 def _report(llm: CodeLlama) -> str:
-    timing = llm.timing
-    parts = [f"prefill {_rate(timing.prompt_tokens, timing.prefill_seconds)}"]
-    parts.append(f"decode {_rate(timing.decoded_tokens, timing.decode_seconds)}")
+    timing, parts = llm.timing, list[str]()
+    for name, tokens, seconds in (
+        ("prefill", timing.prompt_tokens, timing.prefill_seconds),
+        ("decode", timing.decoded_tokens, timing.decode_seconds),
+    ):
+        rate = f" at {tokens / seconds:,.1f} tokens/s" if seconds else ""
+        parts.append(f"{name} {tokens:,} tokens{rate}")
     if peak := peak_memory_bytes(llm.model.tok_embeddings.weight.device):
         parts.append(f"peak memory {human_bytes(peak)}")
     return ", ".join(parts)
-
-
-def _rate(tokens: int, seconds: float) -> str:
-    return f"{tokens:,} tokens" + (f" at {tokens / seconds:,.1f} tokens/s" if seconds else "")
 
 
 if __name__ == "__main__":

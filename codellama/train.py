@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from codellama.cli import run, user_path
+from codellama.cli import log, run, user_path
+from codellama.distributed import DistributedContext
 from codellama.errors import RequestError
 from codellama.evaluation import plotting
-from codellama.training import run_directory
-from codellama.training.machine import Machine
 from codellama.training.recipe import Recipe, read_recipe
-from codellama.training.run import Run
+from codellama.training.run import RECIPE, Run, read_log
 from codellama.training.trainer import Trainer
 from codellama.weights.loading import default_device, torch_device, torch_dtype
 
@@ -27,15 +25,18 @@ class TrainOptions:
 
     Args:
         out: directory of the run, new unless it is resumed; its checkpoint will be in `model`.
-        recipe: paper, tiny, finetune or a file; without it, paper, or that of the resumed run.
+        recipe: paper, tiny, finetune, instruct or a file; without it, paper, or that of the resumed
+            run.
         ckpt: checkpoint to start from, instead of the recipe's model.
-        data: directory, `stdlib` or `package:NAME`, instead of the recipe's; may be repeated.
+        data: directory, file of conversations NAME.jsonl, `stdlib`, `package:NAME`, `exercises` or
+            `exercises:chat`, or a list of them, instead of the recipe's and of its stages'.
         tokens: to train on in all; every stage keeps its share.
         sequence: tokens in a sequence at most, in every stage.
         learning_rate: the highest of the stages' peaks; every stage keeps its ratio to it.
         seed: the same seed gives the same weights on the same machine.
         shards: files to cut the checkpoint into.
         resume: go on with an interrupted run.
+        force: resume even if its documents have changed since.
         device: cpu, cuda, cuda:1, mps; without it, the best there is.
         dtype: of matrix products: bfloat16 or float32; without it, the faster one here.
         plot: file to draw the loss curves to (needs the extra `plots`).
@@ -52,6 +53,7 @@ class TrainOptions:
     seed: int | None = None
     shards: int = 1
     resume: bool = False
+    force: bool = False
     device: str | None = None
     dtype: str | None = None
     plot: str | None = None
@@ -66,13 +68,14 @@ def train(options: TrainOptions) -> None:
     directory, plot = user_path(options.out), user_path(options.plot) if options.plot else None
     if plot:
         plotting.check(plot)
-    machine = Machine.best(torch_device(options.device) or default_device())
+    context = DistributedContext.join(torch_device(options.device) or default_device())
     if dtype := torch_dtype(options.dtype):
         if dtype == torch.float16:
             raise RequestError("--dtype is float16, too narrow for gradients; expected bfloat16")
-        machine = replace(machine, dtype=None if dtype == torch.float32 else dtype)
-    training = Run(directory, _recipe(options, directory), machine, options.resume)
-    total = sum(stage.steps * stage.step_tokens for stage in training.recipe.stages)
+        context = replace(context, dtype=None if dtype == torch.float32 else dtype)
+    recipe = _recipe(options, directory)
+    training = Run(directory, recipe, context, resume=options.resume, force=options.force)
+    total = sum(stage.steps * stage.step_tokens for stage in recipe.stages)
     with tqdm(total=total, unit="tok", unit_scale=True, delay=1e-3, disable=options.quiet) as bar:
 
         def report(trainer: Trainer, record: dict[str, Any]) -> None:
@@ -82,15 +85,15 @@ def train(options: TrainOptions) -> None:
             bar.update(record["tokens"] - bar.n)
 
         training.train(report, options.shards)
-    if plot and machine.rank == 0:
-        plotting.loss_curves(run_directory.read_log(directory), plot)
+    if plot and context.rank == 0:
+        plotting.loss_curves(read_log(directory), plot)
     if not options.quiet:
-        print(f"the checkpoint is {training.model_directory}", file=sys.stderr)
+        log(f"the checkpoint is {training.model_directory}")
 
 
 def _recipe(options: TrainOptions, directory: Path) -> Recipe:
     """The recipe that the options name and change."""
-    saved = directory / run_directory.RECIPE
+    saved = directory / RECIPE
     name = options.recipe or (str(saved) if options.resume and saved.is_file() else "paper")
     changes: dict[str, Any] = {}
     if options.ckpt is not None:

@@ -13,12 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from command_line import run_example
 from lesson import Picture, heat_map, same, show, title
 from torch import Tensor
 
 from codellama import load_model
-from codellama.cli import checkpoint_directory
+from codellama.cli import checkpoint_directory, run
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.loading import load_tokenizer, open_checkpoint
 
@@ -157,4 +156,4 @@ def one_token(options: Prompt, picture: Picture) -> None:
 
 
 if __name__ == "__main__":
-    run_example(one_token)
+    run(one_token, first="prompt")

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from command_line import run_example
 from lesson import Picture, title
 from torch import Tensor
 
 from codellama import ModelConfig, Transformer
-from codellama.errors import RequestError
+from codellama.cli import run
+from codellama.errors import RequestError, number
 
 NAMES, VALUES = 64, 4
 ASK = NAMES * VALUES  # the first question token; before it, an entry token for each name and value
@@ -40,7 +40,7 @@ class Budget:
         shrink: divides the numbers of steps, of tokens in a step, and of tokens in a sequence.
     """
 
-    shrink: int = 1
+    shrink: int = number(1, least=1)
 
 
 def sequences(batch: int, length: int) -> Tensor:
@@ -171,4 +171,4 @@ def base_of_a_million(budget: Budget, picture: Picture) -> None:
 
 
 if __name__ == "__main__":
-    run_example(base_of_a_million)
+    run(base_of_a_million)

@@ -14,11 +14,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from command_line import run_example
 from lesson import Picture, title
 
 from codellama import CodeLlama, Tokenizer, prompts
-from codellama.cli import checkpoint_directory
+from codellama.cli import checkpoint_directory, run
+from codellama.errors import number
 from codellama.training.documents import find_documents, read_document
 
 CONTEXT = 300
@@ -40,7 +40,7 @@ class Tasks:
         ckpt: checkpoint directory; without it, the small one that comes with the package.
     """
 
-    tasks: int = 100
+    tasks: int = number(100, least=1)
     ckpt: str | None = None
 
 
@@ -136,4 +136,4 @@ def fill_in_the_middle(tasks: Tasks, picture: Picture) -> None:
 
 
 if __name__ == "__main__":
-    run_example(fill_in_the_middle)
+    run(fill_in_the_middle)

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from command_line import run_example
 from lesson import Picture, title
 from torch import Tensor, nn
 
 from codellama import ModelConfig
+from codellama.cli import run
+from codellama.errors import number
 from codellama.evaluation.speed import matrix_rate, read_bandwidth
 from codellama.fast.cpu_linear import can_prepack, prepack
 from codellama.fast.quantization import Int4Linear, Int8Linear
@@ -43,8 +44,8 @@ class Size:
         repeats: runs, of which the fastest counts.
     """
 
-    width: int = 4096
-    repeats: int = 3
+    width: int = number(4096, least=1)
+    repeats: int = number(3, least=1)
 
 
 @torch.no_grad()
@@ -142,4 +143,4 @@ def speed_is_memory(size: Size, picture: Picture) -> None:
 
 
 if __name__ == "__main__":
-    run_example(speed_is_memory)
+    run(speed_is_memory)

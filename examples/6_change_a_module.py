@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from command_line import run_example
 from lesson import Picture, python_source, same, show, title
 from torch import Tensor, nn
 
 from codellama import ModelConfig, Tokenizer, Transformer, load_model
-from codellama.cli import checkpoint_directory
+from codellama.cli import checkpoint_directory, run
+from codellama.errors import number
 from codellama.model.norm import RMSNorm
 from codellama.model.rotary import rotary_embedding
 
@@ -36,8 +36,8 @@ class Budget:
         sequence: tokens in a sequence.
     """
 
-    steps: int = 60
-    sequence: int = 256
+    steps: int = number(60, least=1)
+    sequence: int = number(256, least=1)
 
 
 class RecordedAttention:
@@ -160,4 +160,4 @@ def change_a_module(budget: Budget, picture: Picture) -> None:
 
 
 if __name__ == "__main__":
-    run_example(change_a_module)
+    run(change_a_module)

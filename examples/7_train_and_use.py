@@ -14,13 +14,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from command_line import run_example
 from lesson import title
 from lora import LoraOptions, lora
 from train_tiny import TinyOptions, train_tiny
 
 from codellama import CodeLlama, prompts
-from codellama.cli import checkpoint_directory
+from codellama.cli import checkpoint_directory, run
+from codellama.errors import number
 from codellama.evaluation.perplexity import perplexity
 from codellama.training.documents import find_all, read_document
 
@@ -40,11 +40,11 @@ class Course:
     """
 
     ckpt: str | None = None
-    lora_tokens: int = 40_000
+    lora_tokens: int = number(40_000, least=1)
     data: str = "package:networkx"
-    minutes: float = 0.3
+    minutes: float = number(0.3, above=0)
     new_data: str = "stdlib"
-    vocab_size: int = 2_048
+    vocab_size: int = number(2_048, least=1)
     out: str | None = None
 
 
@@ -127,4 +127,4 @@ def train_and_use(course: Course) -> None:
 
 
 if __name__ == "__main__":
-    run_example(train_and_use)
+    run(train_and_use)

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from command_line import run_example
-
 import codellama
+from codellama.cli import run
 from codellama.errors import RequestError
 
 try:
@@ -48,7 +47,7 @@ CHAPTERS = {
     "model": "config norm rotary feed_forward kv_cache attention transformer",
     "text": "tokenizer prompts",
     "weights": "variants downloads checkpoint meta huggingface loading",
-    "inference": "sampling requests cache_rows prefill speculative decoding generation",
+    "inference": "sampling generation requests prefill speculative scheduler codellama",
 }
 STYLE = """
 :root { --line: #d8dbe0; --soft: #f5f6f8; --ink: #1c2430; --faint: #5c6673; --link: #1a56b0; }
@@ -209,4 +208,4 @@ def annotate(page: Page) -> None:
 
 
 if __name__ == "__main__":
-    run_example(annotate)
+    run(annotate, first="out")

@@ -14,10 +14,9 @@ import contextlib
 import random
 from dataclasses import dataclass
 
-from command_line import run_example
-
 from codellama import CodeLlama
-from codellama.cli import checkpoint_directory
+from codellama.cli import checkpoint_directory, run
+from codellama.errors import number
 from codellama.training.documents import find_documents, read_document
 
 LOOP, TIMES = 8, 3
@@ -38,9 +37,9 @@ class Question:
     """
 
     ckpt: str | None = None
-    count: int = 200
-    temperature: float = 0.0
-    show: int = 3
+    count: int = number(200, least=1)
+    temperature: float = number(0.0, least=0)
+    show: int = number(3, least=0)
 
 
 def function_headers(count: int) -> list[str]:
@@ -85,4 +84,4 @@ def continuations(question: Question) -> None:
 
 
 if __name__ == "__main__":
-    run_example(continuations)
+    run(continuations)

@@ -14,20 +14,19 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from command_line import run_example
 from torch import Tensor, nn
 
 from codellama import Tokenizer, Transformer, load_model
-from codellama.cli import checkpoint_directory
-from codellama.errors import DataError
+from codellama.cli import checkpoint_directory, run
+from codellama.distributed import DistributedContext
+from codellama.errors import DataError, number
 from codellama.training.documents import find_all
-from codellama.training.machine import Machine, fast_dtype
 from codellama.training.packing import PackedSequences, Packing
 from codellama.training.recipe import Stage
-from codellama.training.trainer import Trainer
+from codellama.training.trainer import Trainer, set_stage
 from codellama.weights.checkpoint import new_directory, reader
 from codellama.weights.loading import default_device
-from codellama.weights.meta import save_checkpoint
+from codellama.weights.meta import write_meta
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class LoraOptions:
         out: directory for the new checkpoint.
         ckpt: checkpoint to start from; without it, the small one that comes with the package.
         data: directory of documents, `stdlib`, or `package:NAME` for an installed package.
-        layers: which linear layers to adapt; may be repeated.
+        layers: linear layers to adapt, one or a list.
         rank: rows of A and columns of B.
         tokens: to train on.
         learning_rate: its peak.
@@ -48,9 +47,9 @@ class LoraOptions:
     ckpt: str | None = None
     data: str = "package:networkx"
     layers: tuple[str, ...] = ("wq", "wv", "w2")
-    rank: int = 8
-    tokens: int = 100_000
-    learning_rate: float = 4e-3
+    rank: int = number(8, least=1)
+    tokens: int = number(100_000, least=1)
+    learning_rate: float = number(4e-3, above=0)
 
 
 class LoraLinear(nn.Module):
@@ -94,15 +93,16 @@ def lora(options: LoraOptions) -> None:
     tokenizer = Tokenizer(source / "tokenizer.model")
     documents = find_all([options.data])
     with new_directory(options.out) as temporary:
-        model = load_model(source, default_device(), torch.float32)
+        context = DistributedContext.join(default_device())
+        model = load_model(source, context.device, torch.float32)
         places = adapt(model, options.layers, options.rank)
         learned = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         print(f"{learned:,} weights learn")
         stage = Stage("lora", options.tokens, 256, 1_024, options.learning_rate)
         stream = PackedSequences(documents.train, tokenizer, Packing(257))
         rows = PackedSequences(documents.held_out, tokenizer, Packing(257, 0.0)).take(32)
-        device = default_device()
-        trainer = Trainer(model, stream, stage, Machine(device, fast_dtype(device)))
+        set_stage(model, stage)
+        trainer = Trainer(model, stream, stage, context)
         print(f"held-out loss before: {trainer.loss(rows):.3f} nats a token", flush=True)
         while trainer.step < stage.steps:
             trainer.train_step()
@@ -111,10 +111,10 @@ def lora(options: LoraOptions) -> None:
         for place in places:
             weights[f"{place}.weight"] = model.get_submodule(place).merged()
         weights = {name: weight.to("cpu", torch.bfloat16) for name, weight in weights.items()}
-        save_checkpoint(temporary, model.config, reader(weights))
+        write_meta(temporary, model.config, reader(weights))
         (temporary / "tokenizer.model").write_bytes((source / "tokenizer.model").read_bytes())
     print(f"python -m codellama.generate --ckpt {options.out} --prompt 'import '")
 
 
 if __name__ == "__main__":
-    run_example(lora)
+    run(lora, first="out")

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from command_line import run_example
 
 from codellama import ModelConfig
+from codellama.cli import run
+from codellama.errors import number
 from codellama.training.tokenizer import train_tokenizer
 from codellama.weights.checkpoint import parameter_shapes, reader
-from codellama.weights.meta import save_checkpoint
+from codellama.weights.meta import write_meta
 
 
 def tokenizer_model(vocab_size: int = 512) -> bytes:
@@ -43,12 +44,12 @@ class Shape:
     """
 
     directory: str
-    dim: int = 64
-    n_layers: int = 2
-    n_heads: int = 4
-    n_kv_heads: int = 2
-    vocab_size: int = 512
-    shards: int = 1
+    dim: int = number(64, least=1)
+    n_layers: int = number(2, least=1)
+    n_heads: int = number(4, least=1)
+    n_kv_heads: int = number(2, least=1)
+    vocab_size: int = number(512, least=1)
+    shards: int = number(1, least=1)
     seed: int = 0
 
 
@@ -70,9 +71,9 @@ def random_checkpoint(shape: Shape) -> None:
         else torch.randn(size, generator=generator) * size[-1] ** -0.5
         for name, size in parameter_shapes(config).items()
     }
-    save_checkpoint(shape.directory, config, reader(weights), shape.shards)
+    write_meta(shape.directory, config, reader(weights), shape.shards)
     (Path(shape.directory) / "tokenizer.model").write_bytes(tokenizer)
 
 
 if __name__ == "__main__":
-    run_example(random_checkpoint)
+    run(random_checkpoint, first="directory")

@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from command_line import run_example
-
 from codellama import CodeLlama, ModelConfig
-from codellama.training import run_directory
-from codellama.training.machine import Machine
+from codellama.cli import run
+from codellama.distributed import DistributedContext
+from codellama.errors import number
 from codellama.training.recipe import Recipe, Stage
-from codellama.training.run import Run
+from codellama.training.run import Run, check_directory
 from codellama.training.trainer import Trainer
 from codellama.weights.loading import default_device
 
@@ -50,24 +49,24 @@ class TinyOptions:
     """
 
     out: str
-    minutes: float = 5.0
+    minutes: float = number(5.0, above=0)
     data: str = "stdlib"
-    vocab_size: int = 2_048
+    vocab_size: int = number(2_048, least=1)
 
 
 def train_tiny(options: TinyOptions) -> None:
     """Train for about so many minutes."""
-    run_directory.check_free(Path(options.out))
-    machine = Machine.best(default_device())
+    check_directory(Path(options.out), None)
+    context = DistributedContext.join(default_device())
     shape = ModelConfig(192, 4, 3, options.vocab_size, n_kv_heads=1, multiple_of=64)
     recipe = Recipe((STAGE,), model=shape, data=(options.data,))
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run(Path(scratch), recipe, machine)
+        run = Run(Path(scratch), recipe, context)
         run.train(lambda _, record: seconds.append(record["seconds"]))
     steps = max(2, int(60 * options.minutes / min(seconds)))
     stage = replace(STAGE, tokens=steps * STAGE.step_tokens)
-    training = Run(Path(options.out), replace(recipe, stages=(stage,)), machine)
+    training = Run(Path(options.out), replace(recipe, stages=(stage,)), context)
     print(f"{steps} steps of {STAGE.step_tokens:,} tokens", flush=True)
 
     def report(trainer: Trainer, record: dict[str, Any]) -> None:
@@ -84,4 +83,4 @@ def train_tiny(options: TinyOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_example(train_tiny)
+    run(train_tiny, first="out")

@@ -12,8 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from codellama import CodeLlama
-from codellama.cli import EMBEDDED_CHECKPOINTS
+from codellama import EMBEDDED, CodeLlama
 
 CODE = Path(__file__).read_text()
 
@@ -53,7 +52,7 @@ def main() -> int:
     """Prints memory once a minute; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--ckpt", default=EMBEDDED_CHECKPOINTS[-1])
+    parser.add_argument("--ckpt", default=EMBEDDED)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()

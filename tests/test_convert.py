@@ -79,7 +79,7 @@ def test_a_rounded_checkpoint_is_not_rounded_again(source, tmp_path):
     convert(source, tmp_path / "rounded", "--to", "int8")
     done = run("convert", "--src", tmp_path / "rounded", "--dst", tmp_path / "new", "--to", "int4")
     assert done.returncode == 2
-    assert "is rounded to int8" in done.stderr
+    assert "is quantized to int8 already" in done.stderr
     assert not (tmp_path / "new").exists()
 
 

@@ -12,10 +12,10 @@ from random_checkpoint import Shape, random_checkpoint
 from random_models import random_model
 
 from codellama import CodeLlama, load_model
+from codellama.distributed import DistributedContext
 from codellama.fast.compiled import can_compile
-from codellama.training.machine import Machine
 from codellama.training.recipe import Stage
-from codellama.training.trainer import Trainer, initialise
+from codellama.training.trainer import Trainer, distribute, initialise, set_stage
 
 PROMPTS = ["def f(x):", "", "import os\n\nclass Path", "x"]
 GREEDY = {"max_new_tokens": 16, "logprobs": True}
@@ -105,10 +105,11 @@ def test_a_few_steps_of_training_lower_the_loss(device):
     model = random_model(n_layers=1)
     initialise(model, torch.Generator().manual_seed(0))
     stage = Stage("s", 4_096, 32, 256, 3e-3, activation_checkpointing=True)
-    machine = Machine.best(torch.device(device))
+    context = DistributedContext.join(torch.device(device))
     rows = torch.arange(8 * 33).view(8, 33) % 40
     stream = type("Rows", (), {"take": lambda _, count: rows[:count]})()
-    trainer = Trainer(machine.place(model), stream, stage, machine)
+    set_stage(model, stage)
+    trainer = Trainer(distribute(model, context), stream, stage, context)
     losses = [trainer.train_step() for _ in range(12)]
     assert losses[-1] < losses[0] - 0.5
 

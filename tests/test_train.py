@@ -4,17 +4,19 @@ import json
 import math
 import random
 import shutil
+import sys
+import types
 
 import pytest
 import torch
 from commands import assert_one_sentence, run
 
 from codellama import CodeLlama, Tokenizer, load_model
-from codellama.training import run_directory
+from codellama.distributed import DistributedContext
 from codellama.training.documents import find_documents
-from codellama.training.machine import Machine
 from codellama.training.packing import PackedSequences, Packing
 from codellama.training.recipe import read_recipe
+from codellama.training.run import read_log, states
 from codellama.training.trainer import Trainer
 from codellama.weights import meta
 
@@ -119,7 +121,7 @@ def log(directory):
     """What a run has logged, but for the time that it took."""
     return [
         {key: value for key, value in record.items() if key != "seconds"}
-        for record in run_directory.read_log(directory)
+        for record in read_log(directory)
     ]
 
 
@@ -153,10 +155,11 @@ def interrupt(monkeypatch, number):
 
 def test_a_run_leaves_its_recipe_log_state_and_checkpoint(unbroken):
     assert sorted(path.name for path in unbroken.iterdir()) == [
+        "documents.json",
         "log.jsonl",
         "model",
         "recipe.json",
-        "state.pt",
+        "state-000012",
         "tokenizer.model",
     ]
     names = sorted(path.name for path in (unbroken / "model").iterdir())
@@ -185,6 +188,7 @@ def test_every_step_is_logged(unbroken):
     measured = [
         at for at, record in zip(STEPS, records, strict=True) if "validation_loss" in record
     ]
+    assert measured == [at for at, one in zip(STEPS, records, strict=True) if "end_accuracy" in one]
     assert measured == [("short", 3), ("short", 6), ("short", 8), ("long", 3), ("long", 4)]
     assert records[0]["loss"] == pytest.approx(5.99, abs=0.1)  # ln 400
     assert records[-1]["validation_loss"] < records[2]["validation_loss"] < 5.99
@@ -199,7 +203,7 @@ def test_the_held_out_loss_is_that_of_the_held_out_documents(unbroken, data):
     losses = []
     for files in (documents.held_out, documents.train):
         stream = PackedSequences(files, tokenizer, Packing(129, 0.0, 8, "0 long"))
-        trainer = Trainer(model, stream, stage, Machine(torch.device("cpu")))
+        trainer = Trainer(model, stream, stage, DistributedContext(torch.device("cpu")))
         losses.append(trainer.loss(stream.take(1_024 // 128)))
     found = log(unbroken)[-1]["validation_loss"]
     assert abs(found - losses[0]) < abs(found - losses[1]) / 4
@@ -299,14 +303,14 @@ def test_a_run_can_be_interrupted_again_and_again(train, unbroken, tmp_path, mon
 def test_a_run_can_be_interrupted_while_it_writes_its_checkpoint(
     train, unbroken, tmp_path, monkeypatch
 ):
-    out, save = tmp_path / "run", meta.save_checkpoint
+    out, save = tmp_path / "run", meta.write_meta
 
     def interrupted(directory, *options):
         save(directory, *options)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(meta, "save_checkpoint", interrupted)
+        patch.setattr(meta, "write_meta", interrupted)
         assert train(out).returncode == 130
     assert not (out / "model").exists()
     assert train(out, "--resume").returncode == 0
@@ -325,23 +329,18 @@ def test_resuming_a_run_that_is_done_changes_nothing(train, unbroken, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"seed": 1}, "seed was 0, is 1"),
-        ({"tokens": 999}, "tokens was 1024, is 499, tokens was 1024, is 500"),
-        ({"sequence": 100}, "sequence was 128, is 100"),
-        ({"learning_rate": 3e-3}, "learning_rate was 0.0015, is 0.003"),
-        ({"data": "stdlib"}, "is 'stdlib'"),
-        ({"recipe": "tiny"}, "dim was 32, is 256"),
+        ({"seed": 1}, '- "seed": 0 + "seed": 1'),
+        ({"tokens": 999}, '- "tokens": 1024, + "tokens": 499,'),
+        ({"sequence": 100}, '- "sequence": 128, + "sequence": 100,'),
+        ({"data": "stdlib"}, '+ "stdlib"'),
+        ({"recipe": "tiny"}, '+ "dim": 256,'),
+        ({"ckpt": "checkpoint"}, '+ "ckpt": "checkpoint"'),
     ],
 )
 def test_a_run_is_not_resumed_with_another_recipe(train, unbroken, changes, says):
     before = contents(unbroken)
     assert_one_sentence(train(unbroken, "--resume", **changes), str(unbroken), says)
     assert contents(unbroken) == before
-
-
-def test_a_run_is_not_resumed_from_a_checkpoint_if_it_was_started_without(train, unbroken):
-    start = unbroken / "model"
-    assert_one_sentence(train(unbroken, "--resume", ckpt=start), f"ckpt was None, is '{start}"[:40])
 
 
 @pytest.fixture(scope="module")
@@ -360,22 +359,118 @@ def unfinished(unbroken, tmp_path_factory):
         ("recipe.json", b"[" * 100_000),
         ("recipe.json", b'{"stages": [' * 100_000),
         ("log.jsonl", b"3\n"),
-        ("state.pt", {}),
-        ("state.pt", [1]),
-        ("state.pt", {"steps": 3, "step": 3, "model": None}),
-        ("state.pt", {"steps": "three"}),
-        ("state.pt", {"steps": 3, "step": "three"}),
-        ("state.pt", {"steps": 3, "step": 3, "position": {"page": 1}}),
-        ("state.pt", {"steps": 3, "step": 3, "position": [0, 0, 0], "model": {"norm": [1]}}),
+        ("documents.json", b"[3]"),
+        ("state-000012/.metadata", b""),
+        ("state-000012/.metadata", b"damaged"),
+        ("state-000012/__0_0.distcp", b"damaged"),
     ],
 )
 def test_a_run_is_not_resumed_from_a_damaged_file(train, unfinished, tmp_path, name, content):
     out = shutil.copytree(unfinished, tmp_path / "run")
-    if isinstance(content, bytes):
-        (out / name).write_bytes(content)
-    else:
-        torch.save(content, out / name)
-    assert_one_sentence(train(out, "--resume", "--quiet"), f"{out / name} is damaged")
+    assert (out / name).exists()
+    (out / name).write_bytes(content)
+    path = out / name.split("/")[0]
+    assert_one_sentence(train(out, "--resume", "--quiet"), f"{path} is damaged")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda data: (data / "new.py").write_text("x = 1\n"),
+            "new.py, which had 0 bytes and has 6;",
+        ),
+        (lambda data: (data / "module7.py").unlink(), "bytes and has 0;"),
+        (lambda data: (data / "module7.py").write_text("x = 1\n"), "bytes and has 6;"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_documents_unless_forced(
+    train, data, tmp_path, monkeypatch, change, says
+):
+    copy = shutil.copytree(data, tmp_path / "data")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5)
+        assert train(tmp_path / "run", data=copy).returncode == 130
+    change(copy)
+    assert_one_sentence(train(tmp_path / "run", "--resume", data=copy), says, "--force")
+    assert train(tmp_path / "run", "--resume", "--force", data=copy).returncode == 0
+    assert train(tmp_path / "run", "--resume", data=copy).returncode == 0  # is the run's own now
+
+
+def conversations(path):
+    """A file of forty conversations in both forms."""
+    records = []
+    for number in range(40):
+        prompt, answer = f"Add {number} to x.", f"```python\nx += {number}\n```"
+        roles = {"user": prompt, "assistant": answer}
+        messages = [{"role": role, "content": text} for role, text in roles.items()]
+        record = {"messages": messages} if number % 2 else {"prompt": prompt, "completion": answer}
+        records.append(json.dumps(record) + "\n")
+    path.write_text("".join(records))
+    return path
+
+
+def test_a_checkpoint_learns_to_answer(train, unbroken, tmp_path):
+    path = conversations(tmp_path / "chats.jsonl")
+    options = {"ckpt": unbroken / "model", "data": path, "learning_rate": 1e-2}
+    recipe = recipe_file(tmp_path, LONG | {"tokens": 40 * 256, "save_steps": 40})
+    assert train(tmp_path / "run", recipe=recipe, **options).returncode == 0
+    losses = [record["loss"] for record in log(tmp_path / "run")]
+    assert losses[-1] < losses[0] / 2
+    assert "end_accuracy" not in log(tmp_path / "run")[-1]  # there are no gaps
+
+
+def test_the_recipe_for_instructions_takes_them_from_a_file(train, unbroken, tmp_path):
+    path = conversations(tmp_path / "chats.jsonl")
+    options = {"recipe": "instruct", "ckpt": unbroken / "model", "tokens": 512, "sequence": 128}
+    assert train(tmp_path / "run", data=path, **options).returncode == 0
+    assert {record["stage"] for record in log(tmp_path / "run")} == {"instruct"}
+
+
+def test_a_stage_may_have_data_of_its_own(train, data, tmp_path):
+    path = conversations(tmp_path / "chats.jsonl")
+    chat = LONG | {"data": [str(data), str(path)]}
+    recipe = recipe_file(tmp_path, SHORT, chat, data=[str(data)])
+    assert train(tmp_path / "run", recipe=recipe, data=None).returncode == 0
+    sizes = json.loads((tmp_path / "run" / "documents.json").read_text())
+    assert sizes[str(path)] == path.stat().st_size
+    assert len(sizes) == 41
+
+
+@pytest.fixture
+def exercises(monkeypatch):
+    """A generator of few exercises."""
+
+    def write(directory, seed, characters):
+        for side, count in (("train", 12), ("held_out", 3)):
+            (directory / side).mkdir()
+            for number in range(count):
+                (directory / side / f"{number}.py").write_text(code(number + 100 * seed))
+            conversations(directory / side / "instructions.jsonl")
+
+    module = types.ModuleType("exercises")
+    module.write_exercises = write
+    monkeypatch.setitem(sys.modules, "codellama.training.exercises", module)
+
+
+@pytest.mark.usefixtures("exercises")
+def test_exercises_are_written_into_the_run_once(train, tmp_path, monkeypatch):
+    out, recipe = tmp_path / "run", recipe_file(tmp_path, data=["exercises", "exercises:chat"])
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5)
+        assert train(out, data=None, recipe=recipe).returncode == 130
+    written = contents(out / "exercises")
+    assert len(written) == 17
+    del sys.modules["codellama.training.exercises"]  # is not asked again
+    done = train(out, "--resume", data=None, recipe=None)
+    assert done.returncode == 0, done.stderr
+    assert contents(out / "exercises") == written
+    assert json.loads((out / "documents.json").read_text()) == {}
+
+
+def test_exercises_that_cannot_be_written_are_told(train, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "codellama.training.exercises", None)
+    assert_one_sentence(train(tmp_path / "run", data="exercises"), "cannot write exercises")
 
 
 def test_documents_may_be_called_otherwise(train, tmp_path):
@@ -445,12 +540,13 @@ def test_a_rounded_checkpoint_is_refused_before_anything_is_made(train, unbroken
     [
         ({"data": "/absent"}, "/absent is no directory"),
         ({"data": "package:absent"}, "the package absent is not installed"),
-        ({"recipe": "papr"}, "there is no recipe papr; expected finetune, paper, tiny or a file"),
+        ({"recipe": "papr"}, "there is no recipe papr; expected finetune, instruct, paper"),
         ({"recipe": "finetune"}, "neither model nor ckpt"),
         ({"ckpt": "/absent"}, "/absent"),
         ({"dtype": "int3"}, "dtype is 'int3'"),
         ({"device": "abacus"}, "device is 'abacus'"),
         ({"dtype": "float16"}, "--dtype is float16"),
+        ({"data": "absent.jsonl"}, "absent.jsonl: No such file"),
         ({"tokens": 0}, "0 tokens"),
         ({"tokens": -5}, "tokens is -"),
         ({"sequence": 0}, "stage 'short': sequence is 0"),
@@ -490,13 +586,13 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(
 ):
     out, compute = tmp_path / "run", Trainer.loss
 
-    def diverged(trainer, rows, learn=False):
-        found = compute(trainer, rows, learn)
-        return math.nan if trainer.step > 3 and learn == in_training else found
+    def diverged(trainer, rows, backward=False):
+        found = compute(trainer, rows, backward)
+        return math.nan if trainer.step > 3 and backward == in_training else found
 
     monkeypatch.setattr(Trainer, "loss", diverged)
     assert_one_sentence(train(out, "--quiet"), "the loss of short is nan", "smaller learning rate")
-    assert run_directory.newest_state(out)[0] == 3
+    assert states(out)[-1][0] == 3
     assert not (out / "model").exists()
 
 

@@ -27,10 +27,17 @@ from codellama.fast.quantization import (
     unpack_nibbles,
 )
 from codellama.model.transformer import Transformer
-from codellama.weights.checkpoint import COMPUTED, Checkpoint, Slices, differences, new_directory
+from codellama.weights.checkpoint import (
+    COMPUTED,
+    PARAMS,
+    Checkpoint,
+    Slices,
+    differences,
+    new_directory,
+)
 from codellama.weights.downloads import read_json, read_safetensors
 from codellama.weights.loading import QUANTIZED, WeightLoader, default_weight_loader
-from codellama.weights.meta import PARAMS, described
+from codellama.weights.meta import described
 
 MODES = ("int8", "int4")
 BLOCK_ROWS = {

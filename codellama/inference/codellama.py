@@ -41,7 +41,8 @@ from codellama.weights.loading import (
     load_tokenizer,
     open_checkpoint,
 )
-from codellama.weights.variants import matching
+from codellama.weights.lora import with_lora
+from codellama.weights.variants import EMBEDDED, matching
 
 
 class CodeLlama:
@@ -71,7 +72,7 @@ class CodeLlama:
     @classmethod
     def load(
         cls,
-        directory: str | Path,
+        directory: str | Path = EMBEDDED,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
         *,
@@ -101,6 +102,8 @@ class CodeLlama:
         """
         chosen = LoadOptions(device, dtype, **options)
         checkpoint = open_checkpoint(directory)
+        if chosen.lora:
+            checkpoint = with_lora(checkpoint, chosen.lora)
         tokenizer = load_tokenizer(checkpoint.directory, checkpoint.config.vocab_size)
         if fast and (acceleration := fast_module("acceleration")):
             model, step_function = acceleration.load(checkpoint, chosen, progress, mesh)
@@ -108,7 +111,7 @@ class CodeLlama:
             if mesh is not None:  # all processes have to draw the same
                 llm.draw_seed = partial(broadcast, torch.Generator().seed, mesh)
             return llm
-        if chosen != LoadOptions(device, dtype) or mesh is not None:
+        if chosen != LoadOptions(device, dtype, lora=chosen.lora) or mesh is not None:
             raise RequestError(
                 "quantize, kv_dtype, compile and several processes are the work of codellama/fast; "
                 "leave them out, or load with it (fast=True)"
@@ -182,9 +185,9 @@ class CodeLlama:
         """Continues sequences of token ids.
 
         Args:
-            stop_ids: ids that end a sequence; None: the end-of-sequence id alone.
+            stop_ids: ids that end a sequence; None: the end-of-sequence ids alone.
         """
-        stops = frozenset(_whole_numbers([self.tokenizer.eos_id] if stop_ids is None else stop_ids))
+        stops = frozenset(_whole_numbers(self.tokenizer.eos_ids if stop_ids is None else stop_ids))
         control = self.tokenizer.control_ids
         batch = [
             Prompt(ids, stops, not control.issuperset(ids))
@@ -242,7 +245,7 @@ class CodeLlama:
         return Prompt(ids, stop_ids, continuation=is_open, kind="chat")
 
     def _stop_ids(self, end_id: int | None) -> frozenset[int]:
-        return frozenset(id for id in (end_id, self.tokenizer.eos_id) if id is not None)
+        return self.tokenizer.eos_ids.union(() if end_id is None else (end_id,))
 
     def _each(self, batch: Iterable[Prompt], keywords: dict[str, Any]) -> Iterator[Completion]:
         """The samples of each prompt, in order, each as soon as it and those before it are done."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,22 +15,9 @@ PREFILL_CHUNK = 512
 """Tokens of a pass, in all rows together."""
 
 
-@dataclass
-class Prefilled:
-    """What decoding goes on from.
-
-    Attributes:
-        rows: the sequence in each row of the cache.
-        logits: (rows, vocab_size) of the first new token.
-        tokens: number of tokens that went through the model.
-    """
-
-    rows: list[RunningSequence]
-    logits: Tensor
-    tokens: int
-
-
-def prefill(model: Transformer, sequences: Sequence[RunningSequence], cache: KVCache) -> Prefilled:
+def prefill(
+    model: Transformer, sequences: Sequence[RunningSequence], cache: KVCache
+) -> tuple[list[RunningSequence], Tensor, int]:
     """Runs the prompts through the model, `PREFILL_CHUNK` tokens at a time; duplicate prompts once.
 
     Short prompts share a chunk, padded on the right to the longest of them. A long prompt has its
@@ -43,6 +29,10 @@ def prefill(model: Transformer, sequences: Sequence[RunningSequence], cache: KVC
     Args:
         cache: a row for each sequence, with capacity for its prompt. Rows are empty, but for one
             that may hold a prefix of its prompt (see `PrefixCache`).
+
+    Returns:
+        The sequence in each row, the logits (rows, vocab_size) after its prompt, and the number of
+        tokens that went through the model.
     """
     known = sum(cache.lengths)
     first_of: dict[tuple[int, ...], RunningSequence] = {}
@@ -64,7 +54,7 @@ def prefill(model: Transformer, sequences: Sequence[RunningSequence], cache: KVC
             sequence.prompt_logprobs = list(rows[row].prompt_logprobs)
             logits.append(logits[row])
             rows.append(sequence)
-    return Prefilled(rows, torch.stack(logits), sum(map(len, first_of)) - known)
+    return rows, torch.stack(logits), sum(map(len, first_of)) - known
 
 
 class PrefixCache:

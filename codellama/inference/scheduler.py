@@ -121,11 +121,11 @@ class Scheduler:
         """Runs prompts into the cache's next rows; the sequence in each row, and the logits (rows,
         1, vocab_size) after its prompt."""
         start, end = len(self.running), len(self.running) + len(joining)
-        done = prefill(self.model, joining, self.cache.rows(start, end))
-        self.timing.prompt_tokens += done.tokens
-        self.running += done.rows
+        rows, logits, tokens = prefill(self.model, joining, self.cache.rows(start, end))
+        self.timing.prompt_tokens += tokens
+        self.running += rows
         self._running_cache = self.cache.rows(0, end)
-        return done.rows, done.logits[:, None]
+        return rows, logits[:, None]
 
     def _decode(self, drafts: Sequence[Sequence[int]]) -> Tensor:
         """Runs the newest token of each sequence, followed by its draft tokens; the logits (rows,

@@ -5,23 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral, Real
 from typing import Any
 
-from codellama.errors import ConfigError
+from codellama.errors import ConfigError, check_fields, number
 
 LLAMA2_CONTEXT = 4096
 CODE_LLAMA_CONTEXT = 100 * 1024
-LARGEST = 2**24
-"""The most that a field without an entry in `_BOUNDS` may be; sizes of tensors then fit 64 bits."""
-_BOUNDS = {"n_layers": 1000, "rope_theta": 10**12}
+MAX = 10_000_000
+"""The most that a size may be; the sizes of tensors then fit 64 bits."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Every number that fixes a model's shape and arithmetic.
 
-    The fields are the keys of Meta's `params.json`; 0 `n_kv_heads` or `max_seq_len`: not given.
+    The fields are the keys of Meta's `params.json`; 0 heads or tokens: not given.
 
     Args:
         dim: width of the residual stream.
@@ -43,37 +41,30 @@ class ModelConfig:
             divide what they share out.
     """
 
-    dim: int
-    n_layers: int
-    n_heads: int
-    vocab_size: int
-    n_kv_heads: int = 0
-    multiple_of: int = 256
-    ffn_dim_multiplier: float = 1.0
-    norm_eps: float = 1e-5
-    rope_theta: float = 10_000.0
-    max_seq_len: int = 0
-    rope_scaling_factor: float = 1.0
+    dim: int = number(least=1, most=MAX)
+    n_layers: int = number(least=1, most=1000)
+    n_heads: int = number(least=1, most=MAX)
+    vocab_size: int = number(least=1, most=MAX)
+    n_kv_heads: int = number(0, least=1, most=MAX)
+    multiple_of: int = number(256, least=1, most=MAX)
+    ffn_dim_multiplier: float = number(1.0, above=0, most=MAX)
+    norm_eps: float = number(1e-5, above=0, most=1)
+    rope_theta: float = number(10_000.0, above=0, most=10**12)
+    max_seq_len: int = number(0, least=1, most=MAX)
+    rope_scaling_factor: float = number(1.0, above=0, most=MAX)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
-            whole, most = field.type == "int", _BOUNDS.get(field.name, LARGEST)
-            is_number = isinstance(value, Integral if whole else Real)
-            if isinstance(value, bool) or not is_number:
-                kind = "a whole number" if whole else "a number"
-                raise ConfigError(f"{name} is {value!r}; expected {kind}")
-            if value != field.default and not 0 < value <= most:
-                raise ConfigError(f"{name} is {value}; a positive number up to {most:,} is needed")
-            # Numpy's numbers become Python's, which JSON can hold.
-            object.__setattr__(self, name, int(value) if whole else float(value))
+        check_fields(self, ConfigError)
+        for field in fields(self):  # numpy's numbers become Python's, which JSON can hold
+            kind = int if field.type == "int" else float
+            object.__setattr__(self, field.name, kind(getattr(self, field.name)))
         context = LLAMA2_CONTEXT if self.rope_theta <= 10_000 else CODE_LLAMA_CONTEXT
         object.__setattr__(self, "n_kv_heads", self.n_kv_heads or self.n_heads)
         object.__setattr__(self, "max_seq_len", self.max_seq_len or context)
-        if not 0 < self.hidden_dim <= LARGEST:
+        if not 0 < self.hidden_dim <= MAX:
             raise ConfigError(
                 f"ffn_dim_multiplier {self.ffn_dim_multiplier} makes the feed-forward "
-                f"{self.hidden_dim:,} wide; expected a width up to {LARGEST:,}"
+                f"{self.hidden_dim:,} wide; expected up to {MAX:,}"
             )
         if self.dim % self.n_heads or self.head_dim % 2:
             raise ConfigError(
@@ -81,9 +72,8 @@ class ModelConfig:
                 "number of channels, which the rotary embedding needs"
             )
         if self.n_heads % self.n_kv_heads:
-            raise ConfigError(
-                f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}"
-            )
+            heads, kv_heads = self.n_heads, self.n_kv_heads
+            raise ConfigError(f"n_heads {heads} is not a multiple of n_kv_heads {kv_heads}")
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], vocab_size: int | None = None) -> ModelConfig:
@@ -98,6 +88,8 @@ class ModelConfig:
             ConfigError: a key is missing, contradicts `vocab_size`, or describes no model.
         """
         known = {field.name for field in fields(cls)}
+        if params.get("use_scaled_rope"):
+            raise ConfigError("use_scaled_rope is Llama 3's rotary scaling; expected a Llama 2")
         if unknown := sorted(set(params) - known):
             names = repr(", ".join(unknown))[1:-1]
             warnings.warn(f"params.json: ignoring unknown {names:.200}", stacklevel=2)

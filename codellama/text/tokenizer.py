@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
@@ -30,27 +31,40 @@ class Tokenizer:
 
     Args:
         path: a `tokenizer.model`.
+        added: text by id of tokens that a fine-tune has added behind the pieces of the file.
+        special: ids of those that are control tokens.
+        eos_ids: ids that end a text, besides the vocabulary's own.
 
     Attributes:
-        vocab_size: number of ids.
+        files: contents, by name, of the files that make the vocabulary.
+        vocab_size: number of ids, added ones included; a model may have more rows.
         bos_id, eos_id: begin and end of a sequence.
+        eos_ids: all ids that end a text, `eos_id` among them.
         unk_id: stands for what the vocabulary cannot spell.
         prefix_id, suffix_id, middle_id, eot_id: the infilling tokens `▁<PRE>`, `▁<SUF>`, `▁<MID>`
             and `▁<EOT>`; None where the vocabulary lacks them (arXiv 2308.12950, section 2.3).
         step_id: `<step>`, which ends a turn of Code Llama 70B Instruct; None elsewhere.
         can_infill: whether the vocabulary has all four infilling tokens.
         bytes_of: what each id adds to a text, in UTF-8; nothing for control tokens.
-        control_ids: all of these ids, and those of the pieces of several `<EOT>` at the end of Code
-            Llama's vocabulary; they never appear in decoded text.
+        control_ids: ids that never appear in decoded text: all of these, special ones of a
+            fine-tune, and Code Llama's pieces of several `<EOT>`.
 
     Raises:
         TokenizerError: the file is missing or is not a SentencePiece model.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        added: Mapping[int, str] | None = None,
+        special: Collection[int] = (),
+        eos_ids: Collection[int] = (),
+    ) -> None:
         self._processor = SentencePieceProcessor()
         try:
-            self._read(Path(path).read_bytes())
+            content = Path(path).read_bytes()
+            self.files = {TOKENIZER: content}
+            self._read(content)
         except OSError as error:
             raise TokenizerError(f"cannot read the tokenizer {path}: {error.strerror}") from None
         except (RuntimeError, ValueError, IndexError):
@@ -58,10 +72,12 @@ class Tokenizer:
                 f"{path} is not a SentencePiece model, or is damaged; get tokenizer.model from the "
                 "download again"
             ) from None
+        self._add(added or {}, special)
+        self.eos_ids = frozenset(eos_ids) | {self.eos_id}
 
     def _read(self, content: bytes) -> None:
         self._processor.LoadFromSerializedProto(content)
-        self.vocab_size: int = self._processor.vocab_size()
+        self.vocab_size = int(self._processor.vocab_size())
         self.bos_id: int = self._processor.bos_id()
         self.eos_id: int = self._processor.eos_id()
         self.unk_id: int = self._processor.unk_id()
@@ -78,11 +94,24 @@ class Tokenizer:
         if min(self.control_ids) < 0:
             raise ValueError  # no token for the beginning or the end of a text
         self.bytes_of = [self._piece_bytes(id) for id in range(self.vocab_size)]
-        self._implicit_space = self._processor.encode("a", out_type=str)[0].startswith(SPACE)
+        self.implicit_space = self._processor.encode("a", out_type=str)[0].startswith(SPACE)
+
+    def _add(self, added: Mapping[int, str], special: Collection[int]) -> None:
+        """Puts tokens behind the pieces of the file; ids in between stand for no text."""
+        own = self.vocab_size
+        self.added = {id: text for id, text in added.items() if id >= own and text}
+        self.vocab_size = max([own - 1, *self.added]) + 1
+        self.control_ids |= self.added.keys() & set(special)
+        for id in range(own, self.vocab_size):
+            text = "" if id in self.control_ids else self.added.get(id, "")
+            self.bytes_of.append(text.encode())
+        self._added_ids = {text: id for id, text in self.added.items()}
+        longest_first = sorted(self._added_ids, key=len, reverse=True)
+        self._spelled = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
     def piece(self, id: int) -> str:
         """The vocabulary's entry for an id, with `▁` for a space."""
-        return self._processor.id_to_piece(id)
+        return self.added.get(id) or self._processor.id_to_piece(id)
 
     def _id_of(self, piece: str) -> int | None:
         """The id of a piece; None where SentencePiece answers with the id of the unknown token."""
@@ -107,7 +136,11 @@ class Tokenizer:
                 f"the text is not valid Unicode: it holds {error.object[error.start]!r}, half of a "
                 "surrogate pair"
             ) from None
-        return [self.bos_id] * bos + self._processor.encode(text) + [self.eos_id] * eos
+        first, *rest = self._spelled.split(text)
+        ids = [self.bos_id] * bos + self._processor.encode(first)
+        for added, after in zip(rest[::2], rest[1::2], strict=True):
+            ids += [self._added_ids[added], *self.encode_continuation(after)]
+        return ids + [self.eos_id] * eos
 
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of `text` where it continues other text, so without the implicit space.
@@ -143,10 +176,10 @@ class Tokenizer:
         if id in self.control_ids or self._processor.is_control(id):
             return b""
         if self._processor.is_byte(id):  # a piece such as <0x0A>
-            return bytes([int(self.piece(id)[1:-1], 16)])
+            return bytes([int(self._processor.id_to_piece(id)[1:-1], 16)])
         if self._processor.is_unknown(id):
             return self._processor.decode([id]).encode()
-        return self.piece(id).replace(SPACE, " ").encode()
+        return self._processor.id_to_piece(id).replace(SPACE, " ").encode()
 
 
 class IncrementalDecoder:
@@ -166,7 +199,7 @@ class IncrementalDecoder:
         self._tokenizer = tokenizer
         self._skip = skip
         self._utf8 = codecs.getincrementaldecoder("utf-8")("codellama.mark_each_byte")
-        self._implicit_space_ahead = not continuation and tokenizer._implicit_space
+        self._implicit_space_ahead = not continuation and tokenizer.implicit_space
 
     def push(self, id: int) -> str:
         """The text that is certain once token `id` has come."""
@@ -174,9 +207,9 @@ class IncrementalDecoder:
         if not 0 <= id < size:
             raise TokenizerError(f"token id {id} is outside the vocabulary of {size}")
         piece = self._tokenizer.bytes_of[id]
-        if piece and self._implicit_space_ahead:
+        if self._implicit_space_ahead and (piece or id in self._tokenizer.added):
             self._implicit_space_ahead = False
-            if self._tokenizer.piece(id).startswith(SPACE):
+            if piece and self._tokenizer.piece(id).startswith(SPACE):
                 piece = piece[1:]
         left_out, self._skip = self._skip, max(0, self._skip - len(piece))
         return self._utf8.decode(piece[left_out:])

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from codellama.errors import DataError
+from codellama.errors import DataError, check_fields, choice, number
 from codellama.model.config import ModelConfig
 
 PACKAGED = Path(__file__).parent / "recipes"
 T = TypeVar("T")
-_KINDS: dict[Any, tuple[Any, str]] = {
-    "str": (str, "a text"),
-    "int": (int, "a whole number"),
-    "float": ((int, float), "a number"),
-    "bool": (bool, "true or false"),
-    "tuple[str, ...]": (tuple, "a list of texts"),
-}
-_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("tokens", "warmup_steps"), (0, 10**15)),
-    **dict.fromkeys(("sequence", "batch_tokens", "shortest_run", "save_steps"), (1, 10**9)),
-    **dict.fromkeys(("final_ratio", "infilling"), (0, 1)),
-    "learning_rate": (1e-30, 1),
-    "beta2": (0, 0.99999),
-    "rope_theta": (1e-6, 1e12),
-    "seed": (-(2**63), 2**63 - 1),
-}
 
 
 @dataclass(frozen=True)
@@ -53,31 +36,30 @@ class Stage:
         activation_checkpointing: keep only each block's input, and compute the block again for its
             gradients.
         save_steps: steps between saves of the state and measurements of the validation loss.
+        data: where its documents are, as in the recipe; null: the recipe's.
 
     Raises:
         DataError: a field is one that no training can follow.
     """
 
     name: str
-    tokens: int
-    sequence: int
-    batch_tokens: int
-    learning_rate: float
-    warmup_steps: int = 100
-    final_ratio: float = 1 / 30
-    optimizer: str = "adamw"
-    beta2: float = 0.95
-    rope_theta: float | None = None
-    infilling: float = 0.9
-    shortest_run: int = 32
+    tokens: int = number(least=0, most=10**15)
+    sequence: int = number(least=1, most=10**9)
+    batch_tokens: int = number(least=1, most=10**9)
+    learning_rate: float = number(least=1e-30, most=1)
+    warmup_steps: int = number(100, least=0, most=10**15)
+    final_ratio: float = number(1 / 30, least=0, most=1)
+    optimizer: str = choice("adamw", among=("adamw", "muon"))
+    beta2: float = number(0.95, least=0, most=0.99999)
+    rope_theta: float | None = number(None, least=1e-6, most=1e12)
+    infilling: float = number(0.9, least=0, most=1)
+    shortest_run: int = number(32, least=1, most=10**9)
     activation_checkpointing: bool = False
-    save_steps: int = 250
+    save_steps: int = number(250, least=1, most=10**9)
+    data: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        where = f"stage {self.name!r:.60}"
-        _check(self, where)
-        if self.optimizer not in ("adamw", "muon"):
-            raise DataError(f"{where}: optimizer is {self.optimizer!r}; expected adamw or muon")
+        _check(self, f"stage {self.name!r:.60}: ")
 
     @property
     def batch_size(self) -> int:
@@ -106,8 +88,11 @@ class Recipe:
             context becomes that of the longest sequence.
         ckpt: checkpoint directory to start from, instead of a new model and vocabulary.
         data: where the documents are, each as for `documents.find_all`.
-        pattern: which files count as documents.
+        pattern: which files of a directory count as documents.
         seed: decides on everything random.
+
+    Raises:
+        DataError: a field is one that no training can follow.
     """
 
     stages: tuple[Stage, ...]
@@ -116,14 +101,10 @@ class Recipe:
     ckpt: str | None = None
     data: tuple[str, ...] = ("stdlib",)
     pattern: str = "*.py"
-    seed: int = 0
+    seed: int = number(0, least=-(2**63), most=2**63 - 1)
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, list):
-            object.__setattr__(self, "data", tuple(self.data))
-        _check(self, "the recipe")
-        if not self.data or not all(isinstance(source, str) for source in self.data):
-            raise DataError(f"the recipe: data is {self.data!r:.60}; expected a list of texts")
+        _check(self, "the recipe: ")
         if (self.model is None) == (self.ckpt is None):
             found = "neither model nor ckpt" if self.model is None else "both model and ckpt"
             raise DataError(f"the recipe has {found}; expected one of them to start from")
@@ -159,13 +140,14 @@ class Recipe:
         )
         return replace(self, stages=stages)
 
-    def to_json(self) -> bytes:
+    def to_json(self) -> str:
         """The contents of a recipe file."""
-        return json.dumps(asdict(self), indent=2).encode() + b"\n"
+        return json.dumps(asdict(self), indent=2) + "\n"
 
 
 def read_recipe(name: str, **changes: Any) -> Recipe:
-    """Reads a packaged recipe (paper, tiny, finetune) or a file; `changes` replace its fields.
+    """Reads a packaged recipe (paper, tiny, finetune, instruct) or a file; `changes` replace its
+    fields. Where they have `data`, no stage has data of its own.
 
     Raises:
         DataError, ConfigError: there is no such file, or it is no recipe that can be followed.
@@ -179,50 +161,36 @@ def read_recipe(name: str, **changes: Any) -> Recipe:
         stages = list(values.get("stages", ()))
     except (TypeError, ValueError, RecursionError):
         raise DataError(f"{path} is damaged, or no recipe; expected one in JSON") from None
-    values["stages"] = tuple(_build(Stage, stage, "a stage") for stage in stages)
+    values["stages"] = tuple(_from_json(Stage, stage, "a stage") for stage in stages)
+    if "data" in changes:
+        values["stages"] = tuple(replace(stage, data=None) for stage in values["stages"])
     if values.get("model") is not None:
-        values["model"] = _build(ModelConfig, values["model"], "model")
-    return _build(Recipe, values, "the recipe")
+        values["model"] = _from_json(ModelConfig, values["model"], "the model")
+    return _from_json(Recipe, values, "the recipe")
 
 
-def difference(saved: Any, asked: Any, name: str = "") -> str:
-    """The differences between two recipes in JSON, or values in them; empty if equal."""
-    if isinstance(saved, dict) and isinstance(asked, dict):
-        inner = [difference(saved.get(key), asked.get(key), key) for key in saved | asked]
-    elif isinstance(saved, list) and isinstance(asked, list) and len(saved) == len(asked):
-        inner = [difference(*pair, name) for pair in zip(saved, asked, strict=True)]
-    else:
-        inner = [f"{name} was {saved!r:.60}, is {asked!r:.60}"] if saved != asked else []
-    return ", ".join(filter(None, inner))
+def difference(saved: Recipe, asked: Recipe) -> str:
+    """The lines of two recipes' files that differ, those of the first with a minus; else empty."""
+    old, new = (replace(one, about="").to_json().splitlines() for one in (saved, asked))
+    lines = [*difflib.unified_diff(old, new, lineterm="", n=0)][2:]
+    return " ".join(f"{line[0]} {line[1:].strip()}" for line in lines if line[0] != "@")
 
 
-def _build(kind: type[T], values: Any, where: str) -> T:
+def _from_json(kind: type[T], values: Any, where: str) -> T:
     """A dataclass from the values of a file."""
-    if not isinstance(values, dict):
-        raise DataError(f"{where} is {values!r:.60}; expected an object of named fields")
-    where = f"stage {values['name']!r:.60}" if "name" in values else where
-    fields = inspect.signature(kind).parameters
-    for name in values.keys() - fields:
-        close = difflib.get_close_matches(name, fields, n=1)
-        advice = f"did you mean {close[0]}?" if close else f"expected {', '.join(fields)}"
-        raise DataError(f"{where} has an unknown field {name!r:.60}; {advice}")
-    for name, field in fields.items():
-        if field.default is field.empty and name not in values:
-            raise DataError(f"{where} has no {name}; add it")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except TypeError as error:  # Python says which field is unknown, or which is missing
+        names = ", ".join(field.name for field in fields(kind))  # type: ignore[arg-type]
+        reason = str(error).partition(" ")[2]
+        raise DataError(f"{where} {values!r:.60} {reason}; its fields are {names}") from None
 
 
 def _check(values: Stage | Recipe, where: str) -> None:
-    """Compares each field with its type and range."""
-    for field in fields(values):
-        value = getattr(values, field.name)
-        name, _, optional = str(field.type).partition(" | ")
-        if name not in _KINDS or (optional and value is None):
-            continue
-        kind, expected = _KINDS[name]
-        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        if fits and field.name in _RANGES:
-            least, most = _RANGES[field.name]
-            fits, expected = least <= value <= most, f"{least:g} to {most:g}"
-        if not fits:
-            raise DataError(f"{where}: {field.name} is {value!r:.60}; expected {expected}")
+    """Makes a tuple of the data, one text or a list in files, and checks each field."""
+    if isinstance(values.data, (str, list)):
+        data = [values.data] if isinstance(values.data, str) else values.data
+        object.__setattr__(values, "data", tuple(data))
+    check_fields(values, DataError, where)
+    if values.data == ():
+        raise DataError(f"{where}data is empty; expected directories or other sources")

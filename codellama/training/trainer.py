@@ -1,57 +1,110 @@
-"""Next-token training with AdamW and a cosine schedule (arXiv 2308.12950, sections 2.1 to 2.4)."""
+"""Next-token training with AdamW and a cosine schedule (arXiv 2308.12950, sections 2.1 to 2.4).
+
+Several processes shard a model by fully sharded data parallelism (Rajbhandari et al. 2020, arXiv
+1910.02054; Zhao et al. 2023, arXiv 2304.11277), PyTorch's `fully_shard`. Each keeps a slice of the
+weights, gradients and optimiser's state. Before a block runs, they gather its weights, and free
+them afterwards; its gradients are averaged. Each computes other sequences of the batch.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed._composable.checkpoint_activation import checkpoint
 from torch.optim import Optimizer
-from torch.utils.checkpoint import checkpoint
 
+from codellama.distributed import DistributedContext
+from codellama.errors import RequestError
 from codellama.model.transformer import Transformer
-from codellama.training.machine import GROUP_TOKENS, Machine
 from codellama.training.packing import PADDING, PackedSequences, Position
 from codellama.training.recipe import Stage
 
 WEIGHT_DECAY = 0.1
 CLIP_NORM = 1.0
 INIT_STD = 0.8
-"""Of new weights: their standard deviation times the square root of the width."""
+"""Standard deviation of a new weight, in units of `1 / sqrt(dim)`."""
+GROUP_TOKENS = {"cpu": 2_048, "cuda": 16_384, "mps": 8_192}
+"""Tokens that run through the model together. On a CPU 2,048 were no slower than 8,192, and take a
+quarter of the memory; the others are estimates."""
+
+
+def distribute(model: Transformer, context: DistributedContext) -> Transformer:
+    """The model in float32, ready to train. Of several processes, each copies its slice of `model`,
+    which may have any dtype and be mapped from disk.
+
+    Raises:
+        RequestError: of several processes, for a model of other modules or parameters.
+    """
+    if context.mesh is None:
+        return model.to(context.device, torch.float32)
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.tensor import DTensor
+
+    with torch.device("meta"):
+        sharded = Transformer(model.config)
+    whole = dict(model.named_parameters())
+    kinds, own = ([*map(type, one.modules())] for one in (sharded, model))
+    shapes = {name: weight.shape for name, weight in sharded.named_parameters()}
+    if kinds != own or shapes != {name: weight.shape for name, weight in whole.items()}:
+        raise RequestError(
+            "a model whose modules were changed cannot be sharded over processes; train it in one"
+        )
+    # Block inputs stay as they are: cosines in bfloat16 would ruin the rotary embedding.
+    policy = MixedPrecisionPolicy(
+        param_dtype=context.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    for part in (*sharded.layers, sharded):
+        fully_shard(part, mesh=context.mesh, mp_policy=policy)
+    sharded.to_empty(device=context.device)
+    for name, weight in sharded.named_parameters():
+        weight.requires_grad_(whole[name].requires_grad)
+        slices = whole[name].detach().chunk(context.size)
+        if isinstance(weight, DTensor) and context.rank < len(slices):
+            weight.to_local().detach().copy_(slices[context.rank])
+    return sharded
+
+
+def set_stage(model: Transformer, stage: Stage) -> None:
+    """Gives a model a stage's rotary base, lengthens its context to the stage's sequences, and
+    turns activation checkpointing on or off (Chen et al. 2016, arXiv 1604.06174)."""
+    theta = stage.rope_theta or model.config.rope_theta
+    max_seq_len = max(model.config.max_seq_len, stage.sequence)
+    model.config = replace(model.config, rope_theta=theta, max_seq_len=max_seq_len)
+    for block in model.layers:
+        if stage.activation_checkpointing and checkpoint.state(block) is None:
+            checkpoint(block)  # by hooks, so that parameters keep their names
+        if state := checkpoint.state(block):
+            state.enable_hook = stage.activation_checkpointing
 
 
 class Trainer:
     """Trains a model on a stream of sequences, one step of the optimiser at a time.
 
     Args:
-        model: float32 parameters; changed in place, as are its rotary base and context.
+        model: from `distribute`, with float32 parameters, which change in place; and prepared by
+            `set_stage`.
         stream: rows of token ids, one longer than a sequence.
     """
 
     def __init__(
-        self, model: Transformer, stream: PackedSequences, stage: Stage, machine: Machine
+        self, model: Transformer, stream: PackedSequences, stage: Stage, context: DistributedContext
     ) -> None:
-        theta = stage.rope_theta or model.config.rope_theta
-        context = max(model.config.max_seq_len, stage.sequence)
-        model.config = replace(model.config, rope_theta=theta, max_seq_len=context)
-        for block in model.layers:
-            vars(block).pop("forward", None)  # of the stage before
-            if stage.activation_checkpointing:  # Chen et al. 2016, arXiv 1604.06174
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        self.model = model.train()
+        self.model = model
         self.stream = stream
         self.stage = stage
-        self.machine = machine
+        self.context = context
         self.step = 0  # steps done
         self.optimizers = new_optimizers(model, stage)
 
     def train_step(self) -> float:
         """Learns from the next batch; returns its loss before that, in nats a token."""
-        loss = self.loss(self.stream.take(self.stage.batch_size), learn=True)
+        loss = self.loss(self.stream.take(self.stage.batch_size), backward=True)
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -61,44 +114,68 @@ class Trainer:
         self.step += 1
         return loss
 
-    def loss(self, rows: Tensor, learn: bool = False) -> float:
+    def loss(self, rows: Tensor, backward: bool = False) -> float:
         """The mean cross-entropy of each token but a row's first, given those before it, in nats.
 
         Args:
-            rows: (batch, sequence + 1) token ids.
-            learn: add the loss's gradients to those of the weights.
+            rows: (batch, sequence + 1) token ids; `~id` for one that is read but not predicted.
+            backward: add the loss's gradients to those of the weights.
         """
-        tokens = (rows[:, 1:] != PADDING).sum() / self.machine.processes  # gradients are averaged
-        total = torch.zeros((), device=self.machine.device)
-        at_once = max(1, GROUP_TOKENS[total.device.type] // (rows.size(1) - 1))
-        # Gradients add up over groups; memory holds the activations of one.
-        for group in self.machine.share(rows).split(at_once):
-            inputs, targets = group[:, :-1].clamp(min=0), group[:, 1:].flatten()
-            with torch.set_grad_enabled(learn), self.machine.autocast():
-                logits = self.model(inputs).flatten(0, 1)  # (batch * sequence, vocab)
+        count = (rows[:, 1:] >= 0).sum().clamp(min=1)
+        total = torch.zeros((), device=self.context.device)
+        with torch.set_grad_enabled(backward):
+            for logits, targets in self._forward(rows):
                 summed = F.cross_entropy(logits, targets, ignore_index=PADDING, reduction="sum")
-                loss = summed / tokens
-            if learn:
-                loss.backward()
-            total += loss.detach()
-        return self.machine.mean(total)
+                if backward:  # the processes' gradients are averaged, the groups' add up
+                    (summed * (self.context.size / count)).backward()
+                total += summed.detach()
+        return self.context.sum(total).item() / count.item()
+
+    @torch.no_grad()
+    def accuracy(self, rows: Tensor, id: int) -> float:
+        """Of the places in rows where a token is to be predicted, the share at which it is the
+        likeliest."""
+        counts = torch.zeros(2, device=self.context.device)
+        for logits, targets in self._forward(rows):
+            is_likeliest = logits.argmax(-1) == targets
+            is_place = targets == id
+            counts += torch.stack([(is_likeliest & is_place).sum(), is_place.sum()])
+        hits, places = self.context.sum(counts).tolist()
+        return hits / max(1, places)
+
+    def _forward(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits (tokens, vocab) and targets (tokens) of this process's rows, group by group, so
+        that memory holds the activations of one."""
+        at_once = max(1, GROUP_TOKENS[self.context.device.type] // (rows.size(1) - 1))
+        for group in self.context.shard(rows, PADDING).split(at_once):
+            inputs = torch.where(group < 0, ~group, group)[:, :-1]
+            targets = group[:, 1:].clamp(min=PADDING).flatten()
+            dtype = self.context.dtype
+            with torch.autocast(self.context.device.type, dtype, enabled=dtype is not None):
+                logits = self.model(inputs)
+            yield logits.flatten(0, 1), targets
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs to go on as if nothing had happened."""
-        return {
-            "step": self.step,
-            "position": list(self.stream.position),
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
+        """What `load_state_dict` needs to go on as if nothing had happened, for
+        `torch.distributed.checkpoint`: each process has its slices."""
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        model, optimizers = get_state_dict(self.model, self.optimizers)
+        place = torch.tensor([self.step, *self.stream.position])
+        return {"model": model, "optimizers": optimizers, "place": place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a `state_dict` of the same model, stream and stage."""
-        self.step = int(state["step"])
-        self.stream.position = Position(*map(int, state["position"]))
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        set_state_dict(
+            self.model,
+            self.optimizers,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizers"],
+        )
+        self.step, *position = state["place"].tolist()
+        self.stream.position = Position(*position)
 
 
 def learning_rate(stage: Stage, step: int) -> float:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import json
 import re
 import shutil
 import tempfile
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,18 +20,23 @@ from torch import Tensor
 from codellama.errors import CheckpointError
 from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
+from codellama.text.tokenizer import Tokenizer
 
+PARAMS = "params.json"
+SHARD = "consolidated.{:02d}.pth"
 Slices = tuple[slice, ...]
 """A part of a tensor: a range of indices for each of its dimensions."""
 
 Read = Callable[[str, Slices | None], Tensor]
-"""Gives the parameter of a name, or a region of it."""
+"""Gives the parameter of a name, or a slice of it."""
 
 COMPUTED = {torch.float32, torch.bfloat16, torch.float16}
 """The dtypes that models compute in."""
 
-_DISK_FULL = re.compile(r"No space left|File too large|quota exceeded|unexpected pos|write failed")
-"""What the system, safetensors or PyTorch say of a disk that takes no more."""
+_PREFIXES = ("_orig_mod.", "module.")
+"""What torch.compile and data parallelism put in front of all names."""
+_ROTARY_TABLE = re.compile(r"(.*\.)?(rope\.freqs|rotary_emb\.inv_freq)")
+"""Buffers of Llama 1 and 2 and of old releases of transformers; they follow from the config."""
 
 
 class Checkpoint(ABC):
@@ -70,26 +78,30 @@ class Checkpoint(ABC):
     def read(
         self,
         name: str,
-        region: Slices | None = None,
+        slices: Slices | None = None,
         *,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
+        mmap: bool = True,
     ) -> Tensor:
-        """One parameter under its name in `Transformer`, or a region of it, contiguous.
+        """One parameter under its name in `Transformer`, or slices of it, contiguous.
 
-        On a CPU the result is mapped from disk if one file holds it as it is, in that dtype. Slices
-        from several files are copied straight into the final memory. Meta's and Hugging Face's
-        formats read nothing but the region.
+        Parts from several files are copied straight into the final memory. Meta's and Hugging
+        Face's formats read nothing but the slices.
+
+        Args:
+            mmap: leave it in the mapped file, if it is for a CPU and one file holds it as it is, in
+                that dtype; False gives it memory of its own.
 
         Raises:
             CheckpointError: float16 was asked for and cannot hold a number; or no dtype was, and
                 there is no `dtype` of all weights.
         """
-        parts, dimension = self.parts(name, region)
+        parts, dimension = self.parts(name, slices)
         dtype = dtype or self.dtype
         if len(parts) == 1:
-            shared = name == "output.weight" and self._is_tied(parts[0], region)
-            whole = parts[0].to(device, dtype, copy=shared).contiguous()
+            tied = name == "output.weight" and self._is_tied(parts[0], slices)
+            whole = parts[0].to(device, dtype, copy=tied or not mmap).contiguous()
         else:
             shape = list(parts[0].shape)
             widths = [part.shape[dimension] for part in parts]
@@ -105,24 +117,34 @@ class Checkpoint(ABC):
             )
         return whole
 
-    def _is_tied(self, output: Tensor, region: Slices | None) -> bool:
+    def _is_tied(self, output: Tensor, slices: Slices | None) -> bool:
         """Whether the output matrix lies in the embedding's memory; the two are trained apart."""
-        [embedding, *_], _ = self.parts("tok_embeddings.weight", region)
+        [embedding, *_], _ = self.parts("tok_embeddings.weight", slices)
         return output.data_ptr() == embedding.data_ptr()
 
     @abstractmethod
-    def parts(self, name: str, region: Slices | None) -> tuple[list[Tensor], int]:
-        """The slices of a region in the files, and the dimension along which to join them."""
+    def parts(self, name: str, slices: Slices | None) -> tuple[list[Tensor], int]:
+        """What each file holds of a parameter's slices, and the dimension to join them along."""
 
 
 def reader(tensors: Mapping[str, Tensor]) -> Read:
     """Lets a state dict be read as a checkpoint is."""
 
-    def read(name: str, region: Slices | None = None) -> Tensor:
+    def read(name: str, slices: Slices | None = None) -> Tensor:
         tensor = tensors[name].detach()
-        return tensor if region is None else tensor[region]
+        return tensor if slices is None else tensor[slices]
 
     return read
+
+
+def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the prefixes that wrappers put in front of all names, which a warning
+    tells, and without tables of rotary frequencies."""
+    for prefix in _PREFIXES:
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            warnings.warn(f"leaving out {prefix} in front of all names of weights", stacklevel=3)
+            return plain_names({name[len(prefix) :]: one for name, one in tensors.items()})
+    return {name: one for name, one in tensors.items() if not _ROTARY_TABLE.fullmatch(name)}
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
@@ -183,6 +205,53 @@ def dtype_names(dtypes: Collection[torch.dtype]) -> str:
     return " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
 
+def save_checkpoint(
+    directory: str | Path, model: Transformer, tokenizer: Tokenizer | None = None
+) -> None:
+    """Writes a model as a checkpoint directory in Meta's format, in one shard.
+
+    Args:
+        directory: where to write; must not exist, or be empty.
+        tokenizer: its files are written as well.
+
+    Raises:
+        CheckpointError: the directory is taken, the disk is full, or the model has other layers
+            than `Transformer` builds, such as quantized ones.
+    """
+    weights = plain_names(model.state_dict())
+    if problems := differences(parameter_shapes(model.config), weights):
+        raise CheckpointError(
+            f"this model is not written ({'; '.join(problems)}); merge or undo "
+            "what has changed its layers"
+        )
+    with new_directory(directory) as scratch:
+        write_shard(scratch / SHARD.format(0), weights)
+        write_json(scratch / PARAMS, model.config.to_params())
+        for name, content in (tokenizer.files if tokenizer else {}).items():
+            (scratch / name).write_bytes(content)
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors to a file of `torch.save`, each in memory of its own: it would write all of
+    the memory that a view lies in."""
+    alone = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
+    for name, one in alone.items():
+        if one.untyped_storage().nbytes() != one.nbytes:
+            alone[name] = one.clone()
+    try:
+        torch.save(alone, path)
+    except RuntimeError as error:  # the type that PyTorch has for it
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"{path} cannot be written ({reason}); is the disk full?") from error
+    del alone
+    gc.collect()  # torch.save leaves a cycle that holds the tensors
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Writes an object with a key a line."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 @contextlib.contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
     """A scratch directory to write to, whose files appear in `path` once all of them are written.
@@ -215,10 +284,6 @@ def new_directory(path: str | Path) -> Iterator[Path]:
             scratch.rename(path)
     except BaseException as error:
         shutil.rmtree(scratch)
-        full = _DISK_FULL.search(str(error))
-        if full or isinstance(error, SafetensorError):
-            reason = full[0] if full else error
-            raise CheckpointError(
-                f"{path} could not be written ({reason}); is the disk full?"
-            ) from error
+        if isinstance(error, SafetensorError):
+            raise CheckpointError(f"{path} cannot be written ({error})") from error
         raise

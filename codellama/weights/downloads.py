@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import pickle
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -21,15 +23,13 @@ Progress = Callable[[int, int], None]
 CHECKLIST = "checklist.chk"
 OUT_OF_MEMORY = re.compile("allocate memory|not enough memory|out of memory|ALLOC_FAILED")
 """What PyTorch says of it on Linux, on Windows, and of GPUs."""
-MAX_HEADER_BYTES = 64_000_000
-"""Bytes; the names and shapes of the largest model take a thousandth of it."""
 
 
 def check_download(path: Path) -> None:
     """Looks at the first bytes of a file for what hosting sites send instead of it.
 
     Raises:
-        CheckpointError: the file is missing, empty, a web page, or a Git LFS or Xet pointer.
+        CheckpointError: the file is missing, empty, a web page, or a Git LFS pointer.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, or is no file; fetch it from the download again")
@@ -39,21 +39,11 @@ def check_download(path: Path) -> None:
         found = "is empty;"
     elif head.startswith(b"version https://git-lfs"):
         found = "is a Git LFS pointer, not the file that it points to; run `git lfs pull`, or"
-    elif head.startswith((b"# xet", b"version https://xet", b"version https://hf.co/xet")):
-        found = "is a Xet pointer, not the file that it points to;"
     elif head[:1] == b"<" and (b"html" in head.lower() or b"<?xml" in head.lower()):
         found = "is a web page, probably of an expired or refused download link;"
     else:
         return
     raise CheckpointError(f"{path} {found} download the file itself again")
-
-
-def check_size(path: Path, size: int) -> None:
-    """Raises CheckpointError for a description of a model that is larger than any has to be."""
-    if size > MAX_HEADER_BYTES:
-        raise CheckpointError(
-            f"{path} has headers of {size:,} bytes; expected {MAX_HEADER_BYTES:,} at most"
-        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -63,7 +53,6 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, or holds something else.
     """
     check_download(path)
-    check_size(path, path.stat().st_size)
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -85,22 +74,63 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (SafetensorError, RuntimeError, MemoryError) as error:
-        raise unreadable(path, error) from None
+        raise _unreadable(path, error) from None
 
 
-def unreadable(path: Path, error: Exception) -> CheckpointError:
-    """Why a library could not read a file: damage, the file's name or the machine's memory."""
+def read_torch(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that `torch.save` has written, mapped into memory; no code in it runs.
+
+    Files from before PyTorch 1.6, which are no archives, are read whole.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds something else than named tensors.
+    """
+    check_download(path)
+    try:
+        stored = path.stat().st_size
+        with path.open("rb") as file:
+            is_archive = file.read(4) == b"PK\x03\x04"
+        if is_archive:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+            if any(entry.compress_type for entry in entries):  # PyTorch's never are
+                raise zipfile.BadZipFile("its entries are compressed")
+            stored = sum(entry.file_size for entry in entries if "/data/" in entry.filename)
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        is_flat = isinstance(tensors, dict) and all(
+            isinstance(name, str) and _is_dense(tensor) for name, tensor in tensors.items()
+        )
+        if is_flat:
+            storages = [tensor.untyped_storage() for tensor in tensors.values()]
+            claimed = sum({one.data_ptr(): one.nbytes() for one in storages}.values())
+            if claimed > stored:
+                raise ValueError(f"it holds {stored:,} of {claimed:,} bytes")
+    except Exception as error:  # unpickling fails in any way on what is no pickle
+        raise _unreadable(path, error) from None
+    if not is_flat:
+        raise CheckpointError(f"{path} does not hold a flat set of named, dense tensors")
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _is_dense(value: Any) -> bool:
+    """Whether a value is a tensor that has a place in memory for each of its numbers."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_nested:
+        return False
+    return value.device.type == "cpu" and value.nbytes <= value.untyped_storage().nbytes()
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """Why a library could not read a file."""
     reason = str(error).split("\n")[0] or type(error).__name__
-    if "weights_only" in reason:  # PyTorch's advice to switch it off
-        return CheckpointError(f"{path} is not a set of tensors; get it from its publisher")
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:
+        found = "is damaged, or unpickling it could run code, which weights_only=True refuses;"
+        return CheckpointError(f"{path} {found} download it again, from its publisher")
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(reason):
         return CheckpointError(
             f"{path} does not fit into memory ({reason}); free some of it, or add swap: Linux maps "
             "no file that is larger than both together, unless vm.overcommit_memory is 1"
         )
-    if str(path).encode(errors="replace") != os.fsencode(path):
-        return CheckpointError(f"{path} has a name that is not UTF-8; rename it, or link to it")
-    return CheckpointError(f"{path} is damaged ({reason}); download it again")
+    return CheckpointError(f"{path} is cut short or damaged ({reason}); download it again")
 
 
 def read_checklist(directory: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Hugging Face's checkpoint format: `config.json` and safetensors files.
+"""Hugging Face's checkpoint format: `config.json` and weights in safetensors or PyTorch files.
 
 The weights are Meta's under other names, but for the rows of two matrices. Meta rotates the channel
 pairs (0, 1), (2, 3), …; Hugging Face rotates channel `i` with `i + head_dim / 2`. So it stores the
@@ -7,36 +7,32 @@ rows of each query and key head with all even channels first, then all odd ones.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from codellama.errors import CheckpointError, ConfigError
 from codellama.model.config import ModelConfig
 from codellama.weights.checkpoint import (
     Checkpoint,
-    Read,
     Slices,
     check_tensors,
-    new_directory,
     parameter_shapes,
+    plain_names,
 )
-from codellama.weights.downloads import Progress, read_json, read_safetensors
+from codellama.weights.downloads import read_json, read_safetensors, read_torch
+from codellama.weights.recognised import not_a_checkpoint
 from codellama.weights.variants import matching
 
 CONFIG = "config.json"
-SINGLE_FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-FILE_BYTES = 5_000_000_000
-_NAMES = {
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""In the order in which transformers prefers them; `.index.json` behind it names several files."""
+INDEX = f"{WEIGHTS[0]}.index.json"
+NAMES = {
     "tok_embeddings": "model.embed_tokens",
     "norm": "model.norm",
     "output": "lm_head",
@@ -50,7 +46,7 @@ _NAMES = {
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
-_KEYS = {
+KEYS = {
     "dim": "hidden_size",
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
@@ -63,7 +59,7 @@ _KEYS = {
 }
 _DEFAULTS = {"num_key_value_heads": 0, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
 """What transformers takes for a key that is missing; 0 key and value heads: as many as queries."""
-_FIXED = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+FIXED = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 """What Code Llama's architecture does not leave open."""
 
 
@@ -71,9 +67,9 @@ def hugging_face_name(name: str) -> str:
     """The parameter `name` of `Transformer` as Hugging Face calls it."""
     stem = name.removesuffix(".weight")
     if not stem.startswith("layers."):
-        return f"{_NAMES[stem]}.weight"
+        return f"{NAMES[stem]}.weight"
     _, layer, stem = stem.split(".", 2)
-    return f"model.layers.{layer}.{_NAMES[stem]}.weight"
+    return f"model.layers.{layer}.{NAMES[stem]}.weight"
 
 
 def interleaved_to_half_split(rows: Tensor, head_dim: int) -> Tensor:
@@ -90,7 +86,8 @@ def half_split_to_interleaved(rows: Tensor, head_dim: int) -> Tensor:
     return rows.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
 
 
-def _is_rotated(name: str) -> bool:
+def is_rotated(name: str) -> bool:
+    """Whether a parameter's rows are those of query or key heads."""
     return name.split(".")[-2] in ("wq", "wk")
 
 
@@ -106,17 +103,15 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def __init__(self, directory: Path) -> None:
         path = directory / CONFIG
+        weight_paths = _weight_paths(directory)
         settings = read_json(path)
         self.directory = directory
         self.config = model_config(path, settings)
-        weight_paths = _weight_paths(directory)
         self.file_count = len(weight_paths)
-        self.tensors = {
-            name: tensor
-            for weight_path in weight_paths
-            for name, tensor in read_safetensors(weight_path)[0].items()
-            if not name.endswith("rotary_emb.inv_freq")
-        }
+        tensors = dict[str, Tensor]()
+        for one in weight_paths:
+            tensors |= read_torch(one) if one.suffix == ".bin" else read_safetensors(one)[0]
+        self.tensors = plain_names(tensors)
         embedding = self.tensors.get("model.embed_tokens.weight")
         if settings.get("tie_word_embeddings") and embedding is not None:
             self.tensors.setdefault("lm_head.weight", embedding)
@@ -124,106 +119,37 @@ class HuggingFaceCheckpoint(Checkpoint):
         expected = {hugging_face_name(name): shape for name, shape in shapes.items()}
         self.dtypes = check_tensors(path, expected, [self.tensors])
 
-    def parts(self, name: str, region: Slices | None) -> tuple[list[Tensor], int]:
-        """As `Checkpoint.parts`; a region of query or key rows has to consist of whole heads."""
+    def parts(self, name: str, slices: Slices | None) -> tuple[list[Tensor], int]:
+        """As `Checkpoint.parts`; slices of query or key rows have to consist of whole heads."""
         tensor = self.tensors[hugging_face_name(name)]
-        if region is not None:
-            tensor = tensor[region]
-        if _is_rotated(name):
+        if slices is not None:
+            tensor = tensor[slices]
+        if is_rotated(name):
             tensor = half_split_to_interleaved(tensor, self.config.head_dim)
         return [tensor], 0
 
 
-def save_checkpoint(
-    directory: str | Path,
-    config: ModelConfig,
-    read: Read,
-    *,
-    file_bytes: int = FILE_BYTES,
-    progress: Progress | None = None,
-) -> None:
-    """Writes `config.json` and safetensors files that transformers loads.
-
-    Memory grows by one file at most. The files appear when all of them are written.
-
-    Args:
-        directory: where to write; must not exist, or be empty.
-        read: gives the parameters: `Checkpoint.read`, or `reader` of a state dict.
-        file_bytes: size of a file, which its last parameter may exceed.
-        progress: told parameters done and parameters in all, after each file.
-
-    Raises:
-        CheckpointError: the directory is taken.
-    """
-    shapes = parameter_shapes(config)
-    dtype = read("tok_embeddings.weight", None).dtype
-    offsets = accumulate((shape.numel() * dtype.itemsize for shape in shapes.values()), initial=0)
-    files: dict[int, list[str]] = {}
-    for name, offset in zip(shapes, offsets, strict=False):
-        files.setdefault(offset // file_bytes, []).append(name)
-    weight_map: dict[str, str] = {}
-    with new_directory(directory) as scratch:
-        for number, names in enumerate(files.values(), 1):
-            file = SINGLE_FILE
-            if len(files) > 1:
-                file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-            tensors = dict[str, Tensor]()
-            for name in names:
-                tensor = read(name, None)
-                if _is_rotated(name):
-                    tensor = interleaved_to_half_split(tensor, config.head_dim)
-                tied = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
-                tensor = tensor.clone() if tied else tensor
-                tensors[hugging_face_name(name)] = tensor.cpu().contiguous()
-            save_file(tensors, scratch / file, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(tensors, file)
-            if progress:
-                progress(len(weight_map), len(shapes))
-        contents: dict[str, Any] = {CONFIG: settings_of(config, dtype)}
-        if len(files) > 1:
-            size = config.parameter_count * dtype.itemsize
-            contents[INDEX] = {"metadata": {"total_size": size}, "weight_map": weight_map}
-        for file, content in contents.items():
-            (scratch / file).write_text(json.dumps(content, indent=2) + "\n")
-
-
 def _weight_paths(directory: Path) -> list[Path]:
-    """The safetensors files: those that the index names, or the single one."""
-    if (directory / INDEX).is_file():
-        weight_map = read_json(directory / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{directory / INDEX} has no weight_map; download it again")
-        names = sorted(set(map(str, weight_map.values())))
-    else:
-        names = [SINGLE_FILE]
+    """The files of weights that transformers would take."""
     present = {path.name for path in directory.iterdir()}  # no name leads out of the directory
-    if missing := [name for name in names if name not in present]:
+    candidates = [one for name in WEIGHTS for one in (name, f"{name}.index.json")]
+    name = next((name for name in candidates if name in present), None)
+    if name is None:
+        otherwise = f"has {CONFIG}, but no {WEIGHTS[0]}; download the weights to the same place"
+        raise not_a_checkpoint(directory, otherwise)
+    if not name.endswith(".json"):
+        return [directory / name]
+    weight_map = read_json(directory / name).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{directory / name} has no weight_map; download it again")
+    files = sorted(set(map(str, weight_map.values())))
+    if missing := [file for file in files if file not in present]:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise CheckpointError(
-            f"{directory} lacks {', '.join(missing[:3])}; download what is missing (weights in "
-            "other formats than safetensors are not read)"
+            f"{directory} lacks {', '.join(missing[:3])}{more}, which {name} names; download "
+            "what is missing"
         )
-    return [directory / name for name in names]
-
-
-def settings_of(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """The contents of `config.json`; keys that transformers has renamed stand under both names."""
-    dtype_name = str(dtype).removeprefix("torch.")
-    factor = config.rope_scaling_factor
-    rope = {"rope_type": "default"} if factor == 1 else {"rope_type": "linear", "factor": factor}
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        **{theirs: getattr(config, ours) for ours, theirs in _KEYS.items()},
-        "intermediate_size": config.hidden_dim,
-        "head_dim": config.head_dim,
-        "rope_parameters": {**rope, "rope_theta": config.rope_theta},
-        "rope_scaling": None if factor == 1 else rope,
-        **_FIXED,
-        "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "torch_dtype": dtype_name,
-        "dtype": dtype_name,
-    }
+    return [directory / file for file in files]
 
 
 def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
@@ -234,19 +160,25 @@ def model_config(path: Path, settings: Mapping[str, Any]) -> ModelConfig:
     """
     settings = {key: value for key, value in settings.items() if value is not None}
     settings = {"model_type": None, **_DEFAULTS, **settings}
-    for key, only in _FIXED.items():
+    if isinstance(quantization := settings.get("quantization_config", {}), dict) and quantization:
+        method = quantization.get("quant_method", "an unknown method")
+        raise CheckpointError(
+            f"{path}: the weights are quantized by {method}, which is not read; download the "
+            "model in 16 bits (codellama.convert quantizes it to int8 or int4)"
+        )
+    for key, only in FIXED.items():
         if settings.get(key, only) != only:
             raise CheckpointError(f"{path}: {key} is {settings[key]!r}; Code Llama has {only!r}")
     settings["rope_theta"], factor = _rope(path, settings)
-    if missing := [key for key in _KEYS.values() if key not in settings]:
+    if missing := [key for key in KEYS.values() if key not in settings]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}")
     try:
         config = ModelConfig(
-            **{ours: settings[theirs] for ours, theirs in _KEYS.items()},
+            **{ours: settings[theirs] for ours, theirs in KEYS.items()},
             rope_scaling_factor=factor,
         )
     except ConfigError as error:
-        reason = re.sub(r"\w+", lambda word: _KEYS.get(word[0], word[0]), str(error))
+        reason = re.sub(r"\w+", lambda word: KEYS.get(word[0], word[0]), str(error))
         raise CheckpointError(f"{path}: {reason}") from None
     multiple_of, multiplier = _feed_forward_shape(config.dim, settings["intermediate_size"])
     config = replace(config, multiple_of=multiple_of, ffn_dim_multiplier=multiplier)

@@ -1,7 +1,7 @@
 """From a checkpoint directory to a model and a tokenizer in memory.
 
 A parameter passes three stops. The format (`meta.py`, `huggingface.py`) knows its name in the
-files, how it was cut, and the order of its rows. `load_model` asks for one parameter after the
+files, how it was sharded, and the order of its rows. `load_model` asks for one parameter after the
 other. A `WeightLoader` puts each into a model that was built without memory.
 """
 
@@ -18,14 +18,25 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from codellama.errors import CheckpointError, RequestError, TokenizerError
+from codellama.errors import (
+    CheckpointError,
+    RequestError,
+    TokenizerError,
+    check_fields,
+    choice,
+)
 from codellama.model.transformer import Transformer
 from codellama.text.tokenizer import TOKENIZER, Tokenizer
-from codellama.weights.checkpoint import Checkpoint
-from codellama.weights.downloads import Progress, check_download, check_size
+from codellama.weights.checkpoint import PARAMS, SHARD, Checkpoint
+from codellama.weights.downloads import Progress, check_download
 from codellama.weights.huggingface import CONFIG, HuggingFaceCheckpoint
-from codellama.weights.meta import PARAMS, MetaCheckpoint
+from codellama.weights.huggingface_tokenizer import FILES, read_added_tokens
+from codellama.weights.meta import MetaCheckpoint
+from codellama.weights.recognised import not_a_checkpoint
+from codellama.weights.variants import EMBEDDED
 
+MAX_PADDING = 256
+"""Rows of an embedding without an id."""
 QUANTIZED = "quantized.safetensors"
 """The file of a checkpoint whose matrices are 8-bit or 4-bit integers."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,6 +52,7 @@ class LoadOptions:
         dtype: bfloat16, float16 or float32; without it, that of the files.
         quantize: int8 or int4: round the matrices to so many bits while they are read.
         kv_dtype: int8: round keys and values in the KV cache, for half its memory.
+        lora: directories of adapters in PEFT's format, to be merged while loading.
         compile: prepare for many or long texts: matrices in the order that the processor's library
             reads fastest, decoding steps fused by torch.compile. Takes seconds to minutes at first.
 
@@ -50,26 +62,24 @@ class LoadOptions:
 
     device: str | torch.device | None = None
     dtype: str | torch.dtype | None = None
-    quantize: str | None = None
-    kv_dtype: str | None = None
+    quantize: str | None = choice(None, among=("int8", "int4"))
+    kv_dtype: str | None = choice(None, among=("int8",))
+    lora: tuple[str, ...] = ()
     compile: bool = False
 
     def __post_init__(self) -> None:
         torch_device(self.device)
         torch_dtype(self.dtype)
-        if self.quantize not in (None, "int8", "int4"):
-            raise RequestError(f"quantize is {self.quantize!r}; expected int8 or int4")
-        if self.kv_dtype not in (None, "int8"):
-            raise RequestError(f"kv_dtype is {self.kv_dtype!r}; expected int8")
+        check_fields(self)
 
 
 WeightLoader = Callable[[Transformer, str, Callable[..., Tensor]], None]
 """Puts the parameter of a name into a model whose parameters have no memory yet.
 
 It is called as `weight_loader(model, name, read)`. `read()` gives the whole parameter in its final
-dtype, on its device; `read(slices)` reads only that part of it from disk. A weight loader may put
-something else into the model, such as a layer of integers: memory then never holds two forms of
-more than one matrix.
+dtype, on its device; `read(slices)` reads only those from disk. A weight loader may put something
+else into the model, such as a layer of integers: memory then never holds two forms of more than
+one matrix.
 """
 
 
@@ -80,7 +90,7 @@ def default_weight_loader(model: Transformer, name: str, read: Callable[..., Ten
 
 
 def load_model(
-    directory: str | Path | Checkpoint,
+    directory: str | Path | Checkpoint = EMBEDDED,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     *,
@@ -90,13 +100,17 @@ def load_model(
 ) -> Transformer:
     """Builds the model of a checkpoint directory, weights in place, in evaluation mode.
 
-    On a CPU a parameter stays mapped from disk, to be read when used, if one file holds it in that
-    dtype. Otherwise memory grows by the weights and one parameter, however many files there are.
+    Memory grows by the weights and one parameter, however many files there are. The files may be
+    written anew afterwards, unless `mmap` leaves weights in them.
 
     Args:
-        directory: a checkpoint in any format, or what `open_checkpoint` made of it.
+        directory: a checkpoint in any format, or what `open_checkpoint` made of it; without it, the
+            embedded model.
         device: where the weights go; None picks CUDA, else MPS, else the CPU.
         dtype: None keeps the stored one, if there is one for all weights.
+        mmap: on a CPU, leave each parameter on disk, to be read when used, if one file holds it in
+            that dtype. It is there at once, and takes no memory of its own; but whoever writes to
+            that file writes to the model.
         progress: told bytes done and bytes in all, after each parameter.
         weight_loader: puts each parameter into the model.
 
@@ -112,7 +126,8 @@ def load_model(
     total = checkpoint.config.parameter_count * kind.itemsize
     done = 0
     for name, parameter in dict(model.named_parameters()).items():
-        weight_loader(model, name, partial(checkpoint.read, name, dtype=kind, device=target))
+        read = partial(checkpoint.read, name, dtype=kind, device=target, mmap=mmap)
+        weight_loader(model, name, read)
         done += parameter.numel() * kind.itemsize
         if progress:
             progress(done, total)
@@ -127,18 +142,19 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        found = "a file" if directory.exists() else "no such directory"
-        raise CheckpointError(
-            f"{directory}: {found}; expected a directory with {PARAMS} and shards, or with "
-            f"{CONFIG} and safetensors"
-        )
-    if (directory / CONFIG).exists() and not (directory / PARAMS).exists():
-        return HuggingFaceCheckpoint(directory)
-    if not (directory / QUANTIZED).exists():
-        return MetaCheckpoint(directory)
+        found = "is a file" if directory.exists() else "is no directory"
+        expected = f"expected a directory with {PARAMS} and {SHARD.format(0)}, or with {CONFIG}"
+        raise not_a_checkpoint(directory, f"{found}; {expected} and safetensors")
+    files = {path.name for path in directory.iterdir()}
+    if QUANTIZED not in files:
+        if CONFIG in files and not {PARAMS, SHARD.format(0)} <= files:
+            return HuggingFaceCheckpoint(directory)
+        if PARAMS in files:
+            return MetaCheckpoint(directory)
+        raise not_a_checkpoint(directory, f"has neither {PARAMS} nor {CONFIG}; it is no checkpoint")
     if (fast := fast_module("quantized_checkpoint")) is None:
         raise CheckpointError(
-            f"{directory} is rounded, which codellama/fast reads; put that folder back, or load "
+            f"{directory} is quantized, which codellama/fast reads; put that folder back, or load "
             "the checkpoint that it was made from"
         )
     return fast.QuantizedCheckpoint(directory)
@@ -155,29 +171,44 @@ def fast_module(name: str) -> ModuleType | None:
 
 
 def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer of a checkpoint directory whose model has `vocab_size` ids.
+    """The tokenizer of a checkpoint directory whose embedding has `vocab_size` rows.
+
+    Tokens that a fine-tune has added, and its further end-of-sequence ids, are taken from the files
+    that transformers writes beside it. The embedding may have some rows more, as padding.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or has another number of ids.
+        CheckpointError: the file is missing, damaged, or of a vocabulary of another size.
     """
-    path = Path(directory) / TOKENIZER
+    directory = Path(directory)
+    path = directory / TOKENIZER
     if not path.exists():
+        found = "; tokenizer.json is not read" if (directory / "tokenizer.json").exists() else ""
         raise CheckpointError(
-            f"{path} is missing; it is part of Meta's download, in the model's folder or next to "
-            "it: copy it there"
+            f"{path} is missing{found}: copy {TOKENIZER} from the download of the model, or of the "
+            "base model that this one was made from, to this directory"
         )
     check_download(path)
-    check_size(path, path.stat().st_size)
+    added, special, eos_ids = read_added_tokens(directory)
+    added = {id: text for id, text in added.items() if id < vocab_size}  # others have no weights
     try:
-        tokenizer = Tokenizer(path)
+        tokenizer = Tokenizer(path, added, special, eos_ids)
     except TokenizerError as error:
+        if re.match(rb"[\w+/]+=* \d+\n", path.read_bytes()[:999]):
+            raise CheckpointError(
+                f"{path} is Llama 3's vocabulary, in tiktoken's format; Code Llama has one of "
+                "SentencePiece: take it from the model's own download"
+            ) from None
         raise CheckpointError(str(error)) from None
-    if tokenizer.vocab_size != vocab_size:
+    is_other_variant = (tokenizer.vocab_size, vocab_size) == (32000, 32016)
+    if not 0 <= vocab_size - tokenizer.vocab_size <= MAX_PADDING or is_other_variant:
         raise CheckpointError(
             f"{path} has {tokenizer.vocab_size} ids, but the model has {vocab_size}; it is "
             "probably the tokenizer of another variant (32016: 7B and 13B base and Instruct, and "
             "70B; 32000: 7B and 13B Python, and 34B)"
         )
+    for name in FILES:
+        if (directory / name).is_file():
+            tokenizer.files[name] = (directory / name).read_bytes()
     return tokenizer
 
 

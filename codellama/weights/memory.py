@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from codellama.weights.loading import LoadOptions, default_device, torch_device,
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 BYTES_PER_WEIGHT = {"int8": 1.0, "int4": 0.625}
-"""Of a rounded matrix; int4 has a scale and a zero point of 16 bits for each group of 32."""
+"""Of a quantized matrix; int4 has a scale and a zero point of 16 bits for each group of 32."""
 
 
 def check_memory(
@@ -25,7 +24,7 @@ def check_memory(
 
     Args:
         tokens: that the KV cache will hold, in all rows together.
-        devices: among which the model is cut, each with a memory of its own (but CPUs share one).
+        devices: among which the model is sharded, each with its own memory (but CPUs share one).
         fast: as for `CodeLlama.load`.
 
     Raises:
@@ -44,7 +43,7 @@ def check_memory(
         "int4 weights and an int8 KV cache": replace(options, quantize="int4", kv_dtype="int8"),
     }
     if not fast or devices > 1 or checkpoint.format in BYTES_PER_WEIGHT:
-        smaller = {}  # such a model is not rounded
+        smaller = {}  # such a model is not quantized
     needs = {name: sum(needed_bytes(checkpoint, other, tokens)) for name, other in smaller.items()}
     fitting = [f"{name} ({human_bytes(bytes)})" for name, bytes in needs.items() if bytes <= free]
     if device.type != "cpu" and weights + cache <= (free_bytes(torch.device("cpu")) or 0):
@@ -77,7 +76,7 @@ def needed_bytes(
 def free_bytes(device: torch.device) -> int | None:
     """Memory that a new model can take; None where the system does not say.
 
-    On Linux: what is there without swapping, mapped files included, within the control groups.
+    On Linux: what is there without swapping, mapped files included, within the control group.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -87,24 +86,17 @@ def free_bytes(device: torch.device) -> int | None:
         free = 1024 * int(sizes["MemAvailable"].removesuffix("kB"))
     except (OSError, KeyError, ValueError):
         return None
-    return min(free, *[_free_in_group(group, free) for group in _control_groups()])
+    return min(free, _free_in_control_group(free))
 
 
-def _control_groups() -> list[Path]:
-    """This process's control group and those above it."""
-    found = None
-    with contextlib.suppress(OSError):
-        found = re.search("^0::/(.*)", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
-    own = Path(found[1] if found else "")
-    return [CONTROL_GROUP / group for group in (own, *own.parents)]
-
-
-def _free_in_group(group: Path, otherwise: int) -> int:
-    names = ("memory.max", "memory.current", "memory.stat")
+def _free_in_control_group(otherwise: int) -> int:
+    """What this process's control group (Linux, version 2) leaves it, pages of files aside."""
     try:
-        limit, used, statistics = ((group / name).read_text() for name in names)
-        cached_pages = dict(line.split() for line in statistics.splitlines())["file"]
-        return int(limit) - int(used) + int(cached_pages)
+        own = re.search("^0::/(.*)", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+        group = CONTROL_GROUP / (own[1] if own else "")
+        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
+        statistics = (group / "memory.stat").read_text().splitlines()
+        return int(limit) - int(used) + int(dict(map(str.split, statistics))["file"])
     except (OSError, KeyError, ValueError):  # no group, or its limit is "max"
         return otherwise
 

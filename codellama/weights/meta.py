@@ -6,12 +6,8 @@ same names, and one of N equal slices of every matrix. Reading joins them in one
 
 from __future__ import annotations
 
-import gc
-import json
 import math
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,8 @@ from torch import Tensor
 from codellama.errors import CheckpointError, ConfigError
 from codellama.model.config import ModelConfig
 from codellama.weights.checkpoint import (
+    PARAMS,
+    SHARD,
     Checkpoint,
     Read,
     Slices,
@@ -29,22 +27,22 @@ from codellama.weights.checkpoint import (
     differences,
     new_directory,
     parameter_shapes,
+    plain_names,
+    write_json,
+    write_shard,
 )
-from codellama.weights.downloads import Progress, check_download, check_size, read_json, unreadable
+from codellama.weights.downloads import Progress, read_json, read_torch
+from codellama.weights.recognised import not_a_checkpoint
 
-PARAMS = "params.json"
-MAX_DEFLATED = 20
-"""The largest ratio of inflated to stored bytes in a shard; real weights hardly reach 2."""
 MAX_SHARDS = 64
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
-_ROTARY_TABLE = "rope.freqs"  # of Llama 2's files; follows from params.json
-_CUT = dict.fromkeys(("wq", "wk", "wv", "w1", "w3", "output"), 0)
-_CUT |= dict.fromkeys(("wo", "w2", "tok_embeddings"), 1)
+_SHARDED = dict.fromkeys(("wq", "wk", "wv", "w1", "w3", "output"), 0)
+_SHARDED |= dict.fromkeys(("wo", "w2", "tok_embeddings"), 1)
 
 
 def shard_dimension(name: str) -> int | None:
-    """The dimension along which Meta cuts the parameter `name`; None: each shard has all of it."""
-    return _CUT.get(name.removesuffix(".weight").rpartition(".")[2])
+    """The dimension along which Meta shards a parameter; None: each shard has all of it."""
+    return _SHARDED.get(name.removesuffix(".weight").rpartition(".")[2])
 
 
 class MetaCheckpoint(Checkpoint):
@@ -63,7 +61,7 @@ class MetaCheckpoint(Checkpoint):
     def __init__(self, directory: Path) -> None:
         params = read_json(directory / PARAMS)
         self.directory = directory
-        self.shards = [_read_shard(path) for path in _shard_paths(directory)]
+        self.shards = [plain_names(read_torch(path)) for path in _shard_paths(directory)]
         self.file_count = len(self.shards)
         self.config = described(directory, params, self.shards[0])
         shapes = parameter_shapes(self.config)
@@ -77,29 +75,24 @@ class MetaCheckpoint(Checkpoint):
                         "ones, or remove those of another model"
                     )
         self.dtypes = check_tensors(self.directory / PARAMS, expected, self.shards)
-        cut = {name: shape for name, shape in shapes.items() if shard_dimension(name) is not None}
-        whole = [name for name, shape in cut.items() if expected[name] == list(shape)]
-        if self.file_count > 1 and whole:
-            raise CheckpointError(
-                f"{self.directory} has {self.file_count} shards, but {whole[0]} cannot be cut into "
-                "as many equal slices; the files belong to different models"
-            )
+        if self.file_count > 1:
+            check_shards(self.config, self.file_count)
 
-    def parts(self, name: str, region: Slices | None) -> tuple[list[Tensor], int]:
-        """The slices that a region reaches into, narrowed to it; see `Checkpoint.parts`."""
-        slices = [shard[name] for shard in self.shards]
+    def parts(self, name: str, slices: Slices | None) -> tuple[list[Tensor], int]:
+        """What the shards hold of a parameter's slices; see `Checkpoint.parts`."""
+        held = [shard[name] for shard in self.shards]
         dimension = shard_dimension(name)
         if dimension is None:  # each shard has all of it
-            slices, dimension = slices[:1], 0
-        if region is None:
-            return slices, dimension
-        region = (*region, *[slice(None)] * (slices[0].dim() - len(region)))
-        width = slices[0].shape[dimension]
-        start, stop, _ = region[dimension].indices(width * len(slices))
+            held, dimension = held[:1], 0
+        if slices is None:
+            return held, dimension
+        slices = (*slices, *[slice(None)] * (held[0].dim() - len(slices)))
+        width = held[0].shape[dimension]
+        start, stop, _ = slices[dimension].indices(width * len(held))
         parts = []
         for number in range(start // width, -(-stop // width)):
             within = slice(max(start - number * width, 0), min(stop - number * width, width))
-            parts.append(slices[number][(*region[:dimension], within, *region[dimension + 1 :])])
+            parts.append(held[number][(*slices[:dimension], within, *slices[dimension + 1 :])])
         return parts, dimension
 
 
@@ -115,7 +108,7 @@ def described(
         raise CheckpointError(f"{directory / PARAMS}: {error}") from None
 
 
-def save_checkpoint(
+def write_meta(
     directory: str | Path,
     config: ModelConfig,
     read: Read,
@@ -123,7 +116,7 @@ def save_checkpoint(
     *,
     progress: Progress | None = None,
 ) -> None:
-    """Writes `params.json` and shards, cut as Meta cuts them.
+    """Writes `params.json` and shards as Meta does.
 
     Memory grows by one shard at most. The files appear when all of them are written.
 
@@ -134,62 +127,56 @@ def save_checkpoint(
         progress: told files done and files in all.
 
     Raises:
-        CheckpointError: the directory is taken, or `shards` does not divide what is to be cut.
+        CheckpointError: the directory is taken, the disk is full, or a matrix cannot be divided
+            among so many shards.
     """
     check_shards(config, shards)
     shapes = parameter_shapes(config)
     with new_directory(directory) as scratch:
         for number in range(shards):
             part = {
-                name: _compact(read(name, shard_slices(name, shape, number, shards)))
+                name: read(name, shard_slices(name, shape, number, shards))
                 for name, shape in shapes.items()
             }
-            torch.save(part, scratch / f"consolidated.{number:02d}.pth")
+            write_shard(scratch / SHARD.format(number), part)
             del part
-            gc.collect()  # torch.save leaves a cycle that holds the shard
             if progress:
                 progress(number + 1, shards)
-        (scratch / PARAMS).write_text(json.dumps(config.to_params(), indent=2) + "\n")
+        write_json(scratch / PARAMS, config.to_params())
 
 
 def check_shards(config: ModelConfig, shards: int) -> None:
-    """Raises CheckpointError if a model's matrices cannot be cut into so many equal slices."""
-    cut = [
+    """Raises CheckpointError if a model's matrices do not divide into so many equal slices."""
+    widths = [
         shape[dimension]
         for name, shape in parameter_shapes(config).items()
         if (dimension := shard_dimension(name)) is not None
     ]
-    if shards < 1 or math.gcd(*cut) % shards:
+    if shards < 1 or math.gcd(*widths) % shards:
         raise CheckpointError(
-            f"the model's matrices cannot be cut into {shards} equal slices; choose a number of "
-            f"shards that divides {math.gcd(*cut)}"
+            f"the model's matrices do not divide into {shards} equal slices; expected a number of "
+            f"shards that divides {math.gcd(*widths)}"
         )
 
 
 def shard_slices(name: str, shape: Sequence[int], number: int, shards: int) -> Slices | None:
-    """The region of a parameter that shard `number` of `shards` holds; None: all of it."""
+    """The slices of a parameter that shard `number` of `shards` holds; None: all of it."""
     dimension = shard_dimension(name)
     if dimension is None or shards == 1:
         return None
     width = shape[dimension] // shards
-    cut = slice(number * width, (number + 1) * width)
-    return tuple(cut if axis == dimension else slice(None) for axis in range(len(shape)))
+    own = slice(number * width, (number + 1) * width)
+    return tuple(own if axis == dimension else slice(None) for axis in range(len(shape)))
 
 
 def _slice_shapes(shapes: Mapping[str, Sequence[int]], shards: int) -> dict[str, list[int]]:
-    """Shapes of the slices in each of `shards` files; what cannot be cut equally stays whole."""
+    """Shapes of what each of `shards` files holds; what does not divide equally stays whole."""
     slices = {name: list(shape) for name, shape in shapes.items()}
     for name, shape in slices.items():
         dimension = shard_dimension(name)
         if dimension is not None and shape[dimension] % shards == 0:
             shape[dimension] //= shards
     return slices
-
-
-def _compact(tensor: Tensor) -> Tensor:
-    """The tensor in memory of its own: torch.save writes all of the memory that a view lies in."""
-    tensor = tensor.cpu().contiguous()
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _shard_paths(directory: Path) -> list[Path]:
@@ -204,82 +191,12 @@ def _shard_paths(directory: Path) -> list[Path]:
                     "remove the one that is not the model's"
                 )
     if not numbered:
-        raise CheckpointError(
-            f"{directory} has no shard; expected consolidated.00.pth and, for larger models, more"
-        )
+        otherwise = f"has {PARAMS} but no {SHARD.format(0)}; download the weights to the same place"
+        raise not_a_checkpoint(directory, otherwise)
     if missing := [number for number in range(len(numbered)) if number not in numbered]:
-        names = ", ".join(f"consolidated.{number:02d}.pth" for number in missing[:4])
+        names = ", ".join(map(SHARD.format, missing[:4]))
         raise CheckpointError(
             f"{directory} has shards up to {max(numbered):02d}, but lacks {names}; download what "
             "is missing"
         )
     return [numbered[number] for number in range(len(numbered))]
-
-
-def _read_shard(path: Path) -> dict[str, Tensor]:
-    """Maps a shard into memory; only the tensors' headers are read."""
-    check_download(path)
-    stored_bytes, is_mappable = _stored(path)
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
-    except pickle.UnpicklingError as error:
-        if call := re.search(r"GLOBAL (\S+)|class|reduce", str(error)):
-            raise CheckpointError(
-                f"{path} holds more than tensors: unpickling it could run code of whoever wrote it "
-                f"({call[1] or call[0]}), so weights_only=True refused it; get the file from its "
-                "publisher"
-            ) from None
-        raise CheckpointError(f"{path} is not a PyTorch file; download it again") from None
-    except Exception as error:  # the unpickler fails in any way on what is no pickle
-        raise unreadable(path, error) from None
-    if not isinstance(tensors, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
-    ):
-        raise CheckpointError(
-            f"{path} does not hold a flat set of named tensors, as Meta's files do"
-        )
-    tensors.pop(_ROTARY_TABLE, None)
-    for name, tensor in tensors.items():
-        is_dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
-        if not is_dense or tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"{path}: {name} is no dense tensor, as Meta's files have")
-    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
-    storages = (tensor.untyped_storage() for tensor in tensors.values())
-    claimed = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-    _check_claim(path, claimed, stored_bytes)
-    return tensors
-
-
-def _stored(path: Path) -> tuple[int, bool]:
-    """Bytes of the tensors in a shard, and whether they can be mapped. Files from before PyTorch
-    1.6 are no archives, and the entries of an archive may be deflated: both are read whole.
-
-    Raises:
-        CheckpointError: the part that is unpickled is larger than names and shapes ever are, or the
-            archive's directory claims more than the file can hold.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return size, False
-    try:
-        entries = zipfile.ZipFile(path).infolist()
-    except Exception:  # zipfile, too, fails in any way on what is no archive
-        raise CheckpointError(
-            f"{path} is cut short after {size:,} bytes or is damaged: the archive's end cannot be "
-            "read; download it again"
-        ) from None
-    tensors = sum(entry.file_size for entry in entries if "/data/" in entry.filename)
-    headers = sum(entry.file_size for entry in entries) - tensors
-    check_size(path, headers)
-    is_mappable = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-    _check_claim(path, tensors, size if is_mappable else MAX_DEFLATED * size)
-    return tensors, is_mappable
-
-
-def _check_claim(path: Path, claimed: int, stored: int) -> None:
-    if claimed > stored:
-        raise CheckpointError(
-            f"{path} is damaged (its tensors claim {claimed:,} bytes, it holds {stored:,}); "
-            "download it again"
-        )

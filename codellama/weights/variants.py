@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from codellama.model.config import ModelConfig
 
 Infilling = Literal["yes", "no", "unstated"]
 Chat = Literal["[INST]", "Source:"]
+
+_PACKAGE = Path(__file__).parents[1]
+_INSTALLED = _PACKAGE / "checkpoints" / "tiny"  # from a wheel
+EMBEDDED = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "checkpoints" / "tiny"
+"""The directory of the small checkpoint that comes with the package."""
 
 
 @dataclass(frozen=True)

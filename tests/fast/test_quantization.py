@@ -217,7 +217,7 @@ def test_a_quantized_model_decodes_as_it_reads(checkpoint, mode):
 
 
 def test_other_ways_to_round_are_refused(checkpoint):
-    with pytest.raises(RequestError, match="expected int8 or int4"):
+    with pytest.raises(RequestError, match="expected one of int8, int4"):
         CodeLlama.load(checkpoint, "cpu", quantize="int2")
 
 

@@ -84,5 +84,5 @@ def test_texts_do_not_depend_on_the_batch(checkpoint, batch_size):
 
 
 def test_other_types_are_refused(checkpoint):
-    with pytest.raises(RequestError, match="kv_dtype is 'int4'; expected int8"):
+    with pytest.raises(RequestError, match="kv_dtype is 'int4'; expected one of int8"):
         CodeLlama.load(checkpoint, "cpu", kv_dtype="int4")

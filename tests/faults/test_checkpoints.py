@@ -132,10 +132,6 @@ def hidden_payload(directory: Path) -> None:
     torch.save(tensors, directory / SHARD, _use_new_zipfile_serialization=False)
 
 
-def huge_pickle(info: zipfile.ZipInfo, content: bytes) -> bytes:
-    return content + b"\0" * 70_000_000 if info.filename.endswith("data.pkl") else content
-
-
 def long_params(directory: Path) -> None:
     params = json.loads((directory / "params.json").read_text())
     (directory / "params.json").write_text(
@@ -148,12 +144,11 @@ FAULTS = {
         rewrite_entries(
             lambda info, content: content[:-64] if "/data/0" in info.filename else content
         ),
-        "is damaged",
+        "damaged",
     ),
-    "a pickle of 70 MB": (rewrite_entries(huge_pickle), "has headers of"),
     "a sparse tensor": (
         change_tensors(lambda t: t.update({"norm.weight": t["norm.weight"].to_sparse()})),
-        "no dense tensor",
+        "named, dense tensors",
     ),
     "a complex tensor": (
         change_tensors(lambda t: t.update({"norm.weight": t["norm.weight"].to(torch.complex64)})),
@@ -165,43 +160,32 @@ FAULTS = {
     ),
     "NaN in a weight": (change_tensors(lambda t: t["norm.weight"].fill_(torch.nan)), "not finite"),
     "a FIFO as shard": (fifo, "is no file"),
-    "text in a tar archive": (tar_of_text, "is not a set of tensors"),
-    "a flipped byte in a piece": (flip_a_piece, "is damaged"),
+    "text in a tar archive": (tar_of_text, "is damaged, or unpickling it could run code"),
+    "a flipped byte in a piece": (flip_a_piece, "damaged"),
     "a pickle that runs code": (payload, "could run code"),
     "a pickle from before archives that runs code": (hidden_payload, "could run code"),
     "a value of 100 KB": (long_params, "dim is"),
-    "params of 70 MB": (
-        rewrite_bytes("params.json", lambda content: content + b" " * 70_000_000),
-        "params.json has headers of",
-    ),
-    "a vocabulary of 70 MB": (
-        rewrite_bytes("tokenizer.model", lambda content: content + b"\0" * 70_000_000),
-        "tokenizer.model has headers of",
-    ),
     "two equal pieces that are not UTF-8": (
         rewrite_bytes("tokenizer.model", lambda content: content + 2 * b"\n\x03\n\x01\xff"),
         "is not a SentencePiece model",
     ),
     "a vocabulary without an end of text": (
         rewrite_bytes("tokenizer.model", lambda content: content + b"\x12\x06\xfa\x02\x03abc"),
-        "is damaged",
+        "damaged",
     ),
-    "entries that lead out of the archive": (rewrite_entries(rename), "is damaged"),
-    "an archive on many disks": (rewrite_bytes(SHARD, many_disks), "is damaged"),
+    "entries that lead out of the archive": (rewrite_entries(rename), "damaged"),
+    "an archive on many disks": (rewrite_bytes(SHARD, many_disks), "damaged"),
     "an entry whose name is not UTF-8": (
         rewrite_bytes(SHARD, lambda c: c.replace(b"consolidated.00/data/1", b"\xff" * 22)),
-        "is damaged",
+        "damaged",
     ),
-    "60 MB of zeros, deflated": (
-        rewrite_entries(
-            lambda info, content: bytes(60_000_000) if info.filename.endswith("/0") else content,
-            zipfile.ZIP_DEFLATED,
-        ),
-        "is damaged (its tensors claim 60,",
+    "deflated entries": (
+        rewrite_entries(lambda _, content: content, zipfile.ZIP_DEFLATED),
+        "damaged (its entries are compressed)",
     ),
     "a storage of terabytes": (
         rewrite_pickle(lambda content: content.replace(ELEMENTS, TERABYTES)),
-        "is damaged",
+        "damaged",
     ),
     "a storage of terabytes from before archives": (
         from_before_archives(lambda content: content.replace(ELEMENTS, TERABYTES, 1)),
@@ -209,11 +193,11 @@ FAULTS = {
     ),
     "a weight that repeats one number": (
         change_tensors(lambda t: t.update({"norm.weight": torch.ones(1).expand(64)})),
-        "no dense tensor",
+        "named, dense tensors",
     ),
     "an array of terabytes": (call("__builtin__.bytearray", TERABYTES), "does not fit into memory"),
     "a tensor of terabytes": (call("torch.FloatTensor", TERABYTES), "does not fit into memory"),
-    "an unknown encoding": (call("_codecs.encode", b"U\x03abcU\x03abc\x86"), "is damaged"),
+    "an unknown encoding": (call("_codecs.encode", b"U\x03abcU\x03abc\x86"), "damaged"),
 }
 
 
@@ -228,17 +212,6 @@ def test_a_fault_is_told_in_a_sentence(damaged, fault):
     assert len(done.stderr) < 1000 and "\x1b" not in done.stderr
     assert "weights_only=False" not in done.stderr
     assert not (damaged / "run").exists()
-
-
-def test_deflated_entries_are_read_as_they_are_meant(checkpoint, damaged):
-    with zipfile.ZipFile(damaged / SHARD) as old:
-        entries = [(info.filename, old.read(info)) for info in old.infolist()]
-    with zipfile.ZipFile(damaged / SHARD, "w", zipfile.ZIP_DEFLATED) as new:
-        for name, content in entries:
-            new.writestr(name, content)
-    given = ("--prompt", "def f", "--max_new_tokens", 8)
-    found = commands.run("generate", "--ckpt", damaged, *given)
-    assert found.stdout == commands.run("generate", "--ckpt", checkpoint, *given).stdout
 
 
 def test_a_check_names_the_weight_that_is_not_finite(damaged):

@@ -20,11 +20,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codellama import CodeLlama, CodeLlamaError, Tokenizer, prompts
+from codellama import CodeLlama, CodeLlamaError, prompts
 from codellama.describe import describe_checkpoint
-from codellama.errors import LONGEST
-from codellama.weights import huggingface
-from codellama.weights.loading import open_checkpoint
+from codellama.errors import MAX_LENGTH
+from codellama.weights.huggingface import INDEX
+from codellama.weights.huggingface_tokenizer import tokenizer_files
+from codellama.weights.huggingface_writing import write_huggingface
+from codellama.weights.loading import load_tokenizer, open_checkpoint
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="needs Linux's /proc"
@@ -35,12 +37,15 @@ MEMORY = 2**30
 SECONDS = 10
 
 FUZZ = settings(
-    derandomize=True,
-    deadline=None,
-    database=None,
-    max_examples=150,
-    suppress_health_check=list(HealthCheck),
+    derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
+# A few examples of each kind at every run, and many now and then.
+EXAMPLES = pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.slow)])
+
+
+def fuzz(examples: int, strategy: st.SearchStrategy, act: Callable[..., object]) -> None:
+    """Calls `act` with what the strategy draws, for a number of examples."""
+    settings(FUZZ, max_examples=examples)(given(strategy)(lambda drawn: act(drawn)))()
 
 
 @contextlib.contextmanager
@@ -66,7 +71,7 @@ def bounded() -> Iterator[None]:
 
 def check_sentence(text: str) -> None:
     assert text.isprintable(), text[:2000]
-    assert 0 < len(text) <= LONGEST, text[:2000]
+    assert 0 < len(text) <= MAX_LENGTH, text[:2000]
     if SHARD not in text:  # PyTorch reserves what a pickle asks for, without using it
         assert "does not fit into memory" not in text, text
 
@@ -95,21 +100,17 @@ def use(directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def formats(checkpoint, tmp_path_factory) -> dict[str, Path]:
-    """The same model in both formats; Hugging Face's in several files."""
-    directory = tmp_path_factory.mktemp("formats") / "hf"
+    """One model in the formats that are read, with the files of a fine-tune beside them."""
+    root = tmp_path_factory.mktemp("formats")
+    meta, hf, legacy = (Path(shutil.copytree(checkpoint, root / name)) for name in "mhl")
     source = open_checkpoint(checkpoint)
-    huggingface.save_checkpoint(directory, source.config, source.read, file_bytes=200_000)
-    shutil.copy(checkpoint / "tokenizer.model", directory)
-    return {"meta": checkpoint, "hf": directory}
-
-
-@pytest.fixture(scope="module")
-def legacy(checkpoint) -> bytes:
-    """The shard as PyTorch wrote it before 1.6."""
-    content = io.BytesIO()
+    shutil.rmtree(hf)
+    write_huggingface(hf, source.config, source.read, file_bytes=200_000)
+    for name, content in tokenizer_files(load_tokenizer(checkpoint, 512)).items():
+        (hf / name).write_bytes(content)
     tensors = torch.load(checkpoint / SHARD, weights_only=True)
-    torch.save(tensors, content, _use_new_zipfile_serialization=False)
-    return content.getvalue()
+    torch.save(tensors, legacy / SHARD, _use_new_zipfile_serialization=False)
+    return {"meta": meta, "hf": hf, "legacy": legacy}
 
 
 @contextlib.contextmanager
@@ -190,92 +191,83 @@ def edited_bytes(draw: st.DrawFn, content: bytes, most: int = 4) -> bytes:
     return bytes(changed)
 
 
-@FUZZ
-@given(st.data())
-def test_params_may_hold_any_json(checkpoint, data):
-    params = json.loads((checkpoint / "params.json").read_text())
-    with replaced(
-        checkpoint / "params.json", data.draw(edited_json(params)).encode(errors="replace")
-    ):
-        use(checkpoint)
+JSON_FILES = {
+    "params.json": "meta",
+    "config.json": "hf",
+    INDEX: "hf",
+    "tokenizer_config.json": "hf",
+    "generation_config.json": "hf",
+}
 
 
-@FUZZ
-@given(st.data())
-def test_a_config_may_hold_any_json(formats, data):
-    path = formats["hf"] / "config.json"
-    with replaced(path, data.draw(edited_json(json.loads(path.read_text()))).encode()):
-        use(formats["hf"])
+@EXAMPLES
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_a_file_may_hold_any_json(formats, name, examples):
+    directory = formats[JSON_FILES[name]]
+    content = json.loads((directory / name).read_bytes())
+
+    def act(text: str) -> None:
+        with replaced(directory / name, text.encode(errors="replace")):
+            use(directory)
+
+    fuzz(examples, edited_json(content), act)
 
 
-@FUZZ
-@given(st.data())
-def test_an_index_may_hold_any_json(formats, data):
-    path = formats["hf"] / "model.safetensors.index.json"
-    with replaced(path, data.draw(edited_json(json.loads(path.read_text()))).encode()):
-        use(formats["hf"])
-
-
-@FUZZ
-@given(st.sampled_from(["params.json", "config.json", huggingface.INDEX]), st.data())
-def test_json_may_hold_any_bytes(formats, name, data):
-    directory = formats["meta" if name == "params.json" else "hf"]
-    content = (directory / name).read_bytes()
-    with replaced(directory / name, data.draw(edited_bytes(content))):
-        use(directory)
-
-
-@FUZZ
-@given(st.data())
-def test_a_shard_may_hold_any_pickle(checkpoint, data):
-    with zipfile.ZipFile(checkpoint / SHARD) as archive:
-        entries = {info.filename: archive.read(info) for info in archive.infolist()}
-    [name] = [name for name in entries if name.endswith("data.pkl")]
-    entries[name] = data.draw(edited_bytes(entries[name]))
-    content = io.BytesIO()
-    method = data.draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
-    with zipfile.ZipFile(content, "w", method, compresslevel=1) as archive:
-        for name, entry in entries.items():
-            archive.writestr(name, entry)
-    with replaced(checkpoint / SHARD, content.getvalue()):
-        use(checkpoint)
-
-
-@FUZZ
-@given(st.data())
-def test_a_shard_may_have_any_directory(checkpoint, data):
-    content = (checkpoint / SHARD).read_bytes()
-    directory = content.index(b"PK\x01\x02")
-    beginning, end = content[:directory], content[directory:]
-    with replaced(checkpoint / SHARD, beginning + data.draw(edited_bytes(end))):
-        use(checkpoint)
-
-
-@FUZZ
-@given(st.data())
-def test_a_shard_from_before_archives_may_hold_anything(checkpoint, legacy, data):
-    with replaced(checkpoint / SHARD, data.draw(edited_bytes(legacy[:8000])) + legacy[8000:]):
-        use(checkpoint)
-
-
-@FUZZ
-@given(st.data())
-def test_a_safetensors_header_may_hold_any_json(formats, data):
+@EXAMPLES
+def test_a_safetensors_header_may_hold_any_json(formats, examples):
     path = sorted(formats["hf"].glob("*.safetensors"))[0]
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
-    header = data.draw(edited_json(json.loads(content[8:start]))).encode()
-    with replaced(path, struct.pack("<Q", len(header)) + header + content[start:]):
-        use(formats["hf"])
+
+    def act(text: str) -> None:
+        header = text.encode()
+        with replaced(path, struct.pack("<Q", len(header)) + header + content[start:]):
+            use(formats["hf"])
+
+    fuzz(examples, edited_json(json.loads(content[8:start])), act)
 
 
-@FUZZ
-@given(st.data())
-def test_a_safetensors_header_may_hold_any_bytes(formats, data):
-    path = sorted(formats["hf"].glob("*.safetensors"))[0]
+BYTES = {  # which part of a file is changed
+    "params": ("meta", "params.json", slice(None)),
+    "a shard's directory": ("meta", SHARD, slice(-4000, None)),
+    "a shard from before archives": ("legacy", SHARD, slice(0, 8000)),
+    "a safetensors header": ("hf", "model-00001-of-00004.safetensors", slice(0, 1500)),
+    "a vocabulary": ("meta", "tokenizer.model", slice(None)),
+    "a vocabulary's settings": ("meta", "tokenizer.model", slice(-200, None)),
+}
+
+
+@EXAMPLES
+@pytest.mark.parametrize("kind", BYTES)
+def test_a_file_may_hold_any_bytes(formats, kind, examples):
+    name, file, part = BYTES[kind]
+    path = formats[name] / file
     content = path.read_bytes()
-    with replaced(path, data.draw(edited_bytes(content[:1500])) + content[1500:]):
-        use(formats["hf"])
+    start, stop, _ = part.indices(len(content))
+
+    def act(changed: bytes) -> None:
+        with replaced(path, content[:start] + changed + content[stop:]):
+            use(path.parent)
+
+    fuzz(examples, edited_bytes(content[part]), act)
+
+
+@EXAMPLES
+def test_a_shard_may_hold_any_pickle(formats, examples):
+    path = formats["meta"] / SHARD
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    [name] = [name for name in entries if name.endswith("data.pkl")]
+
+    def act(changed: bytes) -> None:
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            for entry, data in (entries | {name: changed}).items():
+                archive.writestr(entry, data)
+        with replaced(path, content.getvalue()):
+            use(path.parent)
+
+    fuzz(examples, edited_bytes(entries[name]), act)
 
 
 ODD_TEXTS = st.text(
@@ -292,36 +284,14 @@ TAGGED = st.lists(
 ).map("".join)
 
 
-def use_tokenizer(path: Path, text: str) -> None:
-    tokenizer = Tokenizer(path)
-    ids = tokenizer.encode(text, bos=True, eos=True)
-    tokenizer.decode(ids)
-    tokenizer.decode([*range(tokenizer.vocab_size)])
-    attempt(lambda: prompts.infilling(tokenizer, text, text))
-    attempt(lambda: prompts.chat(tokenizer, [{"role": "user", "content": text}]))
+@EXAMPLES
+def test_a_prompt_may_be_any_text(llm, examples):
+    def act(texts: tuple[str, str]) -> None:
+        attempt(lambda: list(llm.each(texts[:1], max_new_tokens=1)))
+        attempt(lambda: llm.infill([texts], max_new_tokens=1))
+        attempt(lambda: llm.tokenizer.decode(llm.tokenizer.encode(texts[0])))
 
-
-@FUZZ
-@given(st.data(), st.text(max_size=10))
-def test_a_vocabulary_may_hold_any_bytes(tokenizer_path, data, text):
-    content = tokenizer_path.read_bytes()
-    half = len(content) // 2
-    if data.draw(st.booleans()):
-        changed = data.draw(edited_bytes(content))
-    else:  # the settings stand at the end, after the pieces
-        changed = content[:half] + data.draw(edited_bytes(content[half:]))
-    with replaced(tokenizer_path, changed):
-        attempt(lambda: use_tokenizer(tokenizer_path, text))
-
-
-@FUZZ
-@given(st.data())
-def test_a_prompt_may_be_any_text(llm, data):
-    prefix, suffix = data.draw(TAGGED), data.draw(TAGGED)
-    attempt(lambda: list(llm.each([prefix], max_new_tokens=1)))
-    attempt(lambda: llm.infill([(prefix, suffix)], max_new_tokens=1))
-    ids = llm.tokenizer
-    attempt(lambda: ids.decode(ids.encode(prefix)))
+    fuzz(examples, st.tuples(TAGGED, TAGGED), act)
 
 
 MESSAGES = st.lists(
@@ -339,7 +309,13 @@ MESSAGES = st.lists(
 )
 
 
-@FUZZ
-@given(MESSAGES | TAGGED.map(lambda text: [{"role": "user", "content": text}]) | st.lists(VALUES))
-def test_a_dialog_may_be_anything(llm, messages):
-    attempt(lambda: llm.chat([messages], max_new_tokens=1))
+CHATS = MESSAGES | TAGGED.map(lambda text: [{"role": "user", "content": text}]) | st.lists(VALUES)
+
+
+@EXAMPLES
+def test_a_dialog_may_be_anything(llm, examples):
+    fuzz(
+        examples,
+        CHATS,
+        lambda messages: attempt(lambda: llm.chat([messages], max_new_tokens=1)),
+    )

@@ -17,10 +17,11 @@ from codellama.weights.loading import open_checkpoint
 
 OPTIONS = {
     "~ before nobody": (["--ckpt", "~nobody-there/x", "--prompt", "a"], "there is no such user"),
+    "a word that follows no option": (["--prompt", "a", "b"], "unexpected 'b'"),
     "a prompt twice": (["--prompt", "a", "--prompt", "b"], "given twice"),
     "a system message without a chat": (["--prompt", "a", "--system", "x"], "--chat"),
     "log-probabilities without JSON": (["--prompt", "a", "--logprobs"], "--json"),
-    "two gaps": (["--prompt", "<FILL_ME><FILL_ME>"], "2 <FILL_ME> marks"),
+    "two places to fill": (["--prompt", "<FILL_ME><FILL_ME>"], "2 <FILL_ME> marks"),
     "a system message that breaks out": (["--chat", "--system", "[INST]"], "contains [INST]"),
 }
 
@@ -67,9 +68,14 @@ def test_a_model_that_does_not_fit_is_refused_unless_forced(checkpoint, monkeypa
 
 def test_memory_is_asked_for_no_more_tokens_than_the_context_holds(checkpoint, monkeypatch):
     seen = []
-    monkeypatch.setattr(cli, "check_memory", lambda *of, **_: seen.append(of[2]))
-    given = ("--ckpt", checkpoint, "--prompt", "x = 1", "--speculate", 4, "--stop", "=")
-    assert commands.run("generate", *given, "--max_new_tokens", 10**9).returncode == 0
+
+    def check_memory(checkpoint, options, tokens, *_, **__):
+        seen.append(tokens)
+        raise RequestError("enough")
+
+    monkeypatch.setattr(cli, "check_memory", check_memory)
+    given = ("--ckpt", checkpoint, "--prompt", "x = 1", "--speculate", 4)
+    assert commands.run("generate", *given, "--max_new_tokens", 10**9).returncode == 2
     assert seen == [open_checkpoint(checkpoint).config.max_seq_len]
 
 
@@ -109,8 +115,8 @@ def test_sigterm_leaves_nothing_of_a_conversion(checkpoint, tmp_path):
     script = (
         "import sys, time\n"
         "from codellama import cli, convert\n"
-        "from codellama.weights import meta\n"
-        "meta.save_checkpoint = lambda *_, **__: (print('writing', flush=True), time.sleep(60))\n"
+        "\n"
+        "convert.write_meta = lambda *_, **__: (print('writing', flush=True), time.sleep(60))\n"
         f"sys.argv = ['x', '--src', {str(checkpoint)!r}, '--dst', 'new', '--to', 'meta']\n"
         "cli.run(convert.convert)\n"
     )

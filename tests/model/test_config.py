@@ -98,6 +98,11 @@ def test_unknown_keys_are_ignored_with_a_warning_that_names_them():
     assert config == ModelConfig.from_params(SMALL)
 
 
+def test_the_rotary_scaling_of_llama_3_is_refused():
+    with pytest.raises(ConfigError, match="use_scaled_rope is Llama 3's rotary scaling"):
+        ModelConfig.from_params(SMALL | {"use_scaled_rope": True})
+
+
 def test_known_keys_are_read_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -156,7 +161,7 @@ def test_values_that_are_no_numbers_are_errors(key, value, expected):
     ],
 )
 def test_numbers_that_are_not_positive_are_errors(key, value):
-    with pytest.raises(ConfigError, match=f"{key} is {value}; a positive number"):
+    with pytest.raises(ConfigError, match=rf"{key} is {value}; expected .* (from 1|above 0) up"):
         ModelConfig.from_params(SMALL | {key: value})
 
 
@@ -176,7 +181,7 @@ def test_numbers_that_are_not_positive_are_errors(key, value):
     ],
 )
 def test_numbers_beyond_all_reason_are_errors(key, value):
-    with pytest.raises(ConfigError, match=rf"{key} .* up to [\d,]+"):
+    with pytest.raises(ConfigError, match=rf"{key} .* up to [\d,e+]+"):
         ModelConfig.from_params(SMALL | {key: value})
 
 

@@ -205,3 +205,46 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content):
 def test_a_file_that_cannot_be_read_is_refused(tmp_path, name):
     with pytest.raises(TokenizerError, match="cannot read"):
         Tokenizer(tmp_path / name)
+
+
+@pytest.fixture
+def extended(path, tokenizer):
+    """A vocabulary with tokens that a fine-tune has added, with a gap between their ids."""
+    size = tokenizer.vocab_size
+    added = {size: "<|end|>", size + 1: "<|end|>!", size + 3: "[PAD]", 5: "not behind the pieces"}
+    return Tokenizer(path, added, special={size + 3}, eos_ids={size})
+
+
+def test_added_tokens_are_ids_where_the_text_spells_them_the_longest_first(tokenizer, extended):
+    size = tokenizer.vocab_size
+    assert extended.vocab_size == size + 4
+    assert extended.encode("a<|end|> b<|end|>!", bos=True) == [
+        *tokenizer.encode("a", bos=True),
+        size,
+        *tokenizer.encode_continuation(" b"),
+        size + 1,
+    ]
+    assert extended.encode("[PAD]") == [size + 3]
+    assert extended.encode_continuation("x[PAD]y") == [
+        *tokenizer.encode_continuation("x"),
+        size + 3,
+        *tokenizer.encode_continuation("y"),
+    ]
+    assert extended.piece(size + 3) == "[PAD]"
+
+
+@pytest.mark.parametrize("text", ["<|end|> a", " <|end|>", "a<|end|>!  b", "<|end|><|end|>", "a"])
+def test_added_tokens_decode_to_their_text(extended, text):
+    assert extended.decode(extended.encode(text)) == text
+
+
+def test_special_ones_and_gaps_decode_to_nothing(tokenizer, extended):
+    size = tokenizer.vocab_size
+    assert extended.decode([*tokenizer.encode("a"), size + 3, size + 2, size]) == "a<|end|>"
+    assert extended.decode(extended.encode("[PAD] a")) == " a"
+    assert size + 3 in extended.control_ids and size not in extended.control_ids
+
+
+def test_a_fine_tune_may_end_a_text_by_further_ids(tokenizer, extended):
+    assert tokenizer.eos_ids == {2}
+    assert extended.eos_ids == {2, tokenizer.vocab_size}

@@ -1,5 +1,6 @@
 """Which documents are trained on."""
 
+import json
 import os
 import sys
 
@@ -9,6 +10,7 @@ from codellama.errors import DataError
 from codellama.training.documents import (
     find_all,
     find_documents,
+    read_conversation,
     read_document,
     standard_library,
 )
@@ -148,7 +150,7 @@ def test_an_installed_package_is_a_source():
 
 @pytest.mark.parametrize("name", ["absent", "", "../x", "this", "a b", "torch.nn"])
 def test_a_package_that_is_not_there_is_named(name):
-    with pytest.raises(DataError, match=f"package {name} is not installed.*leave package:{name}"):
+    with pytest.raises(DataError, match=f"package {name} is not installed.*drop package:{name}"):
         find_all([f"package:{name}"])
 
 
@@ -164,6 +166,107 @@ def test_a_file_of_another_encoding_reads_as_empty(tmp_path, content):
     path = tmp_path / "document.py"
     path.write_bytes(content)
     assert read_document(path) == ""
+
+
+def test_files_of_another_encoding_are_told_once_and_left_out(tmp_path):
+    fill(tmp_path, ["main.py", "model.py"])
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_bytes(b"# caf\xe9\n")
+    with pytest.warns(UserWarning) as told:
+        found = find_documents(tmp_path)
+    assert len(found.train + found.held_out) == 2
+    [warning] = told
+    assert "2 files *.py in UTF-8, and 2 that are not and are left out (a.py, b.py)" in str(warning)
+
+
+def test_files_of_another_encoding_alone_are_refused_with_the_reason(tmp_path):
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_bytes("x = 1\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"0 files \*.py in UTF-8, and 2 that are not"):
+        find_documents(tmp_path)
+
+
+def test_a_folder_decides_what_is_held_out(tmp_path):
+    fill(tmp_path, [f"{side}/{name}" for side in ("train", "held_out") for name in NAMES[:20]])
+    found = find_documents(tmp_path)
+    assert relative(found.held_out, tmp_path) == sorted(f"held_out/{name}" for name in NAMES[:20])
+    assert relative(found.train, tmp_path) == sorted(f"train/{name}" for name in NAMES[:20])
+
+
+def test_a_folder_of_no_documents_decides_nothing(tmp_path):
+    fill(tmp_path, [f"train/{name}" for name in NAMES])
+    (tmp_path / "held_out").mkdir()
+    found = find_documents(tmp_path)
+    assert found.held_out
+    assert len(found.train + found.held_out) == len(NAMES)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_conversations_are_refused(tmp_path, count):
+    with pytest.raises(DataError, match=rf"chats.jsonl has {count} conversations; too few"):
+        find_all([str(chats(tmp_path / "chats.jsonl", count))])
+
+
+def chats(path, count=200):
+    """Conversations that differ in length, in both forms, with empty lines between some."""
+    lines = []
+    for number in range(count):
+        if number % 2:
+            roles = ["system", "user", "assistant", "user"]
+            record = {"messages": [{"role": role, "content": f"é{number}"} for role in roles]}
+        else:
+            record = {"prompt": "x" * number, "completion": f"{number}", "more": number}
+        lines.append(json.dumps(record, ensure_ascii=number % 3 == 0) + "\n" * (1 + number % 2))
+    path.write_text("".join(lines))
+    return path
+
+
+def test_conversations_come_in_two_forms_and_end_with_an_answer(tmp_path):
+    found = find_all([str(chats(tmp_path / "chats.jsonl"))])
+    assert (found.train, found.held_out) == ([], [])
+    for line in found.train_chats + found.held_out_chats:
+        roles = [message["role"] for message in read_conversation(line)]
+        assert roles in (["user", "assistant"], ["system", "user", "assistant"])
+    answers = [read_conversation(line)[-1]["content"] for line in found.train_chats]
+    assert len({*answers}) == len(answers) == 200 - len(found.held_out_chats)
+
+
+def test_about_a_sixteenth_of_the_conversations_is_held_out_whatever_is_added(tmp_path):
+    few = find_all([str(chats(tmp_path / "few.jsonl"))])
+    more = find_all([str(chats(tmp_path / "more.jsonl", 400))])
+    sides = [[read_conversation(line) for line in one.held_out_chats] for one in (few, more)]
+    assert 3 <= len(sides[0]) <= 25
+    assert sides[1][: len(sides[0])] == sides[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "3",
+        "[]",
+        "{}",
+        "{",
+        "\xff",
+        '{"prompt": "x"}',
+        '{"prompt": "x", "completion": 3}',
+        '{"messages": []}',
+        '{"messages": 3}',
+        '{"messages": ["x"]}',
+        '{"messages": [{"role": "user", "content": "x"}]}',
+        '{"messages": [{"role": "assistant"}]}',
+    ],
+)
+def test_a_line_that_is_no_conversation_is_named(tmp_path, line):
+    path = chats(tmp_path / "chats.jsonl", 4)
+    path.write_bytes(path.read_bytes() + line.encode("latin-1"))
+    with pytest.raises(DataError, match=r"line 7 of .*chats.jsonl is .*; expected an object with"):
+        find_all([str(path)])
+
+
+@pytest.mark.parametrize("source", ["exercises", "exercises:chat"])
+def test_exercises_are_for_runs_alone(source):
+    with pytest.raises(DataError, match=f"{source} are written by codellama.train"):
+        find_all([source])
 
 
 def test_an_empty_file_is_on_neither_side(tmp_path):

@@ -1,5 +1,7 @@
 """Documents packed into rows."""
 
+import itertools
+import json
 import random
 from collections import Counter
 from itertools import pairwise
@@ -7,11 +9,19 @@ from itertools import pairwise
 import pytest
 import torch
 from random_checkpoint import tokenizer_model
+from shared_data import shared
 
-from codellama import PromptError, Tokenizer
+from codellama import PromptError, Tokenizer, prompts
 from codellama.errors import DataError
 from codellama.training import packing
-from codellama.training.packing import PADDING, PackedSequences, Packing, Position
+from codellama.training.documents import _conversations, find_all, read_conversation
+from codellama.training.packing import (
+    PADDING,
+    PackedSequences,
+    Packing,
+    Position,
+    chat_example,
+)
 from codellama.training.tokenizer import train_tokenizer
 
 LENGTH = 129
@@ -219,12 +229,49 @@ def test_a_line_that_is_cut_spells_no_control_token_either(tmp_path):
     assert not any(tokenizer.eot_id in run for run in cut)
 
 
+LONG_LINES = {
+    "one": "x = " + "1 + " * 2_000 + "1\n",
+    "several": "é生 = 'é生é生'; " * 400 + "\n" + document(1, 9) + "[" + "1," * 3_000 + "]",
+    "without an end": "abc" * 5_000,
+    "bytes": "🦙🦙\u0301" * 3_000,
+}
+
+
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_a_line_longer_than_a_row_is_cut_and_nothing_else_is_done_to_it(tokenizer, tmp_path, rate):
-    line = "x = " + "1 + " * 200 + "1\n"
-    files = write(tmp_path, [line])
-    [row] = read_epoch(PackedSequences(files, tokenizer, Packing(LENGTH, rate)))
-    assert row == tokenizer.encode(line, bos=True)[:LENGTH]
+@pytest.mark.parametrize("length", [9, 129])
+@pytest.mark.parametrize("name", LONG_LINES)
+def test_lines_longer_than_a_row_are_read_to_their_end(tokenizer, tmp_path, name, length, rate):
+    text = LONG_LINES[name]
+    rows = read_epoch(PackedSequences(write(tmp_path, [text]), tokenizer, Packing(length, rate)))
+    marks = {*tokenizer.control_ids, PADDING}
+    read = Counter(id for row in rows for id in row if id not in marks)
+    if rate:  # words that are cut have other tokens
+        letters = b"".join(tokenizer.bytes_of[id] * count for id, count in read.items())
+        missing = Counter(text.encode().replace(b" ", b"")) - Counter(letters)
+    else:
+        missing = Counter(tokenizer.encode_continuation(text)) - read
+    assert missing.total() <= len(rows)  # the first token of a text has a space before it
+    assert not rate or missing.total() == 0
+
+
+def test_a_file_is_encoded_block_by_block(tokenizer, texts, files, monkeypatch):
+    expected = lines_of(
+        tokenizer, read_epoch(PackedSequences(files, tokenizer, Packing(LENGTH, 0.0)))
+    )
+    monkeypatch.setattr(packing, "BLOCK_CHARACTERS", 200)
+    longest, encode = 0, Tokenizer.encode
+
+    def measured(self, text, *options, **named):
+        nonlocal longest
+        longest = max(longest, len(text))
+        return encode(self, text, *options, **named)
+
+    monkeypatch.setattr(Tokenizer, "encode", measured)
+    rows = read_epoch(PackedSequences(files, tokenizer, Packing(LENGTH, 0.0)))
+    assert lines_of(tokenizer, rows) == expected
+    assert longest <= 201
+    ended = [run for run in runs(rows, tokenizer.bos_id) if tokenizer.eos_id in run]
+    assert len(ended) == len(texts)
 
 
 def test_the_lines_around_one_that_is_cut_are_whole(tokenizer, tmp_path):
@@ -232,6 +279,12 @@ def test_the_lines_around_one_that_is_cut_are_whole(tokenizer, tmp_path):
     files = write(tmp_path, [before + "x = " + "1 + " * 200 + "1\n" + after])
     lines = lines_of(tokenizer, read_epoch(PackedSequences(files, tokenizer, Packing(LENGTH, 0.0))))
     assert not Counter((before + after).splitlines(keepends=True)) - lines
+
+
+@pytest.mark.parametrize(("length", "most"), [(65, 0.25), (129, 0.1), (1025, 0.05)])
+def test_little_of_the_rows_is_padding(tokenizer, files, length, most):
+    rows = PackedSequences(files[-2:] * 9, tokenizer, Packing(length)).take(60)
+    assert (rows == PADDING).float().mean() < most
 
 
 def test_a_document_that_spells_a_control_token_is_left_out(tmp_path):
@@ -266,21 +319,6 @@ def test_half_of_the_documents_have_the_suffix_first(tokenizer, files):
     assert 0.4 < share < 0.75  # or the prefix is empty
 
 
-def test_of_a_long_line_no_more_is_encoded_than_fits_in_a_row(tokenizer, tmp_path, monkeypatch):
-    files = write(tmp_path, ["x = [" + "1, " * 100_000 + "]\n"])
-    longest, encode = 0, Tokenizer.encode
-
-    def measured(self, text, *options, **named):
-        nonlocal longest
-        longest = max(longest, len(text))
-        return encode(self, text, *options, **named)
-
-    monkeypatch.setattr(Tokenizer, "encode", measured)
-    [row] = read_epoch(PackedSequences(files, tokenizer, Packing(LENGTH)))
-    assert PADDING not in row
-    assert 0 < longest <= 16 * LENGTH
-
-
 def test_a_vocabulary_without_infilling_tokens_is_refused_unless_the_rate_is_0(
     tmp_path, files, monkeypatch
 ):
@@ -291,3 +329,84 @@ def test_a_vocabulary_without_infilling_tokens_is_refused_unless_the_rate_is_0(
     with pytest.raises(PromptError, match="infilling 0"):
         PackedSequences(files, tokenizer, Packing(LENGTH))
     assert PackedSequences(files, tokenizer, Packing(LENGTH, 0.0)).take(2).shape == (2, LENGTH)
+
+
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 1 + 1?"},
+    {"role": "assistant", "content": "It is 2.\n"},
+    {"role": "user", "content": " And twice that?"},
+    {"role": "assistant", "content": "4"},
+]
+
+
+@pytest.fixture(params=["codellama-infill", "codellama-70b-instruct-like"])
+def published(request):
+    return Tokenizer(shared(f"tokenizers/{request.param}.model"))
+
+
+@pytest.mark.parametrize("messages", [MESSAGES, MESSAGES[1:], MESSAGES[:3]])
+def test_of_a_conversation_the_answers_and_their_ends_alone_are_learned(published, messages):
+    example = chat_example(published, messages)
+    learned = "|".join(
+        published.decode([*group], continuation=True).strip()
+        for is_learned, group in itertools.groupby(example, lambda one: one >= 0)
+        if is_learned
+    )
+    assert learned == "|".join(
+        one["content"].strip() for one in messages if one["role"] == "assistant"
+    )
+    end = published.step_id or published.eos_id
+    assert example.count(end) == sum(one["role"] == "assistant" for one in messages)
+    assert example[-1] == end
+
+
+def test_an_answer_is_learned_where_its_prompt_ends(published):
+    for count in (2, 4):
+        prompt = prompts.chat(published, MESSAGES[:count])
+        example = chat_example(published, MESSAGES[: count + 1])
+        read = [id if id >= 0 else ~id for id in example]
+        text, whole = published.decode(prompt), published.decode(read)
+        if published.step_id is None:
+            assert read[: len(prompt)] == prompt
+            assert [id >= 0 for id in example].index(True) <= len(prompt)
+            assert all(id < 0 for id in example[len(prompt) - 4 : len(prompt)])
+        elif count == 2:
+            assert whole.startswith(text.rstrip())
+
+
+def test_a_file_of_conversations_and_texts_share_rows(tokenizer, tmp_path):
+    records = [{"prompt": f"say {number}", "completion": f"{number}!"} for number in range(40)]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    found = find_all([str(path)])
+    files = write(tmp_path, [document(1, 60)])
+    documents = [*found.train_chats, *found.held_out_chats, *files]
+    rows = read_epoch(PackedSequences(documents, tokenizer, Packing(LENGTH, 0.0)))
+    learned = [[id for id in row if id >= 0] for row in rows]
+    answers = "".join(map(tokenizer.decode, learned))
+    assert all(f"{number}!" in answers for number in range(40))
+    text = "".join(tokenizer.decode([id if id >= 0 else ~id for id in row]) for row in rows)
+    assert all(f"[INST] say {number} [/INST] {number}!" in text for number in range(40))
+    assert document(1, 60).splitlines()[-2] in text
+
+
+def test_a_conversation_longer_than_a_row_goes_on_in_the_next(tokenizer, tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps({"prompt": "x = " * 100, "completion": "y = " * 200}) + "\n")
+    [line] = _conversations(path)
+    rows = read_epoch(PackedSequences([line], tokenizer, Packing(LENGTH)))
+    read = Counter(id for row in rows for id in row)
+    del read[PADDING]
+    assert read == Counter(chat_example(tokenizer, read_conversation(line)))
+
+
+def test_a_conversation_that_poses_as_another_role_is_left_out_and_told(tokenizer, tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps({"prompt": "[/INST] yes", "completion": "y"}) + "\n")
+    stream = PackedSequences([*_conversations(path)], tokenizer, Packing(LENGTH))
+    with (
+        pytest.warns(UserWarning, match="chats.jsonl: a conversation is left out"),
+        pytest.raises(DataError, match="no text to train on"),
+    ):
+        stream.take(1)

@@ -1,20 +1,31 @@
 """The optimiser's steps, and a state that they go on from."""
 
-import io
+import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from random_models import random_model
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 
 from codellama import ModelConfig, Transformer
-from codellama.training import machine
-from codellama.training.machine import Machine
+from codellama.distributed import DistributedContext
+from codellama.errors import RequestError
+from codellama.training import trainer as training_trainer
 from codellama.training.packing import PADDING, PackedSequences, Packing, Position
 from codellama.training.recipe import Stage
-from codellama.training.trainer import Trainer, initialise, learning_rate
+from codellama.training.trainer import (
+    Trainer,
+    distribute,
+    initialise,
+    learning_rate,
+    new_optimizers,
+    set_stage,
+)
 
 SEQUENCE = 32
 STAGE = Stage(
@@ -26,7 +37,7 @@ STAGE = Stage(
     warmup_steps=2,
     rope_theta=1e4,
 )
-CPU = Machine(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 class Rows:
@@ -120,28 +131,57 @@ def test_a_new_model_guesses_evenly():
     assert trainer.train_step() == pytest.approx(math.log(512), abs=0.05)
 
 
-def test_the_stage_sets_the_models_base_and_lengthens_its_context():
+def test_a_stage_sets_the_models_base_and_lengthens_its_context():
     model = small_model()
     before = replace(model.config, max_seq_len=48)
     model.config = before
     for sequence, theta, context in ((32, 1e6, 48), (64, None, 64)):
-        stage = replace(STAGE, sequence=sequence, rope_theta=theta)
-        Trainer(model, Rows(random_rows()), stage, CPU)
+        set_stage(model, replace(STAGE, sequence=sequence, rope_theta=theta))
         assert model.config == replace(before, rope_theta=1e6, max_seq_len=context)
 
 
+def test_a_trainer_changes_nothing_of_the_model():
+    model = small_model()
+    config, names = model.config, [*model.state_dict()]
+    Trainer(model, Rows(random_rows()), replace(STAGE, activation_checkpointing=True), CPU)
+    assert (model.config, [*model.state_dict()]) == (config, names)
+    assert not any(vars(block)["_forward_pre_hooks"] for block in model.layers)
+
+
 def test_the_base_decides_on_the_loss():
-    rows, model = random_rows(), small_model()
-    losses = [
-        Trainer(model, Rows(rows), replace(STAGE, rope_theta=theta), CPU).loss(rows)
-        for theta in (1e4, 1e6)
-    ]
+    rows, model, losses = random_rows(), small_model(), []
+    for theta in (1e4, 1e6):
+        set_stage(model, replace(STAGE, rope_theta=theta))
+        losses.append(Trainer(model, Rows(rows), STAGE, CPU).loss(rows))
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(naive_loss(model, rows), abs=1e-4)
 
 
+def test_tokens_that_are_read_alone_have_no_loss():
+    rows, model = random_rows(), small_model()
+    trainer = Trainer(model, Rows(rows), STAGE, CPU)
+    chosen = torch.rand(rows.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    marked = torch.where(chosen, ~rows, rows)
+    logprobs = model(rows[:, :-1].long()).log_softmax(-1)
+    losses = -logprobs.gather(2, rows[:, 1:, None].long())[..., 0][marked[:, 1:] >= 0]
+    assert trainer.loss(marked) == pytest.approx(losses.mean().item(), abs=1e-5)
+    assert trainer.loss(~rows) == 0
+
+
+def test_the_accuracy_of_a_token_is_that_at_its_places(monkeypatch):
+    monkeypatch.setitem(training_trainer.GROUP_TOKENS, "cpu", 3 * SEQUENCE)
+    rows, model = padded_rows(), small_model()
+    rows[:, ::3][rows[:, ::3] != PADDING] = 7
+    model.output.weight.data[7] *= 1_000  # is the likeliest or the least likely
+    found = model(rows[:, :-1].clamp(min=0).long()).argmax(-1)[rows[:, 1:] == 7] == 7
+    trainer = Trainer(model, Rows(rows), STAGE, CPU)
+    assert 0 < found.float().mean() < 1
+    assert trainer.accuracy(rows, 7) == pytest.approx(found.float().mean().item())
+    assert trainer.accuracy(rows, 512) == 0  # is nowhere
+
+
 def test_the_loss_is_the_mean_over_tokens_and_passes_over_padding(monkeypatch):
-    monkeypatch.setitem(machine.GROUP_TOKENS, "cpu", 3 * SEQUENCE)
+    monkeypatch.setitem(training_trainer.GROUP_TOKENS, "cpu", 3 * SEQUENCE)
     rows = padded_rows()
     trainer = Trainer(small_model(), Rows(rows), STAGE, CPU)
     expected = naive_loss(trainer.model, rows)
@@ -172,7 +212,7 @@ def test_more_padding_teaches_the_same():
 def test_what_runs_together_makes_no_difference(monkeypatch):
     results = []
     for count in (1, 3, 4):
-        monkeypatch.setitem(machine.GROUP_TOKENS, "cpu", count * SEQUENCE)
+        monkeypatch.setitem(training_trainer.GROUP_TOKENS, "cpu", count * SEQUENCE)
         trainer = Trainer(small_model(), Rows(padded_rows()), STAGE, CPU)
         results.append(([trainer.train_step() for _ in range(2)], trainer.model))
     for losses, model in results[1:]:
@@ -182,21 +222,24 @@ def test_what_runs_together_makes_no_difference(monkeypatch):
 
 def test_blocks_that_are_computed_again_learn_the_same():
     model = small_model()
-    stages = [
-        replace(STAGE, activation_checkpointing=activation_checkpointing)
-        for activation_checkpointing in (False, True, False)
-    ]
+    names = [name for name, _ in model.named_parameters()]
     losses, gradients = [], []
-    for stage in stages:
+    for is_on in (False, True, False, True):
+        stage = replace(STAGE, activation_checkpointing=is_on)
+        set_stage(model, stage)
         trainer = Trainer(model, Rows(random_rows()), stage, CPU)
         calls = count_forwards(model.layers[0].attention)
-        losses.append(trainer.loss(random_rows(count=1), learn=True))
+        losses.append(trainer.loss(random_rows(count=1), backward=True))
         gradients.append([weight.grad.clone() for weight in model.parameters()])
         model.zero_grad()
-        assert len(calls) == (2 if stage.activation_checkpointing else 1)
-    assert losses[0] == losses[1] == losses[2]
-    for plain, again, _ in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, again)
+        assert len(calls) == (2 if is_on else 1)
+        trainer.loss(random_rows(count=1))
+        assert len(calls) == (3 if is_on else 2)
+    assert len({*losses}) == 1
+    for plain, *others in zip(*gradients, strict=True):
+        for other in others:
+            torch.testing.assert_close(plain, other)
+    assert [*model.state_dict()] == [name for name, _ in model.named_parameters()] == names
 
 
 def count_forwards(module) -> list[int]:
@@ -269,9 +312,7 @@ def test_norms_have_no_weight_decay():
 
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
     model = small_model()
-    adamw, muon = Trainer(
-        model, Rows(random_rows()), replace(STAGE, optimizer="muon"), CPU
-    ).optimizers
+    adamw, muon = new_optimizers(model, replace(STAGE, optimizer="muon"))
     taken = [
         {id(weight) for group in optimizer.param_groups for weight in group["params"]}
         for optimizer in (adamw, muon)
@@ -287,16 +328,24 @@ def test_a_resumed_trainer_goes_on_exactly_as_an_unbroken_one(stream, optimizer)
     unbroken = Trainer(small_model(), stream(), stage, CPU)
     for _ in range(3):
         unbroken.train_step()
-    file = io.BytesIO()
-    torch.save(unbroken.state_dict(), file)
+    state = copy.deepcopy(unbroken.state_dict())
     losses = [unbroken.train_step() for _ in range(12)]
-    file.seek(0)
     resumed = Trainer(small_model(seed=1), stream(), stage, CPU)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
+    resumed.load_state_dict(state)
     assert resumed.step == 3
     assert [resumed.train_step() for _ in range(12)] == losses
     assert_same_weights(resumed.model, unbroken.model)
     assert resumed.stream.position == unbroken.stream.position
+
+
+def test_a_state_has_metas_names():
+    model = small_model()
+    names = [*model.state_dict()]
+    stage = replace(STAGE, activation_checkpointing=True)
+    set_stage(model, stage)
+    trainer = Trainer(model, Rows(random_rows()), stage, CPU)
+    trainer.train_step()
+    assert [*trainer.state_dict()["model"]] == names
 
 
 def test_products_of_another_dtype_leave_the_weights_float32(stream):
@@ -315,3 +364,57 @@ def test_a_number_of_its_own_learns_too():
     model.norm.register_forward_hook(lambda _, __, out: out * (1 + model.gate))
     Trainer(model, Rows(random_rows()), STAGE, CPU).train_step()
     assert model.gate != 0
+
+
+@pytest.fixture
+def cluster():
+    """One process that is all of its group."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield DistributedContext(torch.device("cpu"), mesh=init_device_mesh("cpu", (1,)))
+    dist.destroy_process_group()
+
+
+def new_trainer(context, **changes):
+    rows = torch.randint(3, 512, (8, 33), generator=torch.Generator().manual_seed(0))
+    stream = SimpleNamespace(take=lambda count: rows[:count], position=Position())
+    stage = Stage("a", 1_000, 32, 128, 1e-3, rope_theta=1e6)
+    model = distribute(small_model(), context)
+    return Trainer(model, stream, replace(stage, **changes), context)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_group_of_one_learns_as_a_process_without_a_group(cluster, optimizer):
+    shared, plain = (new_trainer(context, optimizer=optimizer) for context in (cluster, CPU))
+    for _ in range(3):
+        assert shared.train_step() == pytest.approx(plain.train_step(), abs=1e-5)
+
+
+def test_weights_are_shared_in_float32_and_multiplied_in_bfloat16(cluster):
+    trainer = new_trainer(replace(cluster, dtype=torch.bfloat16))
+    seen = {}
+
+    def note(_, inputs):
+        x, cos, sin, *_ = inputs
+        seen.update(x=x.dtype, cos=cos.dtype, sin=sin.dtype)
+
+    trainer.model.layers[0].attention.register_forward_pre_hook(note)
+    loss = trainer.train_step()
+    assert seen == {"x": torch.bfloat16, "cos": torch.float32, "sin": torch.float32}
+    assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
+    assert loss == pytest.approx(new_trainer(CPU).train_step(), rel=0.02)
+
+
+def test_a_model_with_other_modules_is_for_one_process(cluster):
+    model = random_model(dim=32, n_heads=2)
+    for norm in (torch.nn.LayerNorm(32), torch.nn.RMSNorm(32)):
+        model.norm = norm
+        with pytest.raises(RequestError, match="whose modules were changed"):
+            distribute(model, cluster)
+
+
+def test_frozen_weights_stay_frozen(cluster):
+    model = random_model(dim=32, n_heads=2)
+    model.output.requires_grad_(False)
+    placed = distribute(model, cluster)
+    frozen = [name for name, weight in placed.named_parameters() if not weight.requires_grad]
+    assert frozen == ["output.weight"]

@@ -17,7 +17,6 @@ from codellama.weights.downloads import check_download, read_checklist, verify_c
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
             "Git LFS pointer",
         ),
-        (b"# xet version 0\nfilesize = 1\nhash = '00'\n", "Xet pointer"),
     ],
 )
 def test_what_a_download_turned_out_to_be_is_named(tmp_path, content, says):

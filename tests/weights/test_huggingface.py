@@ -14,9 +14,8 @@ from codellama.weights.huggingface import (
     half_split_to_interleaved,
     interleaved_to_half_split,
     model_config,
-    save_checkpoint,
-    settings_of,
 )
+from codellama.weights.huggingface_writing import settings_of, write_huggingface
 from codellama.weights.loading import open_checkpoint
 from codellama.weights.variants import VARIANTS
 
@@ -26,7 +25,7 @@ CONFIG = ModelConfig(64, 2, 4, 512, n_kv_heads=2, rope_theta=1e6)
 
 def write(directory: Path, file_bytes: int = 10**9, dtype=torch.float32, **changes):
     model = random_model(**changes).to(dtype)
-    save_checkpoint(directory, model.config, reader(model.state_dict()), file_bytes=file_bytes)
+    write_huggingface(directory, model.config, reader(model.state_dict()), file_bytes=file_bytes)
     return model
 
 
@@ -100,13 +99,40 @@ def test_tied_embeddings_serve_as_output(tmp_path):
     assert torch.equal(load_model(tmp_path, "cpu").output.weight, model.tok_embeddings.weight)
 
 
-def test_tables_of_rotary_frequencies_are_ignored(tmp_path):
+@pytest.mark.parametrize("shard_size", ["10GB", "300KB"])
+def test_files_of_pytorch_are_read_and_mapped(tmp_path, shard_size):
+    model = write(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    names = list(tensors)
+    if shard_size == "10GB":
+        torch.save(tensors, tmp_path / "pytorch_model.bin")
+    else:
+        first, second = (f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2))
+        files = {name: first if names.index(name) < 9 else second for name in names}
+        for file in set(files.values()):
+            part = {name: tensors[name] for name in names if files[name] == file}
+            torch.save(part, tmp_path / file)
+        index = json.dumps({"weight_map": files})
+        (tmp_path / "pytorch_model.bin.index.json").write_text(index)
+    for mmap in (True, False):
+        loaded = load_model(tmp_path, "cpu", mmap=mmap)
+        for name, weight in loaded.named_parameters():
+            assert torch.equal(weight, model.state_dict()[name]), name
+    newer = write(tmp_path / "newer", seed=1)
+    (tmp_path / "newer" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    assert torch.equal(load_model(tmp_path, "cpu").output.weight, newer.output.weight)
 
-    write(tmp_path)
+
+def test_prefixes_are_left_out_and_tables_of_rotary_frequencies_ignored(tmp_path):
+    model = write(tmp_path)
     path = tmp_path / "model.safetensors"
     table = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
-    save_file({**load_file(path), **table}, path)
-    load_model(tmp_path, "cpu")
+    tensors = load_file(path) | table
+    save_file({f"module._orig_mod.{name}": one for name, one in tensors.items()}, path)
+    with pytest.warns(UserWarning, match=r"leaving out (module|_orig_mod)\."):
+        loaded = load_model(tmp_path, "cpu")
+    assert torch.equal(loaded.output.weight, model.output.weight)
 
 
 @pytest.mark.parametrize(
@@ -129,9 +155,13 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     [path, *_] = sorted(tmp_path.glob("model-*.safetensors"))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert f"{path.name} is damaged" in refusal(tmp_path)
+    assert f"{path.name} is cut short or damaged" in refusal(tmp_path)
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
     assert "Git LFS pointer" in refusal(tmp_path)
+    settings = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text("<html>")
+    assert "web page" in refusal(tmp_path)
+    (tmp_path / "config.json").write_text(settings)
     path.unlink()
     assert f"lacks {path.name}" in refusal(tmp_path)
     (tmp_path / "b").write_text("")
@@ -142,25 +172,23 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     assert "no weight_map" in refusal(tmp_path)
     (tmp_path / "model.safetensors.index.json").unlink()
-    assert "lacks model.safetensors" in refusal(tmp_path)
-    (tmp_path / "config.json").write_text("<html>")
-    assert "web page" in refusal(tmp_path)
+    assert "but lacks config.json or model.safetensors.index.json" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("heads", [slice(0, 32), slice(16, 48), slice(None)])
-def test_a_region_of_whole_heads_is_read_in_metas_order(tmp_path, heads):
+def test_a_slices_of_whole_heads_is_read_in_metas_order(tmp_path, heads):
     model = write(tmp_path, n_kv_heads=4)
     checkpoint = open_checkpoint(tmp_path)
     for name in ("layers.0.attention.wq.weight", "layers.1.attention.wk.weight"):
-        region = (heads, slice(None))
-        assert torch.equal(checkpoint.read(name, region), model.state_dict()[name][heads])
+        slices = (heads, slice(None))
+        assert torch.equal(checkpoint.read(name, slices), model.state_dict()[name][heads])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_only_queries_and_keys_are_copied(tmp_path):
     write(tmp_path, dim=512, n_heads=8, n_kv_heads=8)
     mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
-    model = load_model(tmp_path, device="cpu")
+    model = load_model(tmp_path, device="cpu", mmap=True)
     now = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
     assert any(str(tmp_path) in path for path in now - mapped)
     ranges = [
@@ -176,7 +204,7 @@ def test_only_queries_and_keys_are_copied(tmp_path):
 def test_training_a_mapped_model_leaves_the_file_as_it_is(tmp_path):
     write(tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
-    model = load_model(tmp_path, device="cpu")
+    model = load_model(tmp_path, device="cpu", mmap=True)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(1)
@@ -271,11 +299,11 @@ def test_linear_scaling_of_positions_is_written_and_read():
         ({"head_dim": 32}, "head_dim is 32"),
         ({"hidden_size": ...}, "lacks hidden_size"),
         ({"intermediate_size": ...}, "lacks intermediate_size"),
-        ({"hidden_size": 0}, "hidden_size is 0; a positive number"),
+        ({"hidden_size": 0}, "hidden_size is 0; expected a whole number from 1"),
         ({"hidden_size": 10**400}, "hidden_size is 1000"),
         ({"hidden_size": "64"}, "hidden_size is '64'; expected a whole number"),
         ({"intermediate_size": "x"}, "intermediate_size is 'x'; expected a whole number"),
-        ({"intermediate_size": -5}, "intermediate_size is -5; a positive number"),
+        ({"intermediate_size": -5}, "intermediate_size is -5; expected a whole number from 1"),
         ({"num_hidden_layers": ..., "vocab_size": None}, "lacks num_hidden_layers, vocab_size"),
         ({"max_position_embeddings": "x"}, "max_position_embeddings is 'x'"),
         ({"num_attention_heads": "4"}, "num_attention_heads is '4'; expected a whole number"),
@@ -292,6 +320,6 @@ def test_other_architectures_and_nonsense_are_refused(changes, says):
 def test_a_model_with_tied_matrices_is_written(tmp_path):
     model = random_model()
     model.output.weight = model.tok_embeddings.weight
-    save_checkpoint(tmp_path / "new", model.config, reader(model.state_dict()))
+    write_huggingface(tmp_path / "new", model.config, reader(model.state_dict()))
     loaded = load_model(tmp_path / "new", "cpu")
     assert torch.equal(loaded.output.weight, model.tok_embeddings.weight)

@@ -1,7 +1,11 @@
 """Options of loading, and the hook through which a parameter is placed."""
 
+import json
+import shutil
+
 import pytest
 import torch
+from shared_data import shared
 from torch import nn
 
 from codellama import CheckpointError, LoadOptions, RequestError, load_model
@@ -40,8 +44,8 @@ def test_a_dtype_that_models_do_not_compute_in_is_a_mistake(name):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"quantize": "int3"}, "quantize is 'int3'; expected int8 or int4"),
-        ({"kv_dtype": "int4"}, "kv_dtype is 'int4'; expected int8"),
+        ({"quantize": "int3"}, "quantize is 'int3'; expected one of int8, int4"),
+        ({"kv_dtype": "int4"}, "kv_dtype is 'int4'; expected one of int8"),
     ],
 )
 def test_other_ways_to_hold_a_model_are_refused(options, says):
@@ -83,7 +87,99 @@ def test_weight_bytes_count_parameters_buffers_and_what_modules_say(checkpoint):
     assert weight_bytes(model) == 4 * model.config.parameter_count + 103
 
 
-def test_a_tokenizer_of_another_size_is_refused(checkpoint):
-    assert load_tokenizer(checkpoint, 512).vocab_size == 512
-    with pytest.raises(CheckpointError, match="has 512 ids, but the model has 513"):
-        load_tokenizer(checkpoint, 513)
+@pytest.mark.parametrize("rows", [511, 512 + 257, 32_000])
+def test_a_tokenizer_of_another_model_is_refused(checkpoint, rows):
+    with pytest.raises(CheckpointError, match=f"has 512 ids, but the model has {rows}"):
+        load_tokenizer(checkpoint, rows)
+
+
+def test_the_tokenizer_of_another_variant_is_no_padded_one(tmp_path):
+    shutil.copy(shared("tokenizers/llama2.model"), tmp_path / "tokenizer.model")
+    assert load_tokenizer(tmp_path, 32_008).vocab_size == 32_000
+    with pytest.raises(CheckpointError, match="has 32000 ids, but the model has 32016"):
+        load_tokenizer(tmp_path, 32_016)
+
+
+FINE_TUNES = {
+    "added_tokens.json": ({"added_tokens.json": {"<|im_end|>": 512, "[PAD]": 514}}, set(), {2}),
+    "a decoder": (
+        {
+            "tokenizer_config.json": {
+                "eos_token": "<|im_end|>",
+                "added_tokens_decoder": {
+                    "2": {"content": "</s>", "special": True},
+                    "512": {"content": "<|im_end|>", "special": True},
+                    "514": {"content": "[PAD]", "special": False},
+                    "9999": {"content": "beyond the embedding", "special": True},
+                },
+            },
+        },
+        {512},
+        {2, 512},
+    ),
+    "configs": (
+        {
+            "added_tokens.json": {"<|im_end|>": 512, "[PAD]": 514},
+            "generation_config.json": {"eos_token_id": [2, 512]},
+            "config.json": {"eos_token_id": 514},
+        },
+        set(),
+        {2, 512, 514},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FINE_TUNES)
+def test_the_tokens_of_a_fine_tune_are_taken_from_its_files(checkpoint, tmp_path, kind):
+    files, special, ends = FINE_TUNES[kind]
+    shutil.copy(checkpoint / "tokenizer.model", tmp_path)
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    tokenizer = load_tokenizer(tmp_path, 520)
+    assert tokenizer.vocab_size == 515
+    assert tokenizer.added == {512: "<|im_end|>", 514: "[PAD]"}
+    assert tokenizer.control_ids >= special and tokenizer.eos_ids == ends
+    assert tokenizer.decode(tokenizer.encode("a<|im_end|>")) == ("a" if special else "a<|im_end|>")
+    assert set(tokenizer.files) == {"tokenizer.model", *files} - {"config.json"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"added_tokens_decoder": []}', '{"added_tokens_decoder": {"x": {}}}', '{"eos_token": {}}'],
+)
+def test_files_of_added_tokens_that_make_no_sense_are_refused(checkpoint, tmp_path, content):
+    shutil.copy(checkpoint / "tokenizer.model", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="is not as transformers writes it"):
+        load_tokenizer(tmp_path, 512)
+
+
+def test_vocabularies_in_other_formats_are_recognised(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer\.json is not read: copy tokenizer\.model"
+    ):
+        load_tokenizer(tmp_path, 32_000)
+    (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\nIw== 2\n")
+    with pytest.raises(CheckpointError, match="is Llama 3's vocabulary"):
+        load_tokenizer(tmp_path, 128_256)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_file_that_a_model_was_loaded_from_can_be_written_anew(checkpoint, tmp_path, trained):
+    directory = shutil.copytree(checkpoint, tmp_path / "mine")
+    path = directory / "consolidated.00.pth"
+    torch.save({n: w.bfloat16() for n, w in torch.load(path).items()}, path)
+    model = load_model(directory, "cpu")
+    other = load_model(directory, "cpu")
+    if trained:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(torch.tensor([[1, 2, 3]])).logsumexp(-1).mean().backward()
+        optimizer.step()
+    torch.save(model.state_dict(), path)
+    again = load_model(directory, "cpu")
+    for name, weight in model.named_parameters():
+        assert torch.equal(again.get_parameter(name), weight)
+    assert trained != torch.equal(model.norm.weight, other.norm.weight)
+    path.write_bytes(b"")  # and the file of a model in use can be replaced
+    assert other(torch.tensor([[1, 2, 3]])).isfinite().all()

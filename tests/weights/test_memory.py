@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from codellama import CodeLlama, RequestError
-from codellama.inference.cache_rows import bytes_per_token
 from codellama.weights import memory
 from codellama.weights.loading import LoadOptions, open_checkpoint, weight_bytes
 
@@ -28,7 +27,7 @@ def test_the_estimate_is_what_a_model_takes(checkpoint, form):
     assert weights == pytest.approx(
         weight_bytes(model), rel=0.1
     )  # matrices this small have more scales
-    assert cache == pytest.approx(1_000 * bytes_per_token(model.new_cache()), rel=0.3)
+    assert cache == pytest.approx(1_000 * model.new_cache().bytes_per_token, rel=0.3)
 
 
 def test_what_would_fit_is_named_with_its_size(checkpoint, monkeypatch):
@@ -68,7 +67,7 @@ def test_the_limit_of_a_control_group_counts_but_not_its_file_pages(tmp_path, mo
     read_text = Path.read_text
 
     def read(path):
-        return f"0::/{inner}task\n" if path.name == "cgroup" else read_text(path)
+        return f"0::/{inner}\n" if path.name == "cgroup" else read_text(path)
 
     monkeypatch.setattr(Path, "read_text", read)
     (tmp_path / inner).mkdir(parents=True, exist_ok=True)
