@@ -67,6 +67,15 @@ def test_logits_are_those_of_the_cpu(directory, device, dtype):
     assert (torch.cat(parts, 1) - found).abs().max() < CLOSE[dtype] * expected.abs().max()
 
 
+def test_a_tensor_left_behind_on_the_cpu_is_found(directory, device):
+    if device == "cpu":
+        pytest.skip("the device is the CPU")
+    model = load_model(directory, device)
+    model.norm.weight = torch.nn.Parameter(model.norm.weight.detach().cpu())
+    with pytest.raises(RuntimeError, match="device"):
+        model(torch.ones(1, 3, dtype=torch.long, device=device))
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_batch_equals_its_prompts_alone_and_their_streams(directory, device, form):
     skip_what_cannot_compile(form, device)
