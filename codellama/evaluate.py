@@ -113,7 +113,7 @@ class CompareArguments:
 
     Args:
         form: float32, bfloat16, float16, int8, int4, kv_int8 (an int8 KV cache) or the directory of
-            another checkpoint; one or several.
+            another checkpoint; or a list of them.
     """
 
     form: tuple[str, ...] = ("int8", "int4", "kv_int8")

@@ -137,7 +137,7 @@ def test_tasks_are_listed_in_the_published_format_and_read_again(evaluate, tmp_p
 
 def test_key_retrieval_gives_a_share_for_each_cell(evaluate, tmp_path):
     picture = tmp_path / "cells.png"
-    given = ("--length", 200, "--length", 300, "--position", 0.5, "--examples", 2)
+    given = ("--length", "[200, 300]", "--position", 0.5, "--examples", 2)
     done = evaluate("key_retrieval", *given, "--json", "--plot", picture, "--rope_theta", 1e5)
     assert list(figures(done)) == ["200/0.5", "300/0.5"]
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -146,7 +146,7 @@ def test_key_retrieval_gives_a_share_for_each_cell(evaluate, tmp_path):
 
 
 def test_compare_has_a_row_for_each_form(evaluate, checkpoint):
-    given = ("--limit", 2, "--form", "kv_int8", "--form", checkpoint)
+    given = ("--limit", 2, "--form", f'["kv_int8", "{checkpoint}"]')
     found = figures(evaluate("compare", *given, "--json"))
     assert list(found) == ["itself", "kv_int8", str(checkpoint)]
     assert found["itself"]["kl_divergence"] == found[str(checkpoint)]["kl_divergence"] == 0
@@ -278,11 +278,15 @@ def test_without_json_each_figure_has_a_line_of_its_own(evaluate, name, options)
         )
 
 
-@pytest.mark.parametrize("arguments", [(), ("accuracy",), ("--ckpt", "perplexity"), ("evaluate",)])
+@pytest.mark.parametrize("arguments", [("accuracy",), ("--ckpt", "perplexity"), ("evaluate",)])
 def test_an_unknown_command_is_refused_with_those_there_are(arguments):
     done = run("evaluate", *arguments)
-    found = arguments[0] if arguments else "nothing"
-    assert_one_sentence(done, "perplexity, positions, infilling", found)
+    assert_one_sentence(done, "perplexity, positions, infilling", arguments[0])
+
+
+def test_without_a_command_those_there_are_are_listed():
+    done = run("evaluate")
+    assert all(name in done.stdout for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -298,7 +302,7 @@ def test_every_command_lists_its_options(name):
     ("options", "says"),
     [
         (("--data", "/absent"), "/absent"),
-        (("--ckpt", "/absent"), "/absent: no such directory"),
+        (("--ckpt", "/absent"), "/absent is no directory"),
         (("--pattern", "*.md"), "no text in 0 files *.md"),
         (("--limit", -1), "limit is -1; expected a whole number from 0"),
         (("--plot", "x.txt"), "x.txt: expected a name"),
@@ -322,7 +326,7 @@ def test_bad_options_get_one_sentence_and_exit_code_2(checkpoint, data, name, op
             ("infilling", "--tasks", "words"),
             "tasks is 'words'; expected one of single_line, multi_line, random_span",
         ),
-        (("compare", "--form", "int3"), "int3: no such directory"),
+        (("compare", "--form", "int3"), "int3 is no directory"),
         (("infilling", "--tasks", "multi_line"), "--tasks multi_line needs --problems"),
         (("infilling", "--execute"), "--execute needs --problems"),
         (("mbpp", "--execute"), "mbpp.jsonl: No such file"),
