@@ -133,11 +133,12 @@ def run(command: Command | Mapping[str, Any], first: str | None = None) -> NoRet
 
 def _exit_code(command: Command | Mapping[str, Any], words: list[str]) -> int:
     try:
-        while isinstance(command, Mapping) and words and words[0] not in HELP:
-            if words[0] not in command:
-                raise RequestError(f"expected one of {', '.join(command)}, found {words[0]!r}")
-            command, words = command[words[0]], words[1:]
-        if isinstance(command, Mapping) or not {*HELP}.isdisjoint(words):
+        while isinstance(command, Mapping) and not (words and words[0] in HELP):
+            name, *words = words or ["nothing"]
+            if name not in command:
+                raise RequestError(f"expected one of {', '.join(command)} first, found {name}")
+            command = command[name]
+        if isinstance(command, Mapping) or any(word in HELP for word in words):
             print(_help_text(_fire_function(command)))
         else:
             groups = parse(command, words)

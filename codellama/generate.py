@@ -40,7 +40,7 @@ class GenerateArguments:
     """What to generate from.
 
     Args:
-        prompt: the text to continue; <FILL_ME> in it marks a gap to fill instead. Without --prompt
+        prompt: the text to continue, or to fill in where <FILL_ME> stands in it. Without --prompt
             and --file it is read from stdin.
         file: a file that holds the prompt, or, as .jsonl, a JSON string a line, each a prompt.
         chat: chat on the terminal; /help says how.
@@ -119,13 +119,13 @@ def generate(
     loading: LoadOptions,
     source: CheckpointArguments,
 ) -> None:
-    r"""Continue a text, fill a gap in it, or chat.
+    r"""Continue a text, fill it in at <FILL_ME>, or chat.
 
         python -m codellama.generate --prompt "def fib(n):"
         python -m codellama.generate --prompt $'def add(a, b):\n    <FILL_ME>\n    return total\n'
         python -m codellama.generate --ckpt CodeLlama-7b-Instruct --chat --temperature 0.2
 
-    A continuation is printed without the prompt; a text with a gap is printed whole. Text goes to
+    Infilling prints the whole text, completion only what comes after the prompt. Text goes to
     stdout as it comes, everything else to stderr.
 
     A prompt is taken as typed: \n in it stays two characters, unless the shell reads it as $'\n'.
@@ -162,7 +162,7 @@ def generate(
     if cut and options.max_new_tokens:
         log(cut_note(longest, options, context))
     if options.temperature == 0 and any(map(_repeats, cut)):
-        log("note: the text repeats itself; sampling seldom does: try --temperature 0.8")
+        log("note: the text repeats itself; --temperature 0.8 often helps")
     log(_report(llm))
 
 
@@ -206,8 +206,8 @@ def _longest(
     for prompt in prompts:
         try:
             if FILL in prompt.text:
-                gap = split_fill(prompt.text)
-                ids = formats.infilling(tokenizer, *gap, arguments.suffix_first)
+                parts = split_fill(prompt.text)
+                ids = formats.infilling(tokenizer, *parts, arguments.suffix_first)
             else:
                 ids = tokenizer.encode(prompt.text, bos=True)
         except CodeLlamaError as error:
@@ -222,9 +222,9 @@ def _print_stream(
 ) -> Completion:
     before, after, end = prompt.source if options.echo else "", "", "\n"
     if FILL in prompt.text:
-        gap, (before, after) = split_fill(prompt.text), split_fill(prompt.source)
+        parts, (before, after) = split_fill(prompt.text), split_fill(prompt.source)
         end = end if arguments.prompt is not None else ""  # a file ends as it did
-        stream = llm.stream_infill(*gap, arguments.suffix_first, **vars(options))
+        stream = llm.stream_infill(*parts, arguments.suffix_first, **vars(options))
     else:
         stream = llm.stream(prompt.text, **vars(replace(options, echo=False)))
     print(before, end="", flush=True)
@@ -261,38 +261,35 @@ def _print_batches(
 
 
 def _repeats(tokens: list[int]) -> bool:
-    """Whether a text ends in the same tokens four times over, at least 32 in all."""
-    return any(tokens[-4 * n :] == 4 * tokens[-n:] for n in range(8, len(tokens) // 4 + 1))
+    """Whether a text ends in the same 8 to 256 tokens four times over."""
+    return any(
+        tokens[-4 * n :] == 4 * tokens[-n:] for n in range(8, min(len(tokens) // 4, 256) + 1)
+    )
 
 
 def _summary(llm: CodeLlama, seconds: float, mesh: DeviceMesh | None) -> str:
-    config = llm.model.config
-    weight = llm.model.tok_embeddings.weight
+    config, weight = llm.model.config, llm.model.tok_embeddings.weight
     device = f"{mesh.size()} x {weight.device.type}" if mesh else weight.device
     names = " or ".join(variant.name for variant in matching(config)) or "unpublished model"
-    per_token = llm.model.new_cache().bytes_per_token
-    weights = weight_bytes(llm.model)
-    contexts = {1_000, 10_000, 100_000, config.max_seq_len}
-    possible = sorted(tokens for tokens in contexts if tokens <= config.max_seq_len)
-    sizes = [f"{human_bytes(weights + per_token * tokens)} at {tokens:,}" for tokens in possible]
+    cache = human_bytes(1000 * llm.model.new_cache().bytes_per_token)
     return (
         f"{names}: {config.parameter_count:,} parameters in {str(weight.dtype)[6:]} on {device}, "
         f"θ = {config.rope_theta:,.0f}, context {config.max_seq_len:,}; loaded in {seconds:.2f} s\n"
-        f"weights and KV cache: {human_bytes(weights)}, with tokens {', '.join(sizes)}"
+        f"weights {human_bytes(weight_bytes(llm.model))}, KV cache {cache} for 1,000 tokens"
     )
 
 
 def _report(llm: CodeLlama) -> str:
-    timing = llm.timing
-    parts = [f"prefill {_rate(timing.prompt_tokens, timing.prefill_seconds)}"]
-    parts.append(f"decode {_rate(timing.decoded_tokens, timing.decode_seconds)}")
+    timing, parts = llm.timing, list[str]()
+    for name, tokens, seconds in (
+        ("prefill", timing.prompt_tokens, timing.prefill_seconds),
+        ("decode", timing.decoded_tokens, timing.decode_seconds),
+    ):
+        rate = f" at {tokens / seconds:,.1f} tokens/s" if seconds else ""
+        parts.append(f"{name} {tokens:,} tokens{rate}")
     if peak := peak_memory_bytes(llm.model.tok_embeddings.weight.device):
         parts.append(f"peak memory {human_bytes(peak)}")
     return ", ".join(parts)
-
-
-def _rate(tokens: int, seconds: float) -> str:
-    return f"{tokens:,} tokens" + (f" at {tokens / seconds:,.1f} tokens/s" if seconds else "")
 
 
 if __name__ == "__main__":
