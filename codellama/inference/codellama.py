@@ -33,6 +33,7 @@ from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import Tokenizer
+from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import Progress
 from codellama.weights.loading import (
     LoadOptions,
@@ -71,7 +72,7 @@ class CodeLlama:
     @classmethod
     def load(
         cls,
-        directory: str | Path,
+        directory: str | Path | Checkpoint,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
         *,
@@ -100,7 +101,7 @@ class CodeLlama:
             RequestError: an option is out of its range, or this machine cannot follow it.
         """
         chosen = LoadOptions(device, dtype, **options)
-        checkpoint = open_checkpoint(directory)
+        checkpoint = directory if isinstance(directory, Checkpoint) else open_checkpoint(directory)
         tokenizer = load_tokenizer(checkpoint.directory, checkpoint.config.vocab_size)
         if fast and (acceleration := fast_module("acceleration")):
             model, step_function = acceleration.load(checkpoint, chosen, progress, mesh)
