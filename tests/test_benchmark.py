@@ -59,7 +59,7 @@ def test_for_readers_it_prints_a_line_a_figure(checkpoint):
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
-        ("new_tokens", 1, "new_tokens is 1; expected 2"),
+        ("new_tokens", 1, "new_tokens is 1; expected a whole number from 2"),
         ("quantize", "int3", "quantize is 'int3'"),
         ("repeats", 0, "repeats is 0"),
         ("prompt_tokens", 10**6, "--prompt_tokens"),

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from commands import assert_one_sentence, run
 
-from codellama.cli import CheckpointArguments as Source
+from codellama.cli import CheckpointArguments
 from codellama.errors import RequestError
 from codellama.evaluation import paper, problems
 from codellama.evaluation.execution import Execution
@@ -88,8 +88,8 @@ def test_a_second_start_goes_on_and_another_models_file_is_refused(evaluate, tmp
     path.write_text(path.read_text().replace('"sums": [', '"sums": [1'))  # is believed
     assert figures(evaluate(*given, "--limit", 2))["bytes"] > first["bytes"]
     assert figures(evaluate(*given, "--limit", 3))["files"] == 3
-    assert_one_sentence(evaluate(*given, "--dtype", "bfloat16"), "holds results of", "bfloat16")
-    assert_one_sentence(evaluate(*given, "--context", 64), "holds results of", "context=64")
+    assert_one_sentence(evaluate(*given, "--dtype", "bfloat16"), "is a result of", "bfloat16")
+    assert_one_sentence(evaluate(*given, "--context", 64), "is a result of", "context=64")
 
 
 def test_positions_gives_the_loss_of_each_range(evaluate, tmp_path):
@@ -173,14 +173,14 @@ def test_a_model_that_solves_all_or_nothing_gets_100_or_0_percent(
     evaluate, llm, monkeypatch, tmp_path, solves, confined
 ):
     stub = Stub(llm, problems.humaneval(PROBLEMS), solves)
-    monkeypatch.setattr(Source, "load", lambda *_: stub)
+    monkeypatch.setattr(CheckpointArguments, "load", lambda *_: stub)
     given = ("humaneval", "--problems", PROBLEMS, "--json")
     expected = {"problems": 4, "samples": 4, "pass@1": float(solves)}
     assert figures(evaluate(*given, "--execute")) == expected
     written = tmp_path / "completions.jsonl"
     assert figures(evaluate(*given, "--results", written)) == {"completions": 4}
     assert figures(evaluate(*given, "--results", written, "--execute")) == expected
-    monkeypatch.setattr(Source, "load", None)  # scoring needs no model
+    monkeypatch.setattr(CheckpointArguments, "load", None)  # scoring needs no model
     verdicts = tmp_path / "verdicts.jsonl"
     for _ in range(2):
         scored = evaluate(*given, "--score", written, "--execute", "--results", verdicts)
@@ -197,7 +197,7 @@ def test_infilling_runs_the_tests_where_there_are_any(evaluate, llm, monkeypatch
     lines = map(json.loads, evaluate(*given, "--list").stdout.splitlines())
     tasks = [SimpleNamespace(prefix=t["prompt"], solution=t["canonical_solution"]) for t in lines]
     stub = Stub(llm, tasks[::-1], solves)  # of blocks with one beginning the first listed
-    monkeypatch.setattr(Source, "load", lambda *_: stub)
+    monkeypatch.setattr(CheckpointArguments, "load", lambda *_: stub)
     found = figures(evaluate(*given, "--execute"))
     assert list(found) == [
         "tasks",
@@ -218,7 +218,7 @@ def test_the_orders_of_infilling_are_told_apart(evaluate, llm, monkeypatch, conf
     given = ("infilling", "--problems", PROBLEMS, "--json")
     lines = map(json.loads, evaluate(*given, "--list").stdout.splitlines())
     tasks = [SimpleNamespace(prefix=t["prompt"], solution=t["canonical_solution"]) for t in lines]
-    monkeypatch.setattr(Source, "load", lambda *_: SuffixFirst(llm, tasks, True))
+    monkeypatch.setattr(CheckpointArguments, "load", lambda *_: SuffixFirst(llm, tasks, True))
     found = figures(evaluate(*given, "--execute"))
     orders = {key: value for key, value in found.items() if key != "tasks"}
     assert orders == {
@@ -235,14 +235,14 @@ def test_mbpp_is_written_and_scored(evaluate, llm, monkeypatch, confined):
         asked = [SimpleNamespace(prefix=t.prompt, solution=t.solution) for t in tasks]
         stub = Stub(llm, asked, True)
         stub.chat = stub.complete
-        monkeypatch.setattr(Source, "load", lambda *_, stub=stub: stub)
+        monkeypatch.setattr(CheckpointArguments, "load", lambda *_, stub=stub: stub)
         assert figures(evaluate(*given, *more))["pass@1"] == 1
 
 
 def test_the_papers_figures_stand_beside(evaluate, llm, monkeypatch, confined):
     monkeypatch.setattr(paper, "matching", lambda _: [VARIANTS["CodeLlama-7b"]])
     stub = Stub(llm, problems.humaneval(PROBLEMS), True)
-    monkeypatch.setattr(Source, "load", lambda *_: stub)
+    monkeypatch.setattr(CheckpointArguments, "load", lambda *_: stub)
     shown = evaluate("humaneval", "--problems", PROBLEMS, "--execute").stdout
     assert re.search(r"pass@1 +100\.0 %  33\.5 \(Table 2\)", shown)
 
@@ -254,7 +254,7 @@ def test_the_papers_figures_stand_beside(evaluate, llm, monkeypatch, confined):
         (("--score", PROBLEMS, "--results", "x"), "--execute allows it"),
         (("--execute", "--problems", "/absent"), "/absent: No such file"),
         (("--execute", "--timeout", -1), "timeout"),
-        (("--execute", "--score", MBPP), "no completion of one of these tasks"),
+        (("--execute", "--score", MBPP), "task_id is '1'; expected that of a problem"),
     ],
 )
 def test_programs_run_where_that_was_asked_for_alone(evaluate, options, says, confined):
@@ -300,7 +300,7 @@ def test_every_command_lists_its_options(name):
         (("--data", "/absent"), "/absent"),
         (("--ckpt", "/absent"), "/absent: no such directory"),
         (("--pattern", "*.md"), "no text in 0 files *.md"),
-        (("--limit", -1), "--limit has to be"),
+        (("--limit", -1), "limit is -1; expected a whole number from 0"),
         (("--plot", "x.txt"), "x.txt: expected a name"),
         (("--device", "abacus"), "abacus"),
         (("--lenght", 3), "unknown option --lenght"),
@@ -316,9 +316,12 @@ def test_bad_options_get_one_sentence_and_exit_code_2(checkpoint, data, name, op
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("positions", "--length", 256), "--length is 256; expected 512"),
+        (("positions", "--length", 256), "length is 256; expected a whole number from 512"),
         (("positions",), "fewer than 16384 tokens"),
-        (("infilling", "--tasks", "words"), "--tasks is 'words'"),
+        (
+            ("infilling", "--tasks", "words"),
+            "tasks is 'words'; expected one of single_line, multi_line, random_span",
+        ),
         (("compare", "--form", "int3"), "int3: no such directory"),
         (("infilling", "--tasks", "multi_line"), "--tasks multi_line needs --problems"),
         (("infilling", "--execute"), "--execute needs --problems"),

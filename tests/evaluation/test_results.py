@@ -3,11 +3,9 @@
 import json
 
 import pytest
-import torch
 
-from codellama import CodeLlama
 from codellama.errors import DataError
-from codellama.evaluation.results import Results, fingerprint
+from codellama.evaluation.results import Results
 
 
 def squares(results, numbers, size=1):
@@ -68,11 +66,3 @@ def test_without_a_file_results_are_kept_in_memory_and_progress_is_told():
     results = Results(progress=lambda *state: seen.append(state))
     assert squares(results, [3, 4, 5], size=2) == ([3, 4, 5], [9, 16, 25])
     assert seen == [(2, 3), (3, 3)]
-
-
-def test_a_model_is_told_by_its_norms_and_shape(checkpoint, llm):
-    same = CodeLlama.load(checkpoint, device="cpu", fast=False)
-    assert fingerprint(same) == fingerprint(llm)
-    with torch.no_grad():
-        same.model.norm.weight[3] += 0.01
-    assert fingerprint(same) != fingerprint(llm)

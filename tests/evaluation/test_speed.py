@@ -6,7 +6,7 @@ from codellama.inference.scheduler import Timing
 
 def test_a_run_reads_every_prompt_and_writes_every_token(llm):
     assert all(rate > 0 for rate in speeds(llm, Workload(8, 5, 4, repeats=1)).values())
-    timing = llm.decoder.timing
+    timing = llm.timing
     assert (timing.prompt_tokens, timing.decoded_tokens) == (32, 16)
 
 
@@ -15,7 +15,7 @@ def test_figures_are_medians_and_a_first_run_does_not_count(llm, monkeypatch):
 
     def generate(*_, **__):
         taken = next(seconds)
-        llm.decoder.timing = Timing(10, taken, 20, 2 * taken)
+        llm.timing = Timing(10, taken, 20, 2 * taken)
 
     monkeypatch.setattr(llm, "generate", generate)
     assert speeds(llm, Workload(repeats=3)) == {

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from codellama.inference.cache_rows import bytes_per_token, join_rows, keep_rows
 
 from codellama import CodeLlama, RequestError
 from codellama.fast.quantized_kv_cache import QuantizedKVCache
-from codellama.inference.cache_rows import bytes_per_token, join_rows, keep_rows
 from codellama.model.kv_cache import KVCache
 
 SHAPE = {"n_layers": 2, "n_kv_heads": 3, "head_dim": 16}

@@ -40,7 +40,7 @@ FUZZ = settings(
     derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 # A few examples of each kind at every run, and many now and then.
-EXAMPLES = pytest.mark.parametrize("examples", [20, pytest.param(400, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.slow)])
 
 
 def fuzz(examples: int, strategy: st.SearchStrategy, act: Callable[..., object]) -> None:

@@ -281,7 +281,7 @@ def test_the_lines_around_one_that_is_cut_are_whole(tokenizer, tmp_path):
     assert not Counter((before + after).splitlines(keepends=True)) - lines
 
 
-@pytest.mark.parametrize(("length", "most"), [(65, 0.2), (129, 0.1), (1025, 0.05)])
+@pytest.mark.parametrize(("length", "most"), [(65, 0.25), (129, 0.1), (1025, 0.05)])
 def test_little_of_the_rows_is_padding(tokenizer, files, length, most):
     rows = PackedSequences(files[-2:] * 9, tokenizer, Packing(length)).take(60)
     assert (rows == PADDING).float().mean() < most
