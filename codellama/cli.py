@@ -35,7 +35,6 @@ from codellama.inference.codellama import CodeLlama
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import OUT_OF_MEMORY, Progress
 from codellama.weights.loading import LoadOptions, open_checkpoint
-from codellama.weights.lora import with_lora
 from codellama.weights.memory import check_memory
 from codellama.weights.variants import EMBEDDED
 
@@ -53,7 +52,6 @@ class CheckpointArguments:
     Args:
         ckpt: checkpoint directory; without it, the embedded model, whose weights are stored in
             bfloat16 and run in float32.
-        lora: directory of a LoRA adapter in PEFT's format, or a list of them, to merge in memory.
         json: print a JSON object for each result.
         quiet: print nothing to stderr but errors.
         plain: run the plain model on one device, without codellama/fast.
@@ -63,7 +61,6 @@ class CheckpointArguments:
     """
 
     ckpt: str | None = None
-    lora: tuple[str, ...] = ()
     json: bool = False
     quiet: bool = False
     plain: bool = False
@@ -80,9 +77,8 @@ class CheckpointArguments:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint, of which the headers have been read, with its adapters."""
-        base = open_checkpoint(self.directory)
-        return with_lora(base, [user_path(one) for one in self.lora]) if self.lora else base
+        """The checkpoint, of which the headers have been read."""
+        return open_checkpoint(self.directory)
 
     def load(
         self, options: LoadOptions, mesh: DeviceMesh | None = None, tokens: int = 0
@@ -102,7 +98,7 @@ class CheckpointArguments:
                 raise RequestError(f"{error}; --force tries all the same") from None
         with progress_bar("loading", self.quiet) as progress:
             return CodeLlama.load(
-                self.checkpoint, fast=not self.plain, progress=progress, mesh=mesh, **vars(options)
+                self.directory, fast=not self.plain, progress=progress, mesh=mesh, **vars(options)
             )
 
 

@@ -77,13 +77,14 @@ def convert(arguments: ConvertArguments) -> None:
 def _write(source: Checkpoint, target: Path, dtype: torch.dtype, given: ConvertArguments) -> None:
     if given.to in ("int8", "int4"):
         from codellama.fast import quantized_checkpoint as quantized
+        from codellama.fast.quantization import quantizing_weight_loader
 
         if isinstance(source, quantized.QuantizedCheckpoint):
             raise CheckpointError(
                 f"{source.directory} is quantized to {source.format} already; convert the "
                 "checkpoint that it was made from"
             )
-        loader = quantized.quantizing_weight_loader(given.to)
+        loader = quantizing_weight_loader(given.to)
         with progress_bar("quantizing", given.quiet) as progress:
             model = load_model(
                 source, "cpu", dtype, mmap=True, progress=progress, weight_loader=loader

@@ -268,33 +268,28 @@ def _repeats(tokens: list[int]) -> bool:
 
 
 def _summary(llm: CodeLlama, seconds: float, mesh: DeviceMesh | None) -> str:
-    config = llm.model.config
-    weight = llm.model.tok_embeddings.weight
+    config, weight = llm.model.config, llm.model.tok_embeddings.weight
     device = f"{mesh.size()} x {weight.device.type}" if mesh else weight.device
     names = " or ".join(variant.name for variant in matching(config)) or "unpublished model"
-    per_token = llm.model.new_cache().bytes_per_token
-    weights = weight_bytes(llm.model)
-    contexts = {1_000, 10_000, 100_000, config.max_seq_len}
-    possible = sorted(tokens for tokens in contexts if tokens <= config.max_seq_len)
-    sizes = [f"{human_bytes(weights + per_token * tokens)} at {tokens:,}" for tokens in possible]
+    cache = human_bytes(1000 * llm.model.new_cache().bytes_per_token)
     return (
         f"{names}: {config.parameter_count:,} parameters in {str(weight.dtype)[6:]} on {device}, "
         f"θ = {config.rope_theta:,.0f}, context {config.max_seq_len:,}; loaded in {seconds:.2f} s\n"
-        f"weights and KV cache: {human_bytes(weights)}, with tokens {', '.join(sizes)}"
+        f"weights {human_bytes(weight_bytes(llm.model))}, KV cache {cache} for 1,000 tokens"
     )
 
 
 def _report(llm: CodeLlama) -> str:
-    timing = llm.timing
-    parts = [f"prefill {_rate(timing.prompt_tokens, timing.prefill_seconds)}"]
-    parts.append(f"decode {_rate(timing.decoded_tokens, timing.decode_seconds)}")
+    timing, parts = llm.timing, list[str]()
+    for name, tokens, seconds in (
+        ("prefill", timing.prompt_tokens, timing.prefill_seconds),
+        ("decode", timing.decoded_tokens, timing.decode_seconds),
+    ):
+        rate = f" at {tokens / seconds:,.1f} tokens/s" if seconds else ""
+        parts.append(f"{name} {tokens:,} tokens{rate}")
     if peak := peak_memory_bytes(llm.model.tok_embeddings.weight.device):
         parts.append(f"peak memory {human_bytes(peak)}")
     return ", ".join(parts)
-
-
-def _rate(tokens: int, seconds: float) -> str:
-    return f"{tokens:,} tokens" + (f" at {tokens / seconds:,.1f} tokens/s" if seconds else "")
 
 
 if __name__ == "__main__":

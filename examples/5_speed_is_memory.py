@@ -23,9 +23,8 @@ from codellama import ModelConfig
 from codellama.cli import run
 from codellama.errors import number
 from codellama.evaluation.speed import matrix_rate, read_bandwidth
-from codellama.fast.int4 import Int4Linear
-from codellama.fast.int8 import Int8Linear
-from codellama.fast.prepacked import PrepackedLinear, can_prepack
+from codellama.fast.cpu_linear import PrepackedLinear, can_prepack
+from codellama.fast.quantization import Int4Linear, Int8Linear
 
 LAYERS = 4
 CACHES = 200_000_000

@@ -47,7 +47,7 @@ CHAPTERS = {
     "model": "config norm rotary feed_forward kv_cache attention transformer",
     "text": "tokenizer prompts",
     "weights": "variants downloads checkpoint meta huggingface loading",
-    "inference": "sampling requests cache_rows prefill speculative decoding generation",
+    "inference": "sampling generation requests prefill speculative scheduler codellama",
 }
 STYLE = """
 :root { --line: #d8dbe0; --soft: #f5f6f8; --ink: #1c2430; --faint: #5c6673; --link: #1a56b0; }

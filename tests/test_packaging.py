@@ -53,7 +53,7 @@ def test_a_wheel_in_a_directory_of_its_own_generates(built, tmp_path):
     done = python("-c", script, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     where, result = done.stdout.splitlines()
-    assert where == f"{site / 'codellama' / '__init__.py'} finetune paper tiny"
+    assert where == f"{site / 'codellama' / '__init__.py'} finetune instruct paper tiny"
     assert json.loads(result)["text"].strip()
 
 

@@ -1,13 +1,19 @@
 """The only entry to this folder: loads a model with the fastest layers for this machine.
 
+Slow: the plain layers are right everywhere, and fastest nowhere but on a GPU.
+Instead:
+
 | | 16 bits | 16 bits, `compile` | int8 | int4 |
 |---|---|---|---|---|
-| x86 | `SingleRowLinear` | `PrepackedLinear` | `PrepackedLinear` | `Int4Linear` |
-| AMX, bfloat16 | `SingleRowLinear` | `SingleRowLinear` | `PrepackedLinear` | `Int4Linear` |
+| x86 | `SingleRowLinear` | `PrepackedLinear` | `FbgemmInt8Linear` | `Int4Linear` |
+| AMX, bfloat16 | `SingleRowLinear` | `SingleRowLinear` | `FbgemmInt8Linear` | `Int4Linear` |
 | other CPUs | `SingleRowLinear` | `SingleRowLinear` | `Int8Linear` | `Int4Linear` |
 | CUDA, MPS | `nn.Linear` | `nn.Linear` | `Int8Linear` | `Int4Linear` |
 
 Attention is `single_query_attention` everywhere; `compile` adds `CompiledStep`.
+Gains: see each file and README.md.
+Costs: see each file.
+Not for: models that are trained or taken apart; `load_model` keeps the plain layers.
 """
 
 from __future__ import annotations
@@ -22,12 +28,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from codellama.errors import RequestError
 from codellama.fast.attention import single_query_attention
 from codellama.fast.compiled import CompiledStep, check_compiler
-from codellama.fast.int8 import Int8Linear
-from codellama.fast.operators import has_amx
-from codellama.fast.prepacked import FbgemmInt8Linear, PrepackedLinear, can_prepack
-from codellama.fast.quantized_checkpoint import QuantizedCheckpoint, quantizing_weight_loader
+from codellama.fast.cpu_linear import PrepackedLinear, SingleRowLinear, can_prepack, has_amx
+from codellama.fast.quantization import FbgemmInt8Linear, Int8Linear, quantizing_weight_loader
+from codellama.fast.quantized_checkpoint import QuantizedCheckpoint
 from codellama.fast.quantized_kv_cache import QuantizedKVCache
-from codellama.fast.single_row_linear import SingleRowLinear
 from codellama.model.attention import Attention, grouped_query_attention
 from codellama.model.transformer import Transformer
 from codellama.weights import loading
@@ -49,8 +53,6 @@ def load(
     if options.compile and mesh is None:
         check_compiler(device)
     weight_loader = _weight_loader(checkpoint, options, device, mesh)
-    if mesh is not None:
-        device = torch.device(mesh.device_type)
 
     def load_fast(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
         weight_loader(model, name, read)
@@ -58,7 +60,7 @@ def load(
 
     model = loading.load_model(
         checkpoint,
-        device,
+        torch.device(mesh.device_type) if mesh else device,
         options.dtype,
         mmap=True,
         progress=progress,
@@ -90,7 +92,7 @@ def _accelerate_layer(model: Transformer, name: str, prepack: bool = False) -> N
     elif isinstance(layer, Int8Linear) and can_prepack(layer.values.device):
         model.set_submodule(name, FbgemmInt8Linear(layer.values, layer.scales))
     elif type(layer) is nn.Linear and layer.bias is None and SingleRowLinear.suits(layer.weight):
-        mapped_is_faster = layer.weight.dtype == torch.bfloat16 and has_amx()  # see `prepacked`
+        mapped_is_faster = layer.weight.dtype == torch.bfloat16 and has_amx()  # see `cpu_linear`
         if prepack and can_prepack(layer.weight.device) and not mapped_is_faster:
             model.set_submodule(name, PrepackedLinear.from_weight(layer.weight.detach()))
         else:
@@ -100,26 +102,25 @@ def _accelerate_layer(model: Transformer, name: str, prepack: bool = False) -> N
 def _weight_loader(
     checkpoint: Checkpoint, options: LoadOptions, device: torch.device, mesh: DeviceMesh | None
 ) -> WeightLoader:
-    """What puts parameters into the model."""
+    is_quantized = isinstance(checkpoint, QuantizedCheckpoint)
     if mesh is not None:
         from codellama.fast import tensor_parallel
 
-        if options.quantize or options.compile or isinstance(checkpoint, QuantizedCheckpoint):
+        if options.quantize or options.compile or is_quantized:
             raise RequestError(
-                "rounded and compiled models are for one process; leave out quantize and compile "
-                "and name a checkpoint that is not rounded, or start one process"
+                "quantized and compiled models are for one process; leave out quantize and compile "
+                "and name a checkpoint that is not quantized, or start one process"
             )
         tensor_parallel.check_divisible(checkpoint.config, mesh.size())
         return tensor_parallel.sharded_weight_loader(mesh)
-    if not isinstance(checkpoint, QuantizedCheckpoint):
-        return (
-            quantizing_weight_loader(options.quantize)
-            if options.quantize
-            else loading.default_weight_loader
-        )
-    if options.quantize not in (None, checkpoint.mode):
+    if is_quantized and options.quantize not in (None, checkpoint.format):
         raise RequestError(
-            f"{checkpoint.directory} is rounded to {checkpoint.mode} already; leave out quantize, "
-            "or load the checkpoint that it was made from"
+            f"{checkpoint.directory} is quantized to {checkpoint.format} already; leave out "
+            "quantize, or load the checkpoint that it was made from"
         )
-    return checkpoint.place(device, loading.torch_dtype(options.dtype) or checkpoint.dtype)
+    if isinstance(checkpoint, QuantizedCheckpoint):
+        dtype = loading.torch_dtype(options.dtype) or checkpoint.dtype
+        return checkpoint.weight_loader(device, dtype)
+    if options.quantize:
+        return quantizing_weight_loader(options.quantize)
+    return loading.default_weight_loader

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codellama.fast.operators import has_amx
+from codellama.fast.cpu_linear import has_amx
 from codellama.model.attention import grouped_query_attention
 
 

@@ -2,15 +2,14 @@
 
 Slow: a pass of small matrices waits for Python, and on a GPU for a thousand kernels' launches.
 Instead: torch.compile fuses what lies between matrices; a CUDA graph launches all kernels at once.
+    Compiled code is for shapes, a recorded graph for addresses. So the KV cache is static: prompts
+    are prefilled into buffers of a few sizes, of which a compiled pass sees all behind a mask, and
+    the rows' lengths are a tensor on the device. On a CPU one version of the code runs for any
+    capacity, and a second one for batches of several rows.
 Gains: figures in README.md.
 Costs: a minute or two at first, seconds once the code is on disk; a C++ compiler on a CPU.
 Not for: prefill and draft tokens. Its CUDA kernels gave the model's logits in Triton's interpreter;
     no GPU has run them yet.
-
-torch.compile compiles for shapes, and a CUDA graph is recorded for addresses. So the KV cache is
-static: prompts are prefilled into buffers of a few sizes, of which a compiled pass sees all behind
-a mask, and the lengths of the rows are a tensor on the device. On a CPU one version of the code
-runs for any capacity, and a second one for batches of several rows.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from torch import Tensor
 from torch.utils._triton import has_triton
 
 from codellama.errors import RequestError
+from codellama.fast.cpu_linear import without_onednn
 from codellama.fast.quantized_kv_cache import QuantizedKVCache
-from codellama.fast.single_row_linear import without_onednn
 from codellama.model.kv_cache import KVCache
 from codellama.model.transformer import Transformer
 
@@ -88,11 +87,7 @@ class CompiledStep:
         if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
             # Dynamo gives up on code that several models have compiled often (PyTorch 2.13).
             options["isolate_recompiles"] = True
-
-        def step(tokens: Tensor, cache: KVCache) -> Tensor:
-            return cast(Tensor, model(tokens, cache))
-
-        self._compiled = torch.compile(step, backend=backend, fullgraph=True, **options)
+        self._compiled = torch.compile(model, backend=backend, fullgraph=True, **options)
 
     def new_cache(self, batch_size: int = 1, capacity: int = 0) -> KVCache:
         """An empty static cache; on a GPU in the buffers of one that nobody holds any more."""
@@ -102,11 +97,11 @@ class CompiledStep:
         # What inference mode has made cannot be written to outside of it.
         if not cache or not fits or cache.keys[0].is_inference():
             cache = self.model.new_cache(batch_size, capacity)
-        cache = cache.rows(0, len(cache.lengths))
-        if self._is_graph:
-            weakref.finalize(cache, setattr, self, "_free", cache.rows(0, len(cache.lengths)))
         cache.lengths = [0] * len(cache.lengths)
-        return cache
+        lent = cache.rows(0, len(cache.lengths))
+        if self._is_graph:
+            weakref.finalize(lent, setattr, self, "_free", cache)
+        return lent
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """Tokens (batch, 1) -> float32 logits (batch, 1, vocab_size), valid until the next call."""
@@ -148,27 +143,22 @@ class StaticKVCache(KVCache):
     marked: Tensor | None = None
 
     def reserve(self, tokens: int) -> None:
-        """As `KVCache.reserve`, to a capacity that other caches have, too."""
         super().reserve(bucket(tokens, self.keys[0].device.type != "cpu"))
 
     @property
     def uniform(self) -> bool:
-        """As `KVCache.uniform`; a compiled pass does not know."""
         return not torch.compiler.is_compiling() and super().uniform
 
     def key_count(self, seq: int) -> int:
-        """As `KVCache.key_count`; for a compiled pass the whole buffer."""
         return self.capacity if torch.compiler.is_compiling() else super().key_count(seq)
 
     def next_positions(self, seq: int) -> Tensor:
-        """As `KVCache.next_positions`; for a compiled pass computed on the device."""
         if torch.compiler.is_compiling():
             return self.starts + torch.arange(seq, device=self.starts.device)
         return super().next_positions(seq)
 
     def advance(self, seq: int) -> None:
-        """As `KVCache.advance`; after a compiled pass the step function calls it."""
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling():  # after a compiled pass the step function does it
             super().advance(seq)
 
 

@@ -1,13 +1,12 @@
-"""Rounded models: matrices become integers while they are read, or are stored as such.
+"""Quantized models on disk.
 
-Slow: rounding a loaded model takes memory for both forms, and at every start some seconds.
-Instead: `quantizing_weight_loader` rounds one matrix after the other. `codellama.convert --to int4`
-    rounds once, and writes `params.json` and one file with the tensors of the rounded model.
-Gains: a 7B in int4 is loaded within 5.5 GB of memory. The file is mapped and its 4-bit integers are
-    used as they are, so that the model is there at once.
+Slow: rounding at every start takes seconds to minutes.
+Instead: `codellama.convert --to int4` rounds once, and writes `params.json` and one file with the
+    tensors of the quantized model.
+Gains: the file is mapped and its 4-bit integers are used as they are, so that the model is there at
+    once.
 Costs: disk.
-Not for: embedding and norms, which stay as they are, and several processes. `load_model` reads such
-    a directory as any other, into ordinary layers.
+Not for: several processes. `load_model` reads such a directory as any other, into ordinary layers.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from codellama.errors import CheckpointError
-from codellama.fast import int4
-from codellama.fast.int8 import Int8Linear
+from codellama.fast import quantization
+from codellama.fast.quantization import Int4Linear, Int8Linear, quantizing_weight_loader
 from codellama.model.transformer import Transformer
 from codellama.weights.checkpoint import (
     COMPUTED,
@@ -37,27 +36,14 @@ from codellama.weights.loading import QUANTIZED, WeightLoader, default_weight_lo
 from codellama.weights.meta import described
 
 MODES = ("int8", "int4")
-BLOCK_ORDERS = {block: ",".join(map(str, range(block))) for block in (32, 64)}
-"""How the file tells how many rows of 4 bits are packed together."""
+BLOCK_ROWS = {
+    text: rows for rows in (32, 64) for text in (str(rows), ",".join(map(str, range(rows))))
+}
+"""How a file says how many rows of 4 bits are packed together; older ones list their numbers."""
 
-
-def quantizing_weight_loader(mode: str) -> WeightLoader:
-    """Rounds the matrices of a model as they are read, in mode "int8" or "int4".
-
-    In mode "int4" the output matrix, which matters most, has 8 bits, and so have matrices whose
-    shapes the 4-bit kernel does not take.
-    """
-
-    def place(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
-        owner = name.removesuffix(".weight")
-        if not isinstance(model.get_submodule(owner), nn.Linear):
-            return default_weight_loader(model, name, read)
-        weight = read()
-        fits = weight.shape[0] % int4.BLOCK == 0 and weight.shape[1] % int4.GROUP == 0
-        layer = int4.Int4Linear if mode == "int4" and fits and owner != "output" else Int8Linear
-        return model.set_submodule(owner, layer.from_weight(weight))
-
-    return place
+ALIGNMENT = 16
+"""Bytes to which PyTorch's kernel for 8 bits needs its integers aligned, or it crashes (2.13); a
+tensor in a file starts at any multiple of 8."""
 
 
 class QuantizedCheckpoint(Checkpoint):
@@ -66,7 +52,7 @@ class QuantizedCheckpoint(Checkpoint):
     Attributes:
         mode: "int8" or "int4".
         block: rows of a weight of 4 bits that are packed together.
-        tensors: by their names in the rounded model.
+        tensors: by their names in the quantized model.
 
     Raises:
         CheckpointError: a file is missing or damaged, or names, shapes and types are not those of
@@ -80,11 +66,10 @@ class QuantizedCheckpoint(Checkpoint):
         self.directory = directory
         self.tensors, about = read_safetensors(directory / QUANTIZED)
         self.mode = self.format = about.get("mode", "")
-        blocks = {order: block for block, order in BLOCK_ORDERS.items()}
-        self.block = blocks.get(about.get("block_order", ""), 0)
+        self.block = BLOCK_ROWS.get(about.get("block_rows", about.get("block_order", "")), 0)
         if self.mode not in MODES or not self.block:
             raise CheckpointError(
-                f"{directory / QUANTIZED} does not say how it is rounded; write it anew with "
+                f"{directory / QUANTIZED} does not say how it is quantized; write it anew with "
                 "codellama.convert"
             )
         self.config = described(directory, params, self.tensors)
@@ -92,9 +77,9 @@ class QuantizedCheckpoint(Checkpoint):
         self.dtypes = {embedding.dtype} & COMPUTED or {torch.float32}
         with torch.device("meta"):
             self._empty = Transformer(self.config).to(self.dtype)
-        place = quantizing_weight_loader(self.mode)
+        quantize = quantizing_weight_loader(self.mode)
         for name, parameter in dict(self._empty.named_parameters()).items():
-            place(self._empty, name, parameter.detach)
+            quantize(self._empty, name, parameter.detach)
         expected = self._empty.state_dict()
         problems = differences({name: one.shape for name, one in expected.items()}, self.tensors)
         for name, tensor in self.tensors.items():
@@ -103,46 +88,49 @@ class QuantizedCheckpoint(Checkpoint):
         if problems:
             raise CheckpointError(
                 f"{directory / QUANTIZED}: the tensors are not those of the model in {PARAMS}, "
-                f"rounded to {self.mode} ({'; '.join(problems[:4])}); write it anew with "
+                f"quantized to {self.mode} ({'; '.join(problems[:4])}); write it anew with "
                 "codellama.convert"
             )
 
     @property
     def weight_bytes(self) -> int:
-        """Size of the rounded weights."""
+        """Size of the quantized weights."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    def parts(self, name: str, region: Slices | None) -> tuple[list[Tensor], int]:
+    def parts(self, name: str, slices: Slices | None) -> tuple[list[Tensor], int]:
         """A parameter, or the weight that integers stand for; see `Checkpoint.parts`."""
         layer = self._layer(name, torch.device("cpu"), self.dtype)
         tensor = self.tensors[name] if layer is None else layer.dequantize().to(self.dtype)
-        return [tensor if region is None else tensor[region]], 0
+        return [tensor if slices is None else tensor[slices]], 0
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> WeightLoader:
+    def weight_loader(self, device: torch.device, dtype: torch.dtype) -> WeightLoader:
         """Puts layers of integers into a model of `dtype`; on a CPU the integers stay mapped."""
 
-        def place(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
+        def load(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
             if (layer := self._layer(name, device, dtype)) is None:
                 return default_weight_loader(model, name, read)
             return model.set_submodule(name.removesuffix(".weight"), layer)
 
-        return place
+        return load
 
     def _layer(
         self, name: str, device: torch.device, dtype: torch.dtype
-    ) -> Int8Linear | int4.Int4Linear | None:
-        """The layer of integers for the weight `name`, if it is rounded."""
+    ) -> Int8Linear | Int4Linear | None:
+        """The layer of integers for the weight `name`, if it is quantized."""
         owner = name.removesuffix(".weight")
         empty = self._empty.get_submodule(owner)
-        if not isinstance(empty, Int8Linear | int4.Int4Linear):
+        if not isinstance(empty, Int8Linear | Int4Linear):
             return None
         buffers = {}
         for kind, _ in empty.named_buffers():
             tensor = self.tensors[f"{owner}.{kind}"]
             buffers[kind] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-        if isinstance(empty, int4.Int4Linear) and self.block != (block := int4.block_rows(device)):
-            values = int4.unpack_nibbles(buffers["packed"], self.block, torch.uint8).T
-            buffers["packed"] = int4.pack_nibbles(values, block)
+            if kind == "values" and buffers[kind].data_ptr() % ALIGNMENT:
+                buffers[kind] = buffers[kind].clone()
+        block = quantization.block_rows(device)
+        if isinstance(empty, Int4Linear) and self.block != block:
+            values = quantization.unpack_nibbles(buffers["packed"], self.block, torch.uint8).T
+            buffers["packed"] = quantization.pack_nibbles(values, block)
         return type(empty)(**buffers)
 
 
@@ -154,7 +142,8 @@ def save_checkpoint(directory: str | Path, model: Transformer, mode: str) -> Non
     Raises:
         CheckpointError: the directory is taken.
     """
-    order = BLOCK_ORDERS[int4.block_rows(model.tok_embeddings.weight.device)]
+    block = quantization.block_rows(model.tok_embeddings.weight.device)
+    about = {"mode": mode, "block_rows": str(block)}
     with new_directory(directory) as temporary:
-        save_file(model.state_dict(), temporary / QUANTIZED, {"mode": mode, "block_order": order})
+        save_file(model.state_dict(), temporary / QUANTIZED, about)
         (temporary / PARAMS).write_text(json.dumps(model.config.to_params(), indent=2) + "\n")

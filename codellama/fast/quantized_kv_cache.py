@@ -4,7 +4,7 @@ Slow: nothing; but with long contexts the KV cache takes more memory than the we
 Instead: each token's and head's vector is rounded to 255 evenly spaced values, with its own scale.
 Gains: half the memory of bfloat16.
 Costs: without compiled steps decoding gets slower, the more so the longer the context is: a layer
-    is expanded when it is read, into memory that all layers use in turn.
+    is dequantized when it is read, into memory that all layers use in turn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codellama.fast.int8 import quantize_rows
+from codellama.fast.quantization import quantize_rows
 from codellama.model.kv_cache import KVCache
 
 
@@ -32,16 +32,12 @@ class QuantizedKVCache(KVCache):
         super().__init__(*shape, **options)
         self.key_scales = [one.new_zeros(*one.shape[:3], 1, dtype=dtype) for one in self.keys]
         self.value_scales = [one.new_zeros(*one.shape[:3], 1, dtype=dtype) for one in self.values]
-        self._dequantized = [
-            scales[0].new_empty(0) for scales in (self.key_scales, self.value_scales)
-        ]
+        self._dequantized = [torch.empty(0, dtype=dtype)] * 2
 
     def buffers(self) -> list[list[Tensor]]:
-        """As `KVCache.buffers`."""
         return [self.keys, self.values, self.key_scales, self.value_scales]
 
     def rows(self, start: int, stop: int) -> KVCache:
-        """As `KVCache.rows`."""
         part = copy(self)
         part.keys, part.values, part.key_scales, part.value_scales = (
             [one[start:stop] for one in layers] for layers in self.buffers()
@@ -52,19 +48,10 @@ class QuantizedKVCache(KVCache):
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """As `KVCache.write`; what is returned is valid until the next call."""
         (keys, key_scales), (values, value_scales) = quantize_rows(keys), quantize_rows(values)
-        end = self._store(
-            (self.keys, keys),
-            (self.values, values),
-            (self.key_scales, key_scales[..., None]),
-            (self.value_scales, value_scales[..., None]),
-            layer=layer,
-        )
-        return (
-            self._dequantize(0, self.keys[layer][:, :, :end], self.key_scales[layer][:, :, :end]),
-            self._dequantize(
-                1, self.values[layer][:, :, :end], self.value_scales[layer][:, :, :end]
-            ),
-        )
+        new = keys, values, key_scales[..., None], value_scales[..., None]
+        end = self._store(*zip(self.buffers(), new, strict=True), layer=layer)
+        keys, values, key_scales, value_scales = (one[layer][:, :, :end] for one in self.buffers())
+        return self._dequantize(0, keys, key_scales), self._dequantize(1, values, value_scales)
 
     def _dequantize(self, which: int, integers: Tensor, scales: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # which fuses it with what reads it

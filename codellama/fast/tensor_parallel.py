@@ -2,12 +2,13 @@
 
 Slow or impossible: a model that one device cannot hold, or reads too slowly.
 Instead: the plan of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053) with PyTorch's DTensor. The
-    first matrices of attention and feed-forward are cut by rows, so that each process computes
-    some heads and hidden channels. The second ones are cut by columns, and an all-reduce adds the
-    partial results. The embedding is cut by channels, the output by vocabulary (logits gathered).
+    first matrices of attention and feed-forward are sharded by rows, so that each process computes
+    some heads and hidden channels. The second ones are sharded by columns, and an all-reduce adds
+    the partial results. The embedding is sharded by channels, the output by vocabulary (logits
+    gathered).
 Gains: memory divided by the processes.
 Costs: two all-reduces a block.
-Not for: quantised and compiled models.
+Not for: quantized and compiled models.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ from codellama.weights.meta import shard_dimension, shard_slices
 
 
 def sharded_weight_loader(mesh: DeviceMesh) -> WeightLoader:
-    """Reads this process's share of each parameter, and nothing else."""
+    """Reads this process's shard of each parameter, and nothing else."""
 
-    def place(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
+    def load(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
         dimension = shard_dimension(name)
         if dimension is None:
             return default_weight_loader(model, name, read)
         shape = model.get_parameter(name).shape
-        share = read(shard_slices(name, shape, mesh.get_local_rank(), mesh.size()))
-        whole = DTensor.from_local(share, mesh, [Shard(dimension)], run_check=False)
+        shard = read(shard_slices(name, shape, mesh.get_local_rank(), mesh.size()))
+        whole = DTensor.from_local(shard, mesh, [Shard(dimension)], run_check=False)
         return default_weight_loader(model, name, lambda: whole)
 
-    return place
+    return load
 
 
 def parallelize(model: Transformer, mesh: DeviceMesh) -> None:
-    """Lets a model whose shares are in place exchange activations."""
+    """Lets a model whose shards are loaded exchange activations."""
     gathered = ColwiseParallel(input_layouts=Replicate(), output_layouts=Replicate())
     first, second = ColwiseParallel(), RowwiseParallel()  # named after the transposed matrix
     plan = {
@@ -61,16 +62,16 @@ def parallelize(model: Transformer, mesh: DeviceMesh) -> None:
 
 
 def check_divisible(config: ModelConfig, size: int) -> None:
-    """Raises RequestError if `size` processes cannot share a model out evenly."""
-    cut = {
+    """Raises RequestError if a model cannot be sharded evenly among `size` processes."""
+    sharded = {
         "key-value heads": config.n_kv_heads,
         "hidden channels": config.hidden_dim,
         "channels": config.dim,
         "token ids": config.vocab_size,
     }
-    for what, count in cut.items():
+    for what, count in sharded.items():
         if count % size:
             raise RequestError(
-                f"the model's {count} {what} cannot be shared out evenly among {size} processes; "
+                f"the model's {count} {what} cannot be sharded evenly among {size} processes; "
                 f"start a number of processes that divides {count}"
             )

@@ -33,7 +33,6 @@ from codellama.model.transformer import Transformer
 from codellama.text import prompts
 from codellama.text.prompts import FILL, Message, split_fill
 from codellama.text.tokenizer import Tokenizer
-from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import Progress
 from codellama.weights.loading import (
     LoadOptions,
@@ -42,7 +41,8 @@ from codellama.weights.loading import (
     load_tokenizer,
     open_checkpoint,
 )
-from codellama.weights.variants import matching
+from codellama.weights.lora import with_lora
+from codellama.weights.variants import EMBEDDED, matching
 
 
 class CodeLlama:
@@ -72,7 +72,7 @@ class CodeLlama:
     @classmethod
     def load(
         cls,
-        directory: str | Path | Checkpoint,
+        directory: str | Path = EMBEDDED,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
         *,
@@ -101,7 +101,9 @@ class CodeLlama:
             RequestError: an option is out of its range, or this machine cannot follow it.
         """
         chosen = LoadOptions(device, dtype, **options)
-        checkpoint = directory if isinstance(directory, Checkpoint) else open_checkpoint(directory)
+        checkpoint = open_checkpoint(directory)
+        if chosen.lora:
+            checkpoint = with_lora(checkpoint, chosen.lora)
         tokenizer = load_tokenizer(checkpoint.directory, checkpoint.config.vocab_size)
         if fast and (acceleration := fast_module("acceleration")):
             model, step_function = acceleration.load(checkpoint, chosen, progress, mesh)
@@ -109,7 +111,7 @@ class CodeLlama:
             if mesh is not None:  # all processes have to draw the same
                 llm.draw_seed = partial(broadcast, torch.Generator().seed, mesh)
             return llm
-        if chosen != LoadOptions(device, dtype) or mesh is not None:
+        if chosen != LoadOptions(device, dtype, lora=chosen.lora) or mesh is not None:
             raise RequestError(
                 "quantize, kv_dtype, compile and several processes are the work of codellama/fast; "
                 "leave them out, or load with it (fast=True)"

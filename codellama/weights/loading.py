@@ -33,6 +33,7 @@ from codellama.weights.huggingface import CONFIG, HuggingFaceCheckpoint
 from codellama.weights.huggingface_tokenizer import FILES, read_added_tokens
 from codellama.weights.meta import MetaCheckpoint
 from codellama.weights.recognised import not_a_checkpoint
+from codellama.weights.variants import EMBEDDED
 
 MAX_PADDING = 256
 """Rows of an embedding without an id."""
@@ -51,6 +52,7 @@ class LoadOptions:
         dtype: bfloat16, float16 or float32; without it, that of the files.
         quantize: int8 or int4: round the matrices to so many bits while they are read.
         kv_dtype: int8: round keys and values in the KV cache, for half its memory.
+        lora: directories of adapters in PEFT's format, to be merged while loading.
         compile: prepare for many or long texts: matrices in the order that the processor's library
             reads fastest, decoding steps fused by torch.compile. Takes seconds to minutes at first.
 
@@ -62,6 +64,7 @@ class LoadOptions:
     dtype: str | torch.dtype | None = None
     quantize: str | None = choice(None, among=("int8", "int4"))
     kv_dtype: str | None = choice(None, among=("int8",))
+    lora: tuple[str, ...] = ()
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -87,7 +90,7 @@ def default_weight_loader(model: Transformer, name: str, read: Callable[..., Ten
 
 
 def load_model(
-    directory: str | Path | Checkpoint,
+    directory: str | Path | Checkpoint = EMBEDDED,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     *,
@@ -101,7 +104,8 @@ def load_model(
     written anew afterwards, unless `mmap` leaves weights in them.
 
     Args:
-        directory: a checkpoint in any format, or what `open_checkpoint` made of it.
+        directory: a checkpoint in any format, or what `open_checkpoint` made of it; without it, the
+            embedded model.
         device: where the weights go; None picks CUDA, else MPS, else the CPU.
         dtype: None keeps the stored one, if there is one for all weights.
         mmap: on a CPU, leave each parameter on disk, to be read when used, if one file holds it in

@@ -10,14 +10,11 @@ from codellama import CodeLlama, RequestError, load_model
 from codellama.fast import acceleration
 from codellama.fast.acceleration import accelerate
 from codellama.fast.attention import single_query_attention
-from codellama.fast.compiled import CompiledSteps
-from codellama.fast.int4 import Int4Linear
-from codellama.fast.int8 import Int8Linear
-from codellama.fast.prepacked import PrepackedLinear, can_prepack
-from codellama.fast.quantized_checkpoint import quantizing_weight_loader, save_checkpoint
+from codellama.fast.compiled import CompiledStep
+from codellama.fast.cpu_linear import PrepackedLinear, SingleRowLinear, can_prepack
+from codellama.fast.quantization import Int4Linear, Int8Linear, quantizing_weight_loader
+from codellama.fast.quantized_checkpoint import save_checkpoint
 from codellama.fast.quantized_kv_cache import QuantizedKVCache
-from codellama.fast.single_row_linear import SingleRowLinear
-from codellama.inference.scheduler import Steps
 from codellama.model.attention import Attention
 
 TOKENS = torch.tensor([[1, 300, 7, 9, 40, 41]])
@@ -26,7 +23,7 @@ LINEAR = (nn.Linear, PrepackedLinear, Int8Linear, Int4Linear)
 
 @pytest.fixture(params=["x86", "x86 with AMX", "other CPUs"])
 def processor(request, monkeypatch):
-    """The kind of processor that the weights are placed for."""
+    """The kind of processor that the layers are chosen for."""
     prepacks = request.param != "other CPUs"
     if prepacks and not can_prepack(torch.device("cpu")):
         pytest.skip("this PyTorch has no library for this processor")
@@ -44,7 +41,7 @@ def prepacks(processor):
 @pytest.fixture(autouse=True)
 def _no_compiler(monkeypatch):
     """Nothing is compiled to see which layers there are."""
-    monkeypatch.setattr(acceleration, "CompiledSteps", lambda model: CompiledSteps(model, "eager"))
+    monkeypatch.setattr(acceleration, "CompiledStep", lambda model: CompiledStep(model, "eager"))
 
 
 def layers(model) -> list[nn.Module]:
@@ -89,8 +86,7 @@ def test_each_kind_of_weight_gets_its_layer(
         assert found == (on_x86 if prepacks else elsewhere)
     attention = [module for module in llm.model.modules() if isinstance(module, Attention)]
     assert {module.attend for module in attention} == {single_query_attention}
-    steps = CompiledSteps if options.get("compile") else Steps
-    assert type(llm.decoder.steps) is steps
+    assert isinstance(llm._step_function, CompiledStep) == bool(options.get("compile"))
 
 
 @pytest.mark.parametrize("compile", [True, False])
@@ -105,8 +101,8 @@ def test_on_other_devices_16_bits_keep_the_layers_of_pytorch(checkpoint):
 
 
 def test_a_kv_cache_of_8_bits_is_used_where_it_is_asked_for(checkpoint, llm):
-    rounded = CodeLlama.load(checkpoint, "cpu", kv_dtype="int8")
-    assert type(rounded.model.new_cache()) is QuantizedKVCache
+    quantized = CodeLlama.load(checkpoint, "cpu", kv_dtype="int8")
+    assert type(quantized.model.new_cache()) is QuantizedKVCache
     assert type(llm.model.new_cache()) is not QuantizedKVCache
 
 
@@ -149,7 +145,7 @@ def test_an_accelerated_model_has_the_same_parameters_and_still_trains(checkpoin
 def test_a_draft_model_is_as_fast_as_it_is_asked_to_be(checkpoint, fast):
     llm = CodeLlama.load(checkpoint, "cpu", torch.bfloat16)
     llm.load_draft(checkpoint, fast=fast)
-    modules = llm.decoder.new_drafter().model.modules()
+    modules = llm._new_drafter().model.modules()
     attends = {module.attend for module in modules if hasattr(module, "attend")}
     assert (attends == {single_query_attention}) == fast
     [plain] = llm.complete(["def f("], max_new_tokens=12)
@@ -174,8 +170,8 @@ def test_several_processes_refuse_what_is_for_one(checkpoint, options):
 
 
 @pytest.fixture(scope="module")
-def rounded(checkpoint, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("rounded") / "int8"
+def quantized(checkpoint, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("quantized") / "int8"
     model = load_model(
         checkpoint, "cpu", torch.bfloat16, weight_loader=quantizing_weight_loader("int8")
     )
@@ -184,24 +180,24 @@ def rounded(checkpoint, tmp_path_factory):
     return directory
 
 
-def test_a_rounded_checkpoint_keeps_its_integers(rounded, prepacks):
-    model = CodeLlama.load(rounded, "cpu").model
+def test_a_quantized_checkpoint_keeps_its_integers(quantized, prepacks):
+    model = CodeLlama.load(quantized, "cpu").model
     assert classes(model) == {PrepackedLinear if prepacks else Int8Linear}
-    plain = CodeLlama.load(rounded, "cpu", fast=False).model
+    plain = CodeLlama.load(quantized, "cpu", fast=False).model
     assert classes(plain) == {nn.Linear}
     with torch.no_grad():
         both = torch.stack([model(TOKENS).flatten(), plain(TOKENS).flatten()])
     assert torch.corrcoef(both)[0, 1] > 0.999
 
 
-def test_a_rounded_checkpoint_is_not_rounded_another_way(rounded):
-    with pytest.raises(RequestError, match="is rounded to int8 already; leave out quantize"):
-        CodeLlama.load(rounded, "cpu", quantize="int4")
+def test_a_quantized_checkpoint_is_not_quantized_another_way(quantized):
+    with pytest.raises(RequestError, match="is quantized to int8 already; leave out quantize"):
+        CodeLlama.load(quantized, "cpu", quantize="int4")
 
 
-def test_a_rounded_checkpoint_is_for_one_process(rounded):
-    with pytest.raises(RequestError, match=r"are for one process.* not rounded"):
-        CodeLlama.load(rounded, "cpu", mesh=object())
+def test_a_quantized_checkpoint_is_for_one_process(quantized):
+    with pytest.raises(RequestError, match=r"are for one process.* not quantized"):
+        CodeLlama.load(quantized, "cpu", mesh=object())
 
 
 def test_what_somebody_has_changed_stays(checkpoint):

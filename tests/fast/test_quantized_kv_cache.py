@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from codellama.inference.cache_rows import bytes_per_token, join_rows, keep_rows
 
 from codellama import CodeLlama, RequestError
 from codellama.fast.quantized_kv_cache import QuantizedKVCache
@@ -36,44 +35,40 @@ def test_vectors_of_zeros_stay_zeros():
     assert not values.any()
 
 
-def test_rows_of_different_lengths_are_kept_joined_and_grown_like_unrounded_ones():
+def test_rows_of_different_lengths_are_copied_and_grown_like_those_of_an_exact_cache():
     def fill(kind):
-        one = kind(**SHAPE, batch_size=2)
-        other = kind(**SHAPE, batch_size=1, capacity=8)
+        cache = kind(**SHAPE, batch_size=3, capacity=6)
         for layer in range(2):
-            one.write(layer, *vectors(2, 5, seed=layer))
-            other.write(layer, *vectors(1, 3, seed=9 + layer))
-        one.advance(5)
-        other.advance(3)
-        join_rows(one, other)
-        keep_rows(one, [2, 0])
-        read = [one.write(layer, *vectors(2, 4, seed=20 + layer)) for layer in range(1)]
-        return one, read[0]
+            cache.write(layer, *vectors(3, 5, seed=layer))
+        cache.lengths = [5, 2, 3]
+        cache.copy_row(2, 0, 3)
+        cache.lengths = [3, 2, 3]
+        return cache, cache.write(0, *vectors(3, 4, seed=20))
 
     exact, (exact_keys, exact_values) = fill(KVCache)
-    rounded, (keys, values) = fill(QuantizedKVCache)
-    assert rounded.lengths == exact.lengths == [3, 5]
+    quantized, (keys, values) = fill(QuantizedKVCache)
+    assert quantized.capacity == exact.capacity > 6
     for row, length in enumerate(exact.lengths):
         for one, other in ((keys, exact_keys), (values, exact_values)):
             assert torch.allclose(one[row, :, : length + 4], other[row, :, : length + 4], atol=2e-2)
 
 
 def test_it_takes_half_of_bfloat16_and_a_scale_a_vector():
-    rounded, exact = (
+    quantized, exact = (
         kind(**SHAPE, batch_size=1, dtype=torch.bfloat16) for kind in (QuantizedKVCache, KVCache)
     )
-    assert bytes_per_token(exact) == 2 * 2 * 3 * 16 * 2
-    assert bytes_per_token(rounded) == 2 * 2 * 3 * (16 + 2)
+    assert exact.bytes_per_token == 2 * 2 * 3 * 16 * 2
+    assert quantized.bytes_per_token == 2 * 2 * 3 * (16 + 2)
 
 
 def test_a_model_that_uses_it_predicts_nearly_the_same(checkpoint, llm):
-    rounded = CodeLlama.load(checkpoint, "cpu", kv_dtype="int8")
+    quantized = CodeLlama.load(checkpoint, "cpu", kv_dtype="int8")
     tokens = torch.tensor([[1, 300, 7, 9, 40, 41]])
     with torch.no_grad():
-        cache, plain = rounded.model.new_cache(), llm.model.new_cache()
+        cache, plain = quantized.model.new_cache(), llm.model.new_cache()
         assert isinstance(cache, QuantizedKVCache)
         pairs = [
-            (rounded.model(part, cache), llm.model(part, plain)) for part in tokens.split(1, 1)
+            (quantized.model(part, cache), llm.model(part, plain)) for part in tokens.split(1, 1)
         ]
     for one, other in pairs:
         assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1] > 0.999

@@ -1,22 +1,36 @@
-"""Rounded matrices, against the same arithmetic in float64."""
+"""Quantized matrices, against the same arithmetic in float64."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from random_models import random_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from codellama import CodeLlama, RequestError, load_model
-from codellama.fast import int4
-from codellama.fast.int4 import BLOCK, GROUP, Int4Linear, pack_nibbles, unpack_nibbles
-from codellama.fast.int8 import Int8Linear
-from codellama.fast.quantized_checkpoint import quantizing_weight_loader
-from codellama.fast.single_row_linear import SLICE
+from codellama.fast import cpu_linear, quantization
+from codellama.fast.acceleration import accelerate
+from codellama.fast.cpu_linear import SLICE, can_prepack
+from codellama.fast.quantization import (
+    BLOCK,
+    GROUP,
+    MAX_PART,
+    FbgemmInt8Linear,
+    Int4Linear,
+    Int8Linear,
+    pack_nibbles,
+    quantize_rows,
+    quantizing_weight_loader,
+    split_activations,
+    unpack_nibbles,
+)
+from codellama.weights.loading import weight_bytes
 
 SHAPES = {Int8Linear: (100, 48), Int4Linear: (192, 96)}
 
 
-def rounded(kind, dtype=torch.float32, seed=0, shape=None):
+def quantized(kind, dtype=torch.float32, seed=0, shape=None):
     out, width = shape or SHAPES[kind]
     weight = torch.randn(out, width, generator=torch.Generator().manual_seed(seed)).to(dtype)
     return kind.from_weight(weight), weight
@@ -28,7 +42,7 @@ def layer_width(layer):
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_every_weight_is_off_by_half_a_step_at_most(kind):
-    layer, weight = rounded(kind)
+    layer, weight = quantized(kind)
     if kind is Int8Linear:
         steps = weight.abs().amax(1, keepdim=True).expand_as(weight) / 127
     else:
@@ -52,8 +66,8 @@ class LargestFloat32(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_a_large_weight_is_rounded_piece_by_piece(kind):
-    _, weight = rounded(kind, torch.bfloat16, shape=(3 * SLICE + 128, 64))
+def test_a_large_weight_is_quantized_piece_by_piece(kind):
+    _, weight = quantized(kind, torch.bfloat16, shape=(3 * SLICE + 128, 64))
     with LargestFloat32() as largest:
         layer = kind.from_weight(weight)
     assert 0 < largest.numbers <= SLICE * 64
@@ -64,8 +78,8 @@ def test_a_large_weight_is_rounded_piece_by_piece(kind):
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("rows", [1, 2, 16, 17, 48, 49])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_few_and_many_rows_give_the_product_with_the_rounded_weight(kind, rows, dtype):
-    layer, _ = rounded(kind, dtype)
+def test_few_and_many_rows_give_the_product_with_the_quantized_weight(kind, rows, dtype):
+    layer, _ = quantized(kind, dtype)
     x = torch.randn(rows, layer_width(layer), generator=torch.Generator().manual_seed(1)).to(dtype)
     exact = F.linear(x.double(), layer.dequantize().double())
     error = (layer(x).double() - exact).abs().max() / exact.abs().max()
@@ -74,7 +88,7 @@ def test_few_and_many_rows_give_the_product_with_the_rounded_weight(kind, rows, 
 
 @pytest.mark.parametrize("width", [8, 20, 52, 100])
 def test_rows_that_do_not_fill_the_kernels_vectors_are_right_too(width):
-    layer, _ = rounded(Int8Linear, shape=(33, width))
+    layer, _ = quantized(Int8Linear, shape=(33, width))
     x = torch.randn(2, width)
     assert torch.allclose(layer(x), F.linear(x, layer.dequantize()), atol=1e-4)
 
@@ -83,26 +97,26 @@ def test_rows_that_do_not_fill_the_kernels_vectors_are_right_too(width):
 def kernel(request, monkeypatch):
     """Whether the device has a kernel for 4 bits."""
     if request.param == "without":
-        monkeypatch.setattr(int4, "kernel_rows", lambda _: 0)
+        monkeypatch.setattr(quantization, "kernel_rows", lambda _: 0)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_weights_expand_alike_in_one_graph_on_any_device(kind, kernel):
-    layer, _ = rounded(kind)
-    compiled = torch.compile(layer.expanded, backend="eager", fullgraph=True)
+def test_weights_dequantize_alike_in_one_graph_on_any_device(kind, kernel):
+    layer, _ = quantized(kind)
+    compiled = torch.compile(layer.dequantize, backend="eager", fullgraph=True)
     assert torch.equal(compiled(), layer.dequantize())
 
 
 def test_layers_are_the_same_with_and_without_a_kernel(monkeypatch):
-    expected = rounded(Int4Linear)[0].dequantize()
-    monkeypatch.setattr(int4, "kernel_rows", lambda _: 0)
-    assert torch.equal(rounded(Int4Linear)[0].dequantize(), expected)
+    expected = quantized(Int4Linear)[0].dequantize()
+    monkeypatch.setattr(quantization, "kernel_rows", lambda _: 0)
+    assert torch.equal(quantized(Int4Linear)[0].dequantize(), expected)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("rows", [(1, 1), (2, 1), (50, 1)])
-def test_what_is_fused_is_the_product_with_the_rounded_weight(kind, rows, kernel):
-    layer, _ = rounded(kind)
+def test_what_is_fused_is_the_product_with_the_quantized_weight(kind, rows, kernel):
+    layer, _ = quantized(kind)
     x = torch.randn(*rows, SHAPES[kind][1], generator=torch.Generator().manual_seed(1))
     expected = F.linear(x, layer.dequantize())
     fused = torch.compile(layer, backend="eager", fullgraph=True)
@@ -112,7 +126,7 @@ def test_what_is_fused_is_the_product_with_the_rounded_weight(kind, rows, kernel
 
 
 def test_leading_dimensions_are_kept():
-    layer, _ = rounded(Int4Linear)
+    layer, _ = quantized(Int4Linear)
     assert layer(torch.randn(2, 3, layer_width(layer))).shape == (2, 3, len(layer.dequantize()))
     assert layer(torch.randn(5, 7, layer_width(layer))).shape == (5, 7, len(layer.dequantize()))
 
@@ -127,21 +141,21 @@ def test_nibbles_come_back_in_order(block):
 
 
 @pytest.mark.skipif(
-    not int4.kernel_rows(torch.device("cpu")), reason="no kernel for this processor"
+    not quantization.kernel_rows(torch.device("cpu")), reason="no kernel for this processor"
 )
 def test_nibbles_are_packed_as_pytorch_packs_them_for_its_kernel():
     values = torch.randint(0, 16, (128, 64), generator=torch.Generator().manual_seed(0))
     expected = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values.int(), 1)
-    packed = pack_nibbles(values.to(torch.uint8), int4.block_rows(torch.device("cpu")))
+    packed = pack_nibbles(values.to(torch.uint8), quantization.block_rows(torch.device("cpu")))
     assert torch.equal(packed, expected)
 
 
 @pytest.mark.parametrize("size", [64, 128, 192])
 def test_the_product_does_not_depend_on_how_the_matrix_is_sliced(size, monkeypatch):
-    layer, _ = rounded(Int4Linear, shape=(192, 64))
+    layer, _ = quantized(Int4Linear, shape=(192, 64))
     x = torch.randn(60, 64)
     whole = layer(x)
-    monkeypatch.setattr(int4, "SLICE", size)
+    monkeypatch.setattr(quantization, "SLICE", size)
     assert torch.allclose(layer(x), whole, atol=1e-5)
 
 
@@ -151,7 +165,7 @@ def test_many_rows_may_be_multiplied_in_another_dtype(kind, dtype, monkeypatch):
     weight = torch.randn(192, 64, generator=torch.Generator().manual_seed(0))
     layer = kind.from_weight(weight.bfloat16())
     x = torch.randn(60, 64).bfloat16()
-    monkeypatch.setattr(int4, "product_dtype", lambda *_: dtype)
+    monkeypatch.setattr(quantization, "product_dtype", lambda *_: dtype)
     exact = x.double() @ layer.dequantize().double().T
     assert layer(x).dtype == torch.bfloat16
     assert torch.allclose(layer(x).double(), exact, rtol=0.02, atol=0.1)
@@ -178,22 +192,22 @@ def test_small_weights_of_float16_round_as_well_as_those_of_bfloat16(kind):
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
-def test_a_model_is_rounded_while_it_is_read(checkpoint, mode):
+def test_a_model_is_quantized_while_it_is_read(checkpoint, mode):
     model = load_model(checkpoint, "cpu", weight_loader=quantizing_weight_loader(mode))
     whole = load_model(checkpoint, "cpu")
     tokens = torch.tensor([[1, 300, 7, 9, 40, 41]])
     with torch.no_grad():
-        exact, rounded = whole(tokens), model(tokens)
-    correlation = torch.corrcoef(torch.stack([exact.flatten(), rounded.flatten()]))[0, 1]
+        exact, quantized = whole(tokens), model(tokens)
+    correlation = torch.corrcoef(torch.stack([exact.flatten(), quantized.flatten()]))[0, 1]
     assert correlation > {"int8": 0.999, "int4": 0.97}[mode]
-    assert not torch.equal(exact, rounded)
+    assert not torch.equal(exact, quantized)
     kinds = {type(module) for module in model.modules()}
     assert Int8Linear in kinds
     assert (Int4Linear in kinds) == (mode == "int4")
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
-def test_a_rounded_model_decodes_as_it_reads(checkpoint, mode):
+def test_a_quantized_model_decodes_as_it_reads(checkpoint, mode):
     llm = CodeLlama.load(checkpoint, "cpu", torch.float32, quantize=mode)
     [completion] = llm.generate([[1, 300, 7]], max_new_tokens=12, stop_ids=[])
     ids = [1, 300, 7, *completion.tokens]
@@ -225,7 +239,119 @@ def test_4_bits_are_for_matrices_that_fit_and_not_for_the_output(mode, name, sha
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_a_vector_gives_a_vector(kind):
-    layer, _ = rounded(kind)
+    layer, _ = quantized(kind)
     x = torch.randn(1, layer_width(layer))
     assert torch.equal(layer(x[0]), layer(x)[0])
     assert layer(x[:0]).shape == (0, layer.dequantize().shape[0])
+
+
+prepacks = pytest.mark.skipif(
+    not can_prepack(torch.device("cpu")), reason="this PyTorch has no library for this processor"
+)
+
+
+def fbgemm_int8(weight):
+    return FbgemmInt8Linear(*quantize_rows(weight))
+
+
+def assert_product(multiply, weight, x):
+    """That `multiply` rounds once, from products that are exact enough for it."""
+    exact = F.linear(x.double(), weight.double())
+    found = multiply(x)
+    assert found.dtype == x.dtype
+    error = (found.double() - exact).abs() / exact.abs().max()
+    assert error.max() < torch.finfo(x.dtype).eps
+
+
+def assert_predicts_nearly_as(model, other):
+    tokens = torch.tensor([[1, 300, 7, 9, 40, 41]])
+    with torch.no_grad():
+        both = torch.stack([one(tokens).flatten() for one in (model, other)])
+    assert torch.corrcoef(both)[0, 1] > 0.999
+
+
+def join(parts, scales):
+    high, low = parts.double().chunk(2)
+    return (2 * MAX_PART * high + low) * scales.double()
+
+
+@given(
+    numbers=st.lists(st.floats(-4, 4, width=16), min_size=1, max_size=40).filter(any),
+    exponent=st.integers(-20, 20),
+)
+def test_two_parts_round_to_the_scale_and_keep_large_bfloat16_numbers(numbers, exponent):
+    x = torch.tensor([numbers]).bfloat16().float() * 2.0**exponent
+    parts, scales = split_activations(x)
+    assert parts.abs().max() <= MAX_PART and torch.equal(parts, parts.round())
+    found = join(parts, scales)
+    assert ((found - x).abs() <= scales * 0.51).all()
+    large = x.abs() * MAX_PART**2 > 128 * x.abs().max()
+    assert torch.equal(found.bfloat16()[large], x.bfloat16()[large])
+
+
+def test_a_row_of_zeros_has_two_parts_of_zero():
+    parts, scales = split_activations(torch.zeros(2, 8))
+    assert not parts.any() and (scales > 0).all()
+
+
+@prepacks
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize("shape", [(33, 20), (192, 96)])
+def test_8_bits_are_those_of_the_plain_layer(shape, rows):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator).bfloat16()
+    x = torch.randn(rows, shape[1], generator=generator).bfloat16()
+    assert_product(fbgemm_int8(weight), Int8Linear.from_weight(weight).dequantize(), x)
+
+
+@prepacks
+def test_the_largest_integers_do_not_overflow():
+    weight = torch.cat([torch.ones(8, 64), -torch.ones(8, 64)])
+    for x in (torch.ones(1, 64), -torch.ones(1, 64)):
+        assert_product(fbgemm_int8(weight), weight, x.bfloat16())
+
+
+@prepacks
+def test_a_model_of_8_bits_loads_prepacked_and_predicts_nearly_the_same(checkpoint):
+    plain = load_model(
+        checkpoint, "cpu", torch.bfloat16, weight_loader=quantizing_weight_loader("int8")
+    )
+    other = CodeLlama.load(checkpoint, "cpu", torch.bfloat16, quantize="int8").model
+    assert isinstance(other.output, FbgemmInt8Linear)
+    assert weight_bytes(other) == pytest.approx(weight_bytes(plain), rel=0.02)
+    assert_predicts_nearly_as(other, plain)
+
+
+@prepacks
+def test_a_model_in_memory_is_prepacked_too(checkpoint):
+    plain = load_model(
+        checkpoint, "cpu", torch.bfloat16, weight_loader=quantizing_weight_loader("int8")
+    )
+    other = load_model(
+        checkpoint, "cpu", torch.bfloat16, weight_loader=quantizing_weight_loader("int8")
+    )
+    assert isinstance(accelerate(other).output, FbgemmInt8Linear)
+    assert_predicts_nearly_as(other, plain)
+
+
+def test_rows_are_split_by_scales_of_their_own_and_stay_in_order():
+    x = torch.tensor([[1.0, -2.0], [1000.0, 4.0], [0.0, 0.0]])
+    parts, scales = split_activations(x)
+    assert (parts.shape, scales.shape) == ((6, 2), (3, 1))
+    assert torch.allclose(join(parts, scales).float(), x, atol=0.1)
+
+
+TOKENS = torch.tensor([[1, 5, 7, 9, 300]])
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_without_private_operators_the_logits_are_the_same(checkpoint, monkeypatch, mode):
+    def logits():
+        with torch.no_grad():
+            return CodeLlama.load(checkpoint, "cpu", quantize=mode).model(TOKENS)
+
+    expected = logits()
+    monkeypatch.setattr(cpu_linear, "HAS_FBGEMM", False)
+    monkeypatch.setattr(quantization, "HAS_INT8_KERNEL", False)
+    monkeypatch.setattr(quantization, "HAS_INT4_KERNEL", False)
+    assert torch.allclose(logits(), expected, atol=0.02)
