@@ -13,7 +13,7 @@ from commands import run, start
 from safetensors.torch import save_file
 from shared_data import shared
 
-from codellama import CodeLlama, Completion, Tokenizer, chat
+from codellama import CodeLlama, Completion, Tokenizer, chat, load_model
 from codellama.generate import SEPARATOR
 from codellama.weights.loading import open_checkpoint
 from codellama.weights.lora import with_lora
@@ -394,8 +394,9 @@ def test_adapters_are_merged_in_memory(checkpoint, tmp_path):
             {f"{stem}_A.weight": torch.ones(2, 64), f"{stem}_B.weight": torch.ones(64, 2)},
             adapter / "adapter_model.safetensors",
         )
-    merged = with_lora(open_checkpoint(checkpoint), adapters)
-    expected = CodeLlama.load(merged, "cpu").complete(["x = 1"], max_new_tokens=8)[0].text
+    merged = load_model(with_lora(open_checkpoint(checkpoint), adapters), "cpu")
+    plain = CodeLlama(merged, Tokenizer(checkpoint / "tokenizer.model"))
+    expected = plain.complete(["x = 1"], max_new_tokens=8)[0].text
     given = ("--ckpt", checkpoint, *GREEDY, "--prompt", "x = 1")
     assert run("generate", *given, "--lora", [*map(str, adapters)]).stdout == expected + "\n"
     assert run("generate", *given).stdout != expected + "\n"
