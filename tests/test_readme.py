@@ -42,7 +42,7 @@ def directory(checkpoint, tmp_path_factory) -> Path:
     shutil.copytree(recipe.PACKAGED, directory / "recipes")
     model = {"dim": 32, "n_layers": 1, "n_heads": 2, "multiple_of": 32, "vocab_size": 400}
     edit(directory / "recipes" / "paper.json", model=model)
-    (directory / "module.py").write_text("import os\n")
+    (directory / "module.py").write_text("import os\n<FILL_ME>\n")
     shutil.copytree(commands.ROOT / "codellama" / "model", directory / "my_code")
     with gzip.open(directory / "HumanEval.jsonl.gz", "wt") as file:
         print(json.dumps(PROBLEM), file=file)
@@ -56,7 +56,7 @@ def test_a_command_of_the_readme_runs(directory, monkeypatch, line):
     monkeypatch.setattr("codellama.training.packing.PART_BYTES", 200_000)
     monkeypatch.setattr(recipe, "PACKAGED", directory / "recipes")
     monkeypatch.chdir(directory)
-    words = shlex.split(line, comments=True)
+    words = shlex.split(line.replace("$'", "'").partition(" > ")[0], comments=True)
     if words[:2] == ["python", "-m"]:
         done = commands.run(words[2].removeprefix("codellama."), *words[3:])
     else:
