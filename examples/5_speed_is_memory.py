@@ -23,7 +23,7 @@ from codellama import ModelConfig
 from codellama.cli import run
 from codellama.errors import number
 from codellama.evaluation.speed import matrix_rate, read_bandwidth
-from codellama.fast.cpu_linear import PrepackedLinear, can_prepack
+from codellama.fast.cpu_linear import can_prepack, prepack
 from codellama.fast.quantization import Int4Linear, Int8Linear
 
 LAYERS = 4
@@ -105,7 +105,7 @@ def speed_is_memory(size: Size, picture: Picture) -> None:
         assert one_row[4] < one_row[32], "4 bits are read faster than 32"
     print("Unpacking takes time, too, so that 4 bits gain less than their bytes say.")
     if can_prepack(device):
-        packed = [PrepackedLinear.from_weight(matrix) for matrix in halves]
+        packed = [prepack(matrix) for matrix in halves]
         inputs = [torch.randn(rows, size.width).bfloat16() for rows in (1, 8)]
         one, eight = (seconds(packed, x, 2 * size.repeats) for x in inputs)
         print(f"16 bits, prepacked: {1e3 * one:.2f} for 1 row, {1e3 * eight:.2f} for 8.")

@@ -132,8 +132,9 @@ WORK = {
     "infilling": "llm.infill([('def f(x):', '    return y')], max_new_tokens=6)",
     "infilling, suffix first": "llm.infill([('a', 'b')], suffix_first=True, max_new_tokens=6)",
     "chat": "llm.chat([[{'role': 'user', 'content': 'Hi'}]], max_new_tokens=6)",
+    "the generation loop": "list(codellama.generate_tokens(llm.model, [1, 5, 6], 6))",
     "streaming": "list(llm.stream('def f(', max_new_tokens=6))",
-    "a dialog that goes on": "[list(llm.stream_chat(dialog[:end], max_new_tokens=6))"
+    "a chat that goes on": "[list(llm.stream_chat(chat[:end], max_new_tokens=6))"
     " for end in (1, 3)]",
     "ragged batches": "llm.generate([[1], [1, *range(40, 51)], [1, 5]], max_new_tokens=6,"
     " batch_size=2)",
@@ -145,14 +146,17 @@ WORK = {
     "sys.argv[1], 'cpu', 'bfloat16').model.modules()}",
     "needless imports": "[name for name in ('torch.distributed.tensor', 'torch._dynamo',"
     " 'transformers', 'matplotlib') if name in sys.modules]",
+    "every other module": "[importlib.import_module(module.name).__name__ for module in"
+    " pkgutil.walk_packages(codellama.__path__, 'codellama.')"
+    " if not re.search('fast|checkpoints|__main__', module.name)]",
 }
 """What to try, as expressions: other chapters of the package are a line each."""
 
 SETTING = """
-import json, sys
+import importlib, json, pkgutil, re, sys
 import torch, codellama
 
-dialog = [
+chat = [
     {"role": "user", "content": "Hi"},
     {"role": "assistant", "content": "Ho"},
     {"role": "user", "content": "Hey"},

@@ -1,1 +1,1 @@
-"""Optional speed: each file one speed-up, all put in place by `acceleration.load_accelerated`."""
+"""Optional speed: each file one speed-up, all put in place by `acceleration.load`."""

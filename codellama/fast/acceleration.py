@@ -28,7 +28,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from codellama.errors import RequestError
 from codellama.fast.attention import single_query_attention
 from codellama.fast.compiled import CompiledStep, check_compiler
-from codellama.fast.cpu_linear import PrepackedLinear, SingleRowLinear, can_prepack, has_amx
+from codellama.fast.cpu_linear import SingleRowLinear, can_prepack, has_amx, prepack
 from codellama.fast.quantization import FbgemmInt8Linear, Int8Linear, quantizing_weight_loader
 from codellama.fast.quantized_checkpoint import QuantizedCheckpoint
 from codellama.fast.quantized_kv_cache import QuantizedKVCache
@@ -84,8 +84,8 @@ def accelerate(model: Transformer) -> Transformer:
     return model
 
 
-def _accelerate_layer(model: Transformer, name: str, prepack: bool = False) -> None:
-    """Exchanges one layer; `prepack` says whether to prepack 16 bits, too."""
+def _accelerate_layer(model: Transformer, name: str, compile: bool = False) -> None:
+    """Exchanges one layer by the table."""
     layer = model.get_submodule(name)
     if isinstance(layer, Attention) and layer.attend is grouped_query_attention:
         layer.attend = single_query_attention
@@ -93,8 +93,8 @@ def _accelerate_layer(model: Transformer, name: str, prepack: bool = False) -> N
         model.set_submodule(name, FbgemmInt8Linear(layer.values, layer.scales))
     elif type(layer) is nn.Linear and layer.bias is None and SingleRowLinear.suits(layer.weight):
         mapped_is_faster = layer.weight.dtype == torch.bfloat16 and has_amx()  # see `cpu_linear`
-        if prepack and can_prepack(layer.weight.device) and not mapped_is_faster:
-            model.set_submodule(name, PrepackedLinear.from_weight(layer.weight.detach()))
+        if compile and can_prepack(layer.weight.device) and not mapped_is_faster:
+            model.set_submodule(name, prepack(layer.weight.detach()))
         else:
             model.set_submodule(name, SingleRowLinear(layer.weight))
 
@@ -102,25 +102,22 @@ def _accelerate_layer(model: Transformer, name: str, prepack: bool = False) -> N
 def _weight_loader(
     checkpoint: Checkpoint, options: LoadOptions, device: torch.device, mesh: DeviceMesh | None
 ) -> WeightLoader:
-    is_quantized = isinstance(checkpoint, QuantizedCheckpoint)
     if mesh is not None:
         from codellama.fast import tensor_parallel
 
-        if options.quantize or options.compile or is_quantized:
+        if options.quantize or options.compile or isinstance(checkpoint, QuantizedCheckpoint):
             raise RequestError(
                 "quantized and compiled models are for one process; leave out quantize and compile "
                 "and name a checkpoint that is not quantized, or start one process"
             )
         tensor_parallel.check_divisible(checkpoint.config, mesh.size())
         return tensor_parallel.sharded_weight_loader(mesh)
-    if is_quantized and options.quantize not in (None, checkpoint.format):
+    if not isinstance(checkpoint, QuantizedCheckpoint):
+        mode = options.quantize
+        return quantizing_weight_loader(mode) if mode else loading.default_weight_loader
+    if options.quantize not in (None, checkpoint.mode):
         raise RequestError(
-            f"{checkpoint.directory} is quantized to {checkpoint.format} already; leave out "
+            f"{checkpoint.directory} is quantized to {checkpoint.mode} already; leave out "
             "quantize, or load the checkpoint that it was made from"
         )
-    if isinstance(checkpoint, QuantizedCheckpoint):
-        dtype = loading.torch_dtype(options.dtype) or checkpoint.dtype
-        return checkpoint.weight_loader(device, dtype)
-    if options.quantize:
-        return quantizing_weight_loader(options.quantize)
-    return loading.default_weight_loader
+    return checkpoint.weight_loader(device, loading.torch_dtype(options.dtype) or checkpoint.dtype)

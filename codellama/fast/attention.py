@@ -2,12 +2,10 @@
 
 Slow: with `enable_gqa` PyTorch's kernel reads each key head once for every query head of its group.
     For a single query of bfloat16 the kernel takes a slow path.
-Instead: the query heads of a group are passed as several positions of one head, so that each key
-    is read once a group. A single query of bfloat16 is given twice, and one of the two
-    equal results dropped. Under torch.compile the formula is written out, to be fused.
+Instead: the query heads of a group are passed as positions of one head, so that each key is read
+    once a group. A query of bfloat16 is given twice. torch.compile fuses the written-out formula.
 Gains (two cores, 2026-11): decoding is 1.5 to 4 times faster with grouped queries. Two queries of
-    bfloat16 take a third of the time of one. Written out, 512 to 4,096 keys take two fifths to half
-    of the time of PyTorch's kernel.
+    bfloat16 take a third of the time of one. Written out, half of the time of PyTorch's kernel.
 Costs: nothing; on CUDA, prefill behind a first chunk holds a layer's keys and values once for each
     query head.
 Not for: prefill and training, which go to `grouped_query_attention`.
@@ -47,12 +45,8 @@ def single_query_attention(
 
 
 def _written_out(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """The formula in float32, for torch.compile to fuse. On a GPU all threads share a
-    head's keys; kernels give them to one block of threads.
-
-    Shape:
-        queries (batch, kv_heads, group, head_dim), the rest as above -> as queries
-    """
+    """The formula in float32, for queries (batch, kv_heads, group, head_dim). On a GPU all threads
+    share a head's keys; kernels give them to one block of threads."""
     products = queries.float()[:, :, :, None] * keys.float()[:, :, None]
     scores = products.sum(-1) * queries.shape[-1] ** -0.5  # (batch, kv_heads, group, key_count)
     if mask is not None:

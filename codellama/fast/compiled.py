@@ -70,12 +70,7 @@ def check_compiler(device: torch.device) -> None:
 
 class CompiledStep:
     """A model's passes over one token a row, compiled at the first one: a step function (see
-    `inference.scheduler`). The model then makes static caches.
-
-    Args:
-        model: on one device.
-        backend: of torch.compile.
-    """
+    `inference.scheduler`). The model, on one device, then makes static caches."""
 
     def __init__(self, model: Transformer, backend: str = "inductor") -> None:
         self.model = model

@@ -1,19 +1,17 @@
 """Linear layers of 16 bits on a CPU: mapped from disk as they are, or prepacked.
 
-Slow: for one row of bfloat16, `F.linear` asks oneDNN, whose products are made for many rows. For
-    many rows it hands rows as they lie in the file to libraries that read blocks. A processor with
-    AVX2 alone has no products of 16 bits: each number is converted at each use.
+Slow: for one row of bfloat16, `F.linear` asks oneDNN, whose products are made for many rows; for
+    many, it hands rows as they lie in the file to libraries that read blocks. With AVX2 alone,
+    which has no products of 16 bits, each number is converted at each use.
 Instead: `SingleRowLinear` leaves the weight mapped. One row goes to PyTorch's own product of a
-    matrix and a vector; with AVX2, slices are converted to float32 for many rows.
-    `PrepackedLinear` reorders the weight for a library inside PyTorch: oneDNN for bfloat16 where
-    the processor multiplies it (AVX-512 BF16, AMX), else FBGEMM.
-Gains: of one row by `SingleRowLinear`, half the time with AVX-512, and 0.74 to 0.87 of it with AMX
-    (two cores, 2026-11). Prepacked, 0.84 of the time for one row and an eighth for 512 with AVX2
-    alone (table in README.md).
-Costs: mapped, nothing. Prepacked, a copy and the time to make it: for a billion weights one core
-    takes 13 s (float16), 6 s (int8) or 1 s (oneDNN).
+    matrix and a vector; with AVX2, slices are converted to float32 for many rows. `prepack`
+    reorders the weight for a library inside PyTorch: oneDNN for bfloat16 where the processor
+    multiplies it (AVX-512 BF16, AMX), else FBGEMM.
+Gains: one row takes half the time with AVX-512 and 0.74 to 0.87 of it with AMX (two cores,
+    2026-11). Prepacked, 512 rows take an eighth with AVX2 alone (table in README.md).
+Costs: mapped, nothing; prepacked, a copy, and a core's 13 s (oneDNN: 1 s) per billion weights.
 Not for: GPUs, float32, gradients. Prepacking is for x86, but not for bfloat16 with AMX, where one
-    row takes 1.5 times as long as by `SingleRowLinear` (2026-11-30, two cores).
+    row takes 1.5 times as long as mapped (2026-11-30, two cores).
 """
 
 from __future__ import annotations
@@ -83,12 +81,12 @@ def can_prepack(device: torch.device) -> bool:
     return device.type == "cpu" and HAS_FBGEMM
 
 
-class SingleRowLinear(nn.Linear):
-    """`nn.Linear` without bias that takes the quickest product for the rows that it gets.
+Product = Callable[[Tensor], Tensor]
+"""Multiplies activations (rows, in) with a weight: (rows, out)."""
 
-    Shape:
-        (..., in) -> (..., out)
-    """
+
+class SingleRowLinear(nn.Linear):
+    """`nn.Linear` without bias that takes the quickest product for the rows that it gets."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
@@ -139,15 +137,9 @@ def without_onednn() -> Iterator[None]:
 
 
 class FrozenLinear(nn.Module):
-    """A linear layer without bias or gradients; a subclass's `multiply` is for matrices.
+    """A linear layer without bias or gradients."""
 
-    Shape:
-        (..., in) -> (..., out)
-    """
-
-    def multiply(self, x: Tensor) -> Tensor:
-        """The product (rows, out) of `x` (rows, in) with the weight."""
-        raise NotImplementedError
+    multiply: Product
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
@@ -171,63 +163,52 @@ class _NoGradient(torch.autograd.Function):
 
 
 class PrepackedLinear(FrozenLinear):
-    """A layer whose weight a library has reordered.
-
-    Args:
-        weight: (out, in), not kept.
-        product: multiplies (rows, in) -> (rows, out) with the reordered weight.
+    """A layer whose `weight` a library has reordered, and multiplies by `product` in `dtype`.
 
     Attributes:
         weight_bytes: memory of the reordered weight, which is no parameter.
     """
 
-    def __init__(self, weight: Tensor, product: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, weight: Tensor, product: Product, dtype: torch.dtype) -> None:
         super().__init__()
         self.out_features, self.weight_bytes = len(weight), weight.nbytes
-        self.product, self.number = product, next(_numbers)  # copies of the layer share them
-        _products[self.number] = product
-
-    @staticmethod
-    def from_weight(weight: Tensor) -> PrepackedLinear:
-        """Prepacks a weight (out, in) of bfloat16 or float16, which is not kept.
-
-        Raises:
-            CheckpointError: it has numbers that float16 cannot hold.
-        """
-        suits_onednn = weight.dtype == torch.bfloat16 and HAS_ONEDNN
-        return OneDnnLinear(weight) if suits_onednn else FbgemmLinear(weight)
+        self.dtype, self.product, self.number = dtype, product, next(_numbers)
+        _products[self.number] = product  # shared by copies of the layer
 
     def multiply(self, x: Tensor) -> Tensor:
-        return torch.ops.codellama.prepacked_product(x, self.number, self.out_features)
+        multiply = torch.ops.codellama.prepacked_product
+        return multiply(x.to(self.dtype), self.number, self.out_features).to(x.dtype)
 
 
-class OneDnnLinear(PrepackedLinear):
-    """Products of bfloat16 in oneDNN."""
-
-    def __init__(self, weight: Tensor) -> None:
-        # The order for 8 rows of activations is as good for 1 and for 512.
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 8)
-        multiply = torch.ops.mkldnn._linear_pointwise
-        super().__init__(weight, lambda x: multiply(x, packed, None, "none", [], ""))
+def prepack(weight: Tensor) -> PrepackedLinear:
+    """The layer of a weight (out, in) of 16 bits, for the library that is fastest here."""
+    is_onednn = weight.dtype == torch.bfloat16 and HAS_ONEDNN
+    return prepack_for_onednn(weight) if is_onednn else prepack_for_fbgemm(weight)
 
 
-class FbgemmLinear(PrepackedLinear):
-    """Products of float16 in FBGEMM (Khudia et al. 2021, arXiv 2101.05615), float32 inside.
+def prepack_for_onednn(weight: Tensor) -> PrepackedLinear:
+    """Products of bfloat16."""
+    # The order for 8 rows of activations is as good for 1 and for 512.
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 8)
+    multiply = torch.ops.mkldnn._linear_pointwise
+    rest: tuple[Any, ...] = (packed, None, "none", [], "")
+    return PrepackedLinear(weight, lambda x: multiply(x, *rest), torch.bfloat16)
+
+
+def prepack_for_fbgemm(weight: Tensor) -> PrepackedLinear:
+    """Products of float16, float32 inside (Khudia et al. 2021, arXiv 2101.05615).
 
     Numbers of bfloat16 from 6e-5 on become float16 unchanged; smaller ones move by 3e-8 at most.
+    CheckpointError if float16 cannot hold one.
     """
-
-    def __init__(self, weight: Tensor) -> None:
-        if (largest := weight.abs().max()) > torch.finfo(torch.float16).max:
-            raise CheckpointError(
-                f"a matrix of {weight.dtype} has weights of up to {largest:.3g}; prepacked ones "
-                "must not be above 65504: load it without compile"
-            )
-        packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
-        super().__init__(weight, lambda x: torch.ops.quantized.linear_dynamic_fp16(x, packed))
-
-    def multiply(self, x: Tensor) -> Tensor:
-        return super().multiply(x.float()).to(x.dtype)
+    if (largest := weight.abs().max()) > torch.finfo(torch.float16).max:
+        raise CheckpointError(
+            f"a matrix of {weight.dtype} has weights of up to {largest:.3g}; prepacked ones must "
+            "not be above 65504: load it without compile"
+        )
+    packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
+    multiply = torch.ops.quantized.linear_dynamic_fp16
+    return PrepackedLinear(weight, lambda x: multiply(x, packed), torch.float32)
 
 
 # torch.compile and FBGEMM, as of PyTorch 2.13. An operator may take FBGEMM's weight, which is a
@@ -236,7 +217,7 @@ class FbgemmLinear(PrepackedLinear):
 # finds the product. oneDNN's weight is a tensor and could be an argument; one way serves both.
 
 _numbers = count()
-_products: WeakValueDictionary[int, Callable[[Tensor], Tensor]] = WeakValueDictionary()
+_products: WeakValueDictionary[int, Product] = WeakValueDictionary()
 _NAME = "codellama::prepacked_product"
 torch.library.define(_NAME, "(Tensor x, int number, int out_features) -> Tensor")
 torch.library.impl(_NAME, "CompositeExplicitAutograd", lambda x, number, _: _products[number](x))

@@ -1,12 +1,10 @@
 """Linear layers of 8 and 4 bits a weight, into which matrices are rounded while they are read.
 
-Slow: decoding reads every weight once a token, so it is as fast as memory is. Rounding a model that
-    is in memory takes room for both forms.
+Slow: decoding reads every weight once a token, so it is as fast as memory is.
 Instead: weights are integers. With 8 bits each row has a scale (Dettmers et al. 2022, arXiv
     2208.07339, compare such schemes); with 4 bits each group of 32 in a row has a scale and a zero
-    point (Frantar et al. 2022, arXiv 2210.17323). Nothing but the weights is rounded.
-    `quantizing_weight_loader` rounds one matrix after the other. PyTorch's kernels multiply few
-    rows of activations; for many, the weight is dequantized. On x86, FBGEMM multiplies 8 bits.
+    point (Frantar et al. 2022, arXiv 2210.17323). Nothing but the weights is rounded. PyTorch's
+    kernels multiply few rows; for many, the weight is dequantized. On x86, FBGEMM takes 8 bits.
 Gains: half the memory of 16 bits, or with 4 bits about a third, the embedding included. A 7B in
     int4 is loaded within 5.5 GB of memory. Speed: see README.md.
 Costs: accuracy (`codellama.evaluate compare`), and seconds per billion weights for rounding.
@@ -23,18 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codellama.fast.cpu_linear import (
-    SLICE,
-    FrozenLinear,
-    PrepackedLinear,
-    has_operators,
-    product_dtype,
-)
+from codellama.fast import cpu_linear
+from codellama.fast.cpu_linear import SLICE, FrozenLinear, PrepackedLinear, product_dtype
 from codellama.model.transformer import Transformer
 from codellama.weights.loading import WeightLoader, default_weight_loader
 
-HAS_INT8_KERNEL = has_operators(torch.ops.aten, "_weight_int8pack_mm")
-HAS_INT4_KERNEL = has_operators(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
+HAS_INT8_KERNEL = cpu_linear.has_operators(torch.ops.aten, "_weight_int8pack_mm")
+HAS_INT4_KERNEL = cpu_linear.has_operators(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
 MAX_INT8_ROWS, MAX_INT4_ROWS = 16, 48
 """Rows of activations up to which the kernels beat dequantizing (AVX-512, 2026-11)."""
 GROUP = 32
@@ -123,7 +116,7 @@ class FbgemmInt8Linear(PrepackedLinear):
             weight = torch._make_per_channel_quantized_tensor(values, scales.double(), zeros, 0)
         packed = torch.ops.quantized.linear_prepack(weight, None)
         multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        super().__init__(values, lambda x: multiply(x, 1.0, MAX_PART + 1, packed))
+        super().__init__(values, lambda x: multiply(x, 1.0, MAX_PART + 1, packed), torch.float32)
 
     def multiply(self, x: Tensor) -> Tensor:
         parts, scales = split_activations(x.float())

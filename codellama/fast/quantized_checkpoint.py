@@ -1,10 +1,8 @@
 """Quantized models on disk.
 
 Slow: rounding at every start takes seconds to minutes.
-Instead: `codellama.convert --to int4` rounds once, and writes `params.json` and one file with the
-    tensors of the quantized model.
-Gains: the file is mapped and its 4-bit integers are used as they are, so that the model is there at
-    once.
+Instead: `codellama.convert --to int4` rounds once and writes the tensors of the quantized model.
+Gains: the file is mapped and its 4-bit integers used as they are: the model is there at once.
 Costs: disk.
 Not for: several processes. `load_model` reads such a directory as any other, into ordinary layers.
 """
@@ -20,8 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from codellama.errors import CheckpointError
-from codellama.fast import quantization
-from codellama.fast.quantization import Int4Linear, Int8Linear, quantizing_weight_loader
+from codellama.fast.quantization import (
+    Int4Linear,
+    Int8Linear,
+    block_rows,
+    pack_nibbles,
+    quantizing_weight_loader,
+    unpack_nibbles,
+)
 from codellama.model.transformer import Transformer
 from codellama.weights.checkpoint import (
     COMPUTED,
@@ -47,12 +51,7 @@ tensor in a file starts at any multiple of 8."""
 
 
 class QuantizedCheckpoint(Checkpoint):
-    """A directory that `save_checkpoint` has written.
-
-    Attributes:
-        mode: "int8" or "int4".
-        block: rows of a weight of 4 bits that are packed together.
-        tensors: by their names in the quantized model.
+    """A directory that `save_checkpoint` has written, with `tensors` of `mode` "int8" or "int4".
 
     Raises:
         CheckpointError: a file is missing or damaged, or names, shapes and types are not those of
@@ -76,11 +75,11 @@ class QuantizedCheckpoint(Checkpoint):
         embedding = self.tensors.get("tok_embeddings.weight", torch.empty(0))
         self.dtypes = {embedding.dtype} & COMPUTED or {torch.float32}
         with torch.device("meta"):
-            self._empty = Transformer(self.config).to(self.dtype)
+            model = Transformer(self.config).to(self.dtype)
         quantize = quantizing_weight_loader(self.mode)
-        for name, parameter in dict(self._empty.named_parameters()).items():
-            quantize(self._empty, name, parameter.detach)
-        expected = self._empty.state_dict()
+        for name, parameter in dict(model.named_parameters()).items():
+            quantize(model, name, parameter.detach)
+        expected = model.state_dict()
         problems = differences({name: one.shape for name, one in expected.items()}, self.tensors)
         for name, tensor in self.tensors.items():
             if name in expected and tensor.dtype != expected[name].dtype:
@@ -117,32 +116,24 @@ class QuantizedCheckpoint(Checkpoint):
         self, name: str, device: torch.device, dtype: torch.dtype
     ) -> Int8Linear | Int4Linear | None:
         """The layer of integers for the weight `name`, if it is quantized."""
-        owner = name.removesuffix(".weight")
-        empty = self._empty.get_submodule(owner)
-        if not isinstance(empty, Int8Linear | Int4Linear):
-            return None
-        buffers = {}
-        for kind, _ in empty.named_buffers():
-            tensor = self.tensors[f"{owner}.{kind}"]
-            buffers[kind] = tensor.to(device, dtype if tensor.is_floating_point() else None)
-            if kind == "values" and buffers[kind].data_ptr() % ALIGNMENT:
-                buffers[kind] = buffers[kind].clone()
-        block = quantization.block_rows(device)
-        if isinstance(empty, Int4Linear) and self.block != block:
-            values = quantization.unpack_nibbles(buffers["packed"], self.block, torch.uint8).T
-            buffers["packed"] = quantization.pack_nibbles(values, block)
-        return type(empty)(**buffers)
+        owner = name.removesuffix("weight")
+        if (values := self.tensors.get(f"{owner}values")) is not None:
+            values, scales = values.to(device), self.tensors[f"{owner}scales"]
+            if values.data_ptr() % ALIGNMENT:
+                values = values.clone()
+            return Int8Linear(values, scales.to(device, dtype))
+        if (packed := self.tensors.get(f"{owner}packed")) is not None:
+            packed, both = packed.to(device), self.tensors[f"{owner}scales_and_zeros"]
+            if self.block != (block := block_rows(device)):
+                packed = pack_nibbles(unpack_nibbles(packed, self.block, torch.uint8).T, block)
+            return Int4Linear(packed, both.to(device, dtype))
+        return None
 
 
 def save_checkpoint(directory: str | Path, model: Transformer, mode: str) -> None:
-    """Writes a model that was loaded with `quantizing_weight_loader(mode)`.
-
-    The directory appears when all of it is written.
-
-    Raises:
-        CheckpointError: the directory is taken.
-    """
-    block = quantization.block_rows(model.tok_embeddings.weight.device)
+    """Writes a model that was loaded with `quantizing_weight_loader(mode)` to a new directory,
+    which appears when all of it is written; raises CheckpointError if it is taken."""
+    block = block_rows(model.tok_embeddings.weight.device)
     about = {"mode": mode, "block_rows": str(block)}
     with new_directory(directory) as temporary:
         save_file(model.state_dict(), temporary / QUANTIZED, about)

@@ -2,10 +2,9 @@
 
 Slow or impossible: a model that one device cannot hold, or reads too slowly.
 Instead: the plan of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053) with PyTorch's DTensor. The
-    first matrices of attention and feed-forward are sharded by rows, so that each process computes
-    some heads and hidden channels. The second ones are sharded by columns, and an all-reduce adds
-    the partial results. The embedding is sharded by channels, the output by vocabulary (logits
-    gathered).
+    first matrices of attention and feed-forward are sharded by rows (heads and hidden channels),
+    the second ones by columns, and an all-reduce adds the partial results. The embedding is sharded
+    by channels, the output by vocabulary.
 Gains: memory divided by the processes.
 Costs: two all-reduces a block.
 Not for: quantized and compiled models.

@@ -12,14 +12,15 @@ from codellama import CheckpointError, CodeLlama, CodeLlamaError, load_model
 from codellama.fast import cpu_linear
 from codellama.fast.cpu_linear import (
     MAX_ROWS,
-    FbgemmLinear,
     FrozenLinear,
-    OneDnnLinear,
     PrepackedLinear,
     SingleRowLinear,
     can_prepack,
     has_operators,
     multiplies_bfloat16,
+    prepack,
+    prepack_for_fbgemm,
+    prepack_for_onednn,
 )
 from codellama.fast.quantization import FbgemmInt8Linear, quantize_rows
 from codellama.weights.loading import weight_bytes
@@ -28,7 +29,7 @@ prepacks = pytest.mark.skipif(
     not can_prepack(torch.device("cpu")), reason="this PyTorch has no library for this processor"
 )
 onednn = pytest.param(
-    OneDnnLinear,
+    prepack_for_onednn,
     marks=pytest.mark.skipif(
         not multiplies_bfloat16(), reason="oneDNN has no bfloat16 for this processor"
     ),
@@ -130,7 +131,7 @@ def assert_product(multiply, weight, x):
 
 
 @prepacks
-@pytest.mark.parametrize("pack", [FbgemmLinear, onednn])
+@pytest.mark.parametrize("pack", [prepack_for_fbgemm, onednn])
 @pytest.mark.parametrize("rows", [1, 2, 7, 16, 65])
 @pytest.mark.parametrize("shape", [(33, 20), (192, 96), (64, 256)])
 def test_any_number_of_rows_gives_the_product_with_the_weight(shape, rows, pack):
@@ -146,13 +147,13 @@ def test_both_dtypes_of_16_bits_have_a_library(dtype):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(96, 64, generator=generator).to(dtype)
     x = torch.randn(2, 3, 64, generator=generator).to(dtype)
-    assert_product(PrepackedLinear.from_weight(weight), weight, x)
+    assert_product(prepack(weight), weight, x)
 
 
 @prepacks
 def test_float16_keeps_small_bfloat16_weights_nearly():
     weight = torch.tensor([[1e-3, 6.2e-5, 3e-6, 2e-8, 0.0, -1e-7, 1e-30, 5e-5]]).bfloat16()
-    found = FbgemmLinear(weight.expand(16, -1).contiguous())(torch.eye(8)).T
+    found = prepack_for_fbgemm(weight.expand(16, -1).contiguous())(torch.eye(8)).T
     moved = (found[0] - weight[0].float()).abs()
     assert (moved[:2] == 0).all()
     assert (moved <= 3e-8).all()
@@ -161,11 +162,11 @@ def test_float16_keeps_small_bfloat16_weights_nearly():
 @prepacks
 def test_weights_that_float16_does_not_hold_are_refused():
     with pytest.raises(CheckpointError, match=r"9\.98e\+04"):
-        FbgemmLinear(torch.full((4, 4), 1e5).bfloat16())
+        prepack_for_fbgemm(torch.full((4, 4), 1e5).bfloat16())
 
 
 @prepacks
-@pytest.mark.parametrize("pack", [FbgemmLinear, fbgemm_int8, onednn])
+@pytest.mark.parametrize("pack", [prepack_for_fbgemm, fbgemm_int8, onednn])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_torch_compile_takes_packed_products_as_they_are(pack, rows):
     multiply = pack(torch.randn(96, 64).bfloat16())
@@ -181,7 +182,7 @@ def test_torch_compile_takes_packed_products_as_they_are(pack, rows):
 def test_a_matrix_goes_with_its_layer():
     gc.collect()
     before = len(cpu_linear._products)
-    layers = [FbgemmLinear(torch.ones(16, 8).bfloat16()), fbgemm_int8(torch.ones(16, 8))]
+    layers = [prepack_for_fbgemm(torch.ones(16, 8).bfloat16()), fbgemm_int8(torch.ones(16, 8))]
     assert len(cpu_linear._products) == before + 2
     layers.clear()
     gc.collect()
@@ -191,7 +192,7 @@ def test_a_matrix_goes_with_its_layer():
 @prepacks
 def test_a_prepacked_weight_has_memory_of_its_own():
     weight = torch.randn(32, 16).bfloat16()
-    layer, x = PrepackedLinear.from_weight(weight), torch.randn(4, 16).bfloat16()
+    layer, x = prepack(weight), torch.randn(4, 16).bfloat16()
     before = layer(x)
     weight.zero_()
     assert torch.equal(layer(x), before)
@@ -220,12 +221,12 @@ def test_a_model_loads_prepacked_to_be_compiled_and_predicts_nearly_the_same(
 @prepacks
 def test_a_layer_says_what_its_prepacked_weight_takes():
     weight = torch.randn(32, 16).bfloat16()
-    assert weight_bytes(PrepackedLinear.from_weight(weight)) == 2 * 32 * 16
+    assert weight_bytes(prepack(weight)) == 2 * 32 * 16
     assert weight_bytes(fbgemm_int8(weight)) == 32 * 16
 
 
 @prepacks
-@pytest.mark.parametrize("pack", [FbgemmLinear, fbgemm_int8, onednn])
+@pytest.mark.parametrize("pack", [prepack_for_fbgemm, fbgemm_int8, onednn])
 def test_a_copy_is_a_layer_of_its_own(pack):
     layer, x = pack(torch.randn(96, 192).bfloat16()), torch.randn(2, 192).bfloat16()
     expected, copied = layer(x), copy.deepcopy(layer)

@@ -82,7 +82,8 @@ def test_the_models_layers_are_laid_out_once(quantized, monkeypatch):
 def test_nibbles_for_another_processor_are_packed_anew(checkpoint, tmp_path, monkeypatch, block):
     expected = load_model(checkpoint, "cpu", weight_loader=quantizing_weight_loader("int4"))
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(quantization, "block_rows", lambda _: block)
+        for module in (quantization, quantized_checkpoint):
+            elsewhere.setattr(module, "block_rows", lambda _: block)
         model = load_model(checkpoint, "cpu", weight_loader=quantizing_weight_loader("int4"))
         save_checkpoint(tmp_path / "quantized", model, "int4")
     assert open_checkpoint(tmp_path / "quantized").block == block
