@@ -142,10 +142,9 @@ def _exit_code(command: Command | Mapping[str, Any], words: list[str]) -> int:
         if isinstance(command, Mapping) or any(word in HELP for word in words):
             print(_help_text(_fire_function(command)))
         else:
-            groups = parse(command, words)
-            if any(getattr(group, "quiet", False) for group in groups.values()):
+            if "--quiet" in words:
                 warnings.simplefilter("ignore")
-            command(**groups)
+            command(**parse(command, words))
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_output()

@@ -179,7 +179,7 @@ def test_an_option_without_effect_is_warned_of(checkpoint, name):
     given = ("--ckpt", checkpoint, "--prompt", "a", "--max_new_tokens", 2, f"--{name}", 1)
     if name == "num_samples":
         given = (*given[:-1], 2)
-    warning = f"warning: --{name} without effect"
+    warning = f"warning: {name} without effect"
     assert warning in run("generate", *given).stderr
     assert "warning" not in run("generate", *given, "--temperature", 1).stderr
     assert run("generate", *given, "--quiet").stderr == ""
