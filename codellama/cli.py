@@ -126,7 +126,7 @@ def run(command: Command | Mapping[str, Any], first: str | None = None) -> NoRet
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a script may have it ignored
         code = _exit_code(command, words)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is the interpreter's clean-up
+        signal.signal(signal.SIGINT, lambda *_: None)  # what is left is Python's own clean-up
     if is_launched():
         shutdown(code)
     sys.exit(code)
@@ -142,10 +142,9 @@ def _exit_code(command: Command | Mapping[str, Any], words: list[str]) -> int:
         if isinstance(command, Mapping) or any(word in HELP for word in words):
             print(_help_text(_fire_function(command)))
         else:
-            groups = parse(command, words)
-            if any(getattr(group, "quiet", False) for group in groups.values()):
+            if "--quiet" in words:
                 warnings.simplefilter("ignore")
-            command(**groups)
+            command(**parse(command, words))
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_output()

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from codellama.cli import CheckpointArguments, progress_bar, run, user_path
-from codellama.errors import RequestError, check_fields, choice, number
+from codellama.errors import RequestError, choice, number
 from codellama.evaluation import infilling as spans
 from codellama.evaluation import key_retrieval as keys
 from codellama.evaluation import paper, plotting, problems, tasks
@@ -50,7 +50,6 @@ class RunArguments:
     plot: str | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
         if self.context == 1:
             raise RequestError("context is 1; expected 0, or a whole number from 2")
         if self.plot is not None:
@@ -89,9 +88,6 @@ class InfillingArguments:
     problems: str | None = None
     list: bool = False
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True)
 class PositionArguments:
@@ -103,9 +99,6 @@ class PositionArguments:
 
     length: int = number(16_384, least=512)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True)
 class CompareArguments:
@@ -113,7 +106,7 @@ class CompareArguments:
 
     Args:
         form: float32, bfloat16, float16, int8, int4, kv_int8 (an int8 KV cache) or the directory of
-            another checkpoint; one or several.
+            another checkpoint; or a list of them.
     """
 
     form: tuple[str, ...] = ("int8", "int4", "kv_int8")

@@ -7,7 +7,6 @@ import json
 import re
 import sys
 import time
-import warnings
 from dataclasses import asdict, dataclass, replace
 
 from torch.distributed.device_mesh import DeviceMesh
@@ -58,7 +57,7 @@ class GenerateArguments:
     draft_ckpt: str | None = None
 
     def check(self, options: Options, source: CheckpointArguments) -> None:
-        """Raises RequestError for options that exclude each other; warns of idle ones."""
+        """Raises RequestError for options that exclude each other."""
         texts = [text for text in (self.prompt, self.file) if text is not None]
         is_batch = source.json or options.echo or options.num_samples > 1
         for is_so, sentence in (
@@ -72,14 +71,6 @@ class GenerateArguments:
         ):
             if is_so:
                 raise RequestError(sentence)
-        sampling = ("num_samples", "top_p", "top_k", "seed")
-        idle = [f"--{one}" for one in sampling if getattr(options, one) != getattr(Options, one)]
-        if idle and options.temperature == 0:
-            warnings.warn(
-                f"{', '.join(idle)} without effect: at temperature 0 the text is always the same; "
-                "give --temperature as well",
-                stacklevel=2,
-            )
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,12 @@ def given(*words, command=command):
     return group
 
 
+@pytest.fixture(autouse=True)
+def _no_handlers(monkeypatch):
+    """Commands that run in this process leave its signals alone."""
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
 def call(monkeypatch, capsys, command, *words, **options):
     """Exit code, output and error output of a command run inside this process."""
     monkeypatch.setattr(sys, "argv", ["command", *words])

@@ -298,7 +298,7 @@ def test_every_command_lists_its_options(name):
     ("options", "says"),
     [
         (("--data", "/absent"), "/absent"),
-        (("--ckpt", "/absent"), "/absent: no such directory"),
+        (("--ckpt", "/absent"), "/absent is no directory"),
         (("--pattern", "*.md"), "no text in 0 files *.md"),
         (("--limit", -1), "limit is -1; expected a whole number from 0"),
         (("--plot", "x.txt"), "x.txt: expected a name"),
@@ -322,7 +322,7 @@ def test_bad_options_get_one_sentence_and_exit_code_2(checkpoint, data, name, op
             ("infilling", "--tasks", "words"),
             "tasks is 'words'; expected one of single_line, multi_line, random_span",
         ),
-        (("compare", "--form", "int3"), "int3: no such directory"),
+        (("compare", "--form", "int3"), "int3 is no directory"),
         (("infilling", "--tasks", "multi_line"), "--tasks multi_line needs --problems"),
         (("infilling", "--execute"), "--execute needs --problems"),
         (("mbpp", "--execute"), "mbpp.jsonl: No such file"),

@@ -8,13 +8,18 @@ import signal
 import subprocess
 
 import pytest
+import torch
 from commands import run, start
+from safetensors.torch import save_file
 from shared_data import shared
 
-from codellama import CodeLlama, Completion, Tokenizer, chat
+from codellama import CodeLlama, Completion, Tokenizer, chat, load_model
 from codellama.generate import SEPARATOR
+from codellama.weights.loading import open_checkpoint
+from codellama.weights.lora import with_lora
 from codellama.weights.variants import VARIANTS
 
+ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
 GREEDY = ("--temperature", 0, "--max_new_tokens", 8, "--device", "cpu")
 
 
@@ -174,7 +179,7 @@ def test_an_option_without_effect_is_warned_of(checkpoint, name):
     given = ("--ckpt", checkpoint, "--prompt", "a", "--max_new_tokens", 2, f"--{name}", 1)
     if name == "num_samples":
         given = (*given[:-1], 2)
-    warning = f"warning: --{name} without effect"
+    warning = f"warning: {name} without effect"
     assert warning in run("generate", *given).stderr
     assert "warning" not in run("generate", *given, "--temperature", 1).stderr
     assert run("generate", *given, "--quiet").stderr == ""
@@ -212,7 +217,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(checkpoint, options, says):
 def test_a_checkpoint_that_is_not_there_gets_one_sentence_and_exit_code_2():
     done = run("generate", "--quiet", "--ckpt", "/absent", "--prompt", "a")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: /absent: no such directory")
+    assert done.stderr.startswith("error: /absent is no directory")
     assert done.stderr.count("\n") == 1
 
 
@@ -379,6 +384,25 @@ def test_without_a_prompt_a_terminal_is_told_what_to_do(checkpoint):
     assert b"--prompt or --file" in errors
 
 
+def test_adapters_are_merged_in_memory(checkpoint, tmp_path):
+    adapters = [tmp_path / "one", tmp_path / "other"]
+    for adapter, name in zip(adapters, ("q_proj", "o_proj"), strict=True):  # both 64 x 64
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text(json.dumps(ADAPTER))
+        stem = f"base_model.model.model.layers.0.self_attn.{name}.lora"
+        save_file(
+            {f"{stem}_A.weight": torch.ones(2, 64), f"{stem}_B.weight": torch.ones(64, 2)},
+            adapter / "adapter_model.safetensors",
+        )
+    merged = load_model(with_lora(open_checkpoint(checkpoint), adapters), "cpu")
+    plain = CodeLlama(merged, Tokenizer(checkpoint / "tokenizer.model"))
+    expected = plain.complete(["x = 1"], max_new_tokens=8)[0].text
+    given = ("--ckpt", checkpoint, *GREEDY, "--prompt", "x = 1")
+    assert run("generate", *given, "--lora", [*map(str, adapters)]).stdout == expected + "\n"
+    assert run("generate", *given).stdout != expected + "\n"
+    assert "/absent" in run("generate", *given, "--lora", "/absent").stderr
+
+
 def test_drafts_come_from_the_model_that_is_named(checkpoint, monkeypatch):
     given = ("--ckpt", checkpoint, "--prompt", "x = 1\n", *GREEDY)
     seen, load = [], CodeLlama.load_draft
@@ -462,4 +486,4 @@ def test_a_draft_that_is_not_there_shows_before_the_model_is_loaded(checkpoint, 
     monkeypatch.setattr(CodeLlama, "load", lambda *_, **__: pytest.fail("was loaded"))
     given = ("--ckpt", checkpoint, "--prompt", "a", "--speculate", 2)
     done = run("generate", *given, "--draft_ckpt", "/absent")
-    assert (done.returncode, "/absent: no such directory" in done.stderr) == (2, True)
+    assert (done.returncode, "/absent is no directory" in done.stderr) == (2, True)

@@ -35,8 +35,8 @@ class KeyRetrievalArguments:
     """Where keys stand, in contexts of which lengths.
 
     Args:
-        length: tokens of a prompt; one or several.
-        position: of the key, from 0 to 1; one or several.
+        length: tokens of a prompt, or a list of lengths.
+        position: of the key, from 0 to 1, or a list of positions.
         examples: prompts of each length and position.
         rope_theta: another rotary base than the model's.
         rope_scaling_factor: divide positions by it (linear position interpolation).

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from codellama.errors import DataError
 from codellama.evaluation.execution import Execution, Job, run_programs
@@ -103,17 +103,7 @@ class Sampling(Options):  # noqa: D101
     max_new_tokens: int = 512
     batch_size: int = 16
     seed: int | None = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature == 0 and self.num_samples > 1:
-            warnings.warn(
-                f"at temperature 0 the {self.num_samples} samples of a prompt are the same; give "
-                "--temperature",
-                stacklevel=2,
-            )
-        if self.temperature == 0 and (self.top_k, self.top_p) != (Options.top_k, Options.top_p):
-            warnings.warn("top_k and top_p have no effect at temperature 0", stacklevel=2)
+    sampling: ClassVar[tuple[str, ...]] = ("num_samples", "top_p", "top_k")  # tasks use the seed
 
 
 def complete(

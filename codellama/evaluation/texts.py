@@ -17,7 +17,7 @@ class Texts:
 
     Args:
         data: a file, or a directory for the files below it, or stdlib or package:NAME as for
-            `codellama.train`; one or several. Without it, the sixteenth of the standard
+            `codellama.train`, or a list of them. Without it, the sixteenth of the standard
             library that `codellama.train` holds out.
         pattern: which files of a directory count.
         held_out: take only the sixteenth of each directory that `codellama.train` holds out.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -65,6 +66,7 @@ class Options:
     num_samples: int = number(1, least=1)
     heal: bool = False
     speculate: int = number(0, least=0)
+    sampling: ClassVar[tuple[str, ...]] = ("num_samples", "top_p", "top_k", "seed")
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -72,6 +74,14 @@ class Options:
         check_fields(self)
         if "" in self.stop:
             raise RequestError("stop is an empty text; expected one of at least a character")
+        kind = type(self)
+        idle = [name for name in self.sampling if getattr(self, name) != getattr(kind, name)]
+        if idle and self.temperature == 0:
+            warnings.warn(
+                f"{', '.join(idle)} without effect: at temperature 0 nothing is sampled; give a "
+                "temperature as well",
+                stacklevel=3,
+            )
 
 
 def check_length(ids: Sequence[int], context: int, place: str = "") -> None:

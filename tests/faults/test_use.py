@@ -115,7 +115,6 @@ def test_sigterm_leaves_nothing_of_a_conversion(checkpoint, tmp_path):
     script = (
         "import sys, time\n"
         "from codellama import cli, convert\n"
-        "\n"
         "convert.write_meta = lambda *_, **__: (print('writing', flush=True), time.sleep(60))\n"
         f"sys.argv = ['x', '--src', {str(checkpoint)!r}, '--dst', 'new', '--to', 'meta']\n"
         "cli.run(convert.convert)\n"
