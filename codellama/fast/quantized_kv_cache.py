@@ -5,6 +5,7 @@ Instead: each token's and head's vector is rounded to 255 evenly spaced values, 
 Gains: half the memory of bfloat16.
 Costs: without compiled steps decoding gets slower, the more so the longer the context is: a layer
     is dequantized when it is read, into memory that all layers use in turn.
+Not for: short contexts, whose cache is small compared with the weights.
 """
 
 from __future__ import annotations
