@@ -33,7 +33,7 @@ def small_probes(monkeypatch):
         (),
         ("--quantize", "int8"),
         ("--quantize", "int4", "--kv_dtype", "int8"),
-        ("--quantize", "int8", "--compile"),
+        pytest.param(("--quantize", "int8", "--compile"), marks=pytest.mark.slow),
     ],
 )
 def test_it_prints_one_object_of_positive_figures(checkpoint, options):

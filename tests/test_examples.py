@@ -134,6 +134,7 @@ def test_a_mention_of_a_section_links_to_that_section(prose, links):
     assert re.findall(r"href='https://(?:ar5iv\.labs\.)?arxiv\.org/([^']*)'", shown) == links
 
 
+@pytest.mark.slow
 def test_the_last_lesson_shows_samples_and_leaves_two_checkpoints(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     lesson = "7_train_and_use"

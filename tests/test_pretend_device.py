@@ -9,6 +9,7 @@ import pytest
 from commands import ROOT
 
 
+@pytest.mark.slow  # test_devices.py is quick on the devices that there are
 @pytest.mark.skipif(
     not pretend_device.IS_AVAILABLE, reason="this PyTorch has no device that Python stands for"
 )

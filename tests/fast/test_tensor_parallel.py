@@ -39,7 +39,7 @@ def alone(directory) -> CodeLlama:
     return CodeLlama.load(directory, device="cpu", dtype=torch.float32)
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def together(request, directory) -> dict:
     with torchrun(request.param, WORKER, directory, json.dumps(PROMPTS)) as process:
         output, errors = process.communicate(timeout=240)
