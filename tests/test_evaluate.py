@@ -228,15 +228,31 @@ def test_the_orders_of_infilling_are_told_apart(evaluate, llm, monkeypatch, conf
 
 def test_mbpp_is_written_and_scored(evaluate, llm, monkeypatch, confined):
     given = ("mbpp", "--problems", MBPP, "--max_new_tokens", 4, "--execute", "--json")
-    for more in ((), ("--num_samples", 2, "--temperature", 0.8), ("--zero_shot",)):
+    for more in ((), ("--num_samples", 2, "--temperature", 0.8), ("--chat",)):
         assert figures(evaluate(*given, *more))["pass@1"] == 0
-    few, none = problems.mbpp(MBPP), problems.mbpp(MBPP, zero_shot=True)
-    for tasks, more in ((few, ()), (none, ("--zero_shot",))):
+    few, none = problems.mbpp(MBPP), problems.mbpp(MBPP, chat=True)
+    for tasks, more in ((few, ()), (none, ("--chat",))):
         asked = [SimpleNamespace(prefix=t.prompt, solution=t.solution) for t in tasks]
         stub = Stub(llm, asked, True)
         stub.chat = stub.complete
         monkeypatch.setattr(CheckpointArguments, "load", lambda *_, stub=stub: stub)
         assert figures(evaluate(*given, *more))["pass@1"] == 1
+
+
+def test_an_instruct_model_is_asked_for_a_function_in_a_chat(evaluate, llm, monkeypatch, confined):
+    asked = problems.humaneval(PROBLEMS, chat=True)
+    answers = [
+        SimpleNamespace(
+            prefix=task.prompt,
+            solution=f"Sure.\n\n```python\n{task.prefix}{task.solution}```\nIt does as asked.",
+        )
+        for task in asked
+    ]
+    stub = Stub(llm, answers, True)
+    stub.chat, stub.complete = stub.complete, None
+    monkeypatch.setattr(CheckpointArguments, "load", lambda *_: stub)
+    given = ("humaneval", "--chat", "--problems", PROBLEMS, "--json", "--execute")
+    assert figures(evaluate(*given))["pass@1"] == 1
 
 
 def test_the_papers_figures_stand_beside(evaluate, llm, monkeypatch, confined):

@@ -384,7 +384,7 @@ def test_without_a_prompt_a_terminal_is_told_what_to_do(checkpoint):
     assert b"--prompt or --file" in errors
 
 
-def test_adapters_are_merged_in_memory(checkpoint, tmp_path):
+def test_adapters_are_merged_in_memory(checkpoint, tmp_path, monkeypatch):
     adapters = [tmp_path / "one", tmp_path / "other"]
     for adapter, name in zip(adapters, ("q_proj", "o_proj"), strict=True):  # both 64 x 64
         adapter.mkdir()
@@ -401,6 +401,9 @@ def test_adapters_are_merged_in_memory(checkpoint, tmp_path):
     assert run("generate", *given, "--lora", [*map(str, adapters)]).stdout == expected + "\n"
     assert run("generate", *given).stdout != expected + "\n"
     assert "/absent" in run("generate", *given, "--lora", "/absent").stderr
+    monkeypatch.setenv("HOME", str(tmp_path))
+    changed = run("generate", *given, "--lora", "~/one").stdout
+    assert changed == run("generate", *given, "--lora", adapters[0]).stdout
 
 
 def test_drafts_come_from_the_model_that_is_named(checkpoint, monkeypatch):

@@ -28,7 +28,7 @@ _TABLES = {
     "Table 6": ([f"single_line {order}_exact_match" for order in ("psm", "spm")], """
         7b   67.6 72.7
         13b  68.3 74.5"""),
-    "Table 8": (["mbpp_zero_shot pass@1"], """
+    "Table 8": (["mbpp_chat pass@1"], """
         7b-Instruct   37.4
         13b-Instruct  40.2"""),
     "Table 14": ([f"{kind} {order}_pass@1" for kind, order in product(

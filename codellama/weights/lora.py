@@ -62,7 +62,7 @@ def with_lora(base: Checkpoint, directories: Sequence[str | Path]) -> Checkpoint
         )
     changes: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for directory in directories:
-        for name, change in _read_adapter(Path(directory), base).items():
+        for name, change in _read_adapter(Path(directory).expanduser(), base).items():
             changes.setdefault(name, []).append(change)
     return LoraCheckpoint(base, changes)
 

@@ -21,7 +21,7 @@ def test_all_figures_are_of_published_variants():
         ("CodeLlama-13b", "single_line spm_exact_match", "CodeLlama-13b", "74.5 (Table 6)"),
         (
             "CodeLlama-7b-Instruct",
-            "mbpp_zero_shot pass@1",
+            "mbpp_chat pass@1",
             "CodeLlama-7b-Instruct",
             "37.4 (Table 8)",
         ),

@@ -276,7 +276,7 @@ def test_mbpp_has_three_solved_problems_before_the_one_asked_for():
     assert prompt.count("[DONE]") == 3
     assert prompt.count("[BEGIN]") == 4
     assert prompt.endswith("assert math.isclose(sum(0.1, 0.2), 0.3)\n[BEGIN]\n")
-    [message] = problems.mbpp(HERE / "mbpp.jsonl", zero_shot=True)[0].prompt
+    [message] = problems.mbpp(HERE / "mbpp.jsonl", chat=True)[0].prompt
     assert message["content"].startswith(
         "You are an expert Python programmer, and here is your task: Write a sum.\n"
         "Your code should pass these tests:\n\nassert sum(1, 2) == 3\n"
@@ -290,7 +290,7 @@ def test_mbpp_without_problems_to_show_is_refused(tmp_path):
     path.write_text("".join(lines[1:]))
     with pytest.raises(DataError, match="2 below"):
         problems.mbpp(path)
-    assert len(problems.mbpp(path, zero_shot=True)) == 2
+    assert len(problems.mbpp(path, chat=True)) == 2
 
 
 BODY = "    return a + b\n"

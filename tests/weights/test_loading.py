@@ -143,6 +143,14 @@ def test_the_tokens_of_a_fine_tune_are_taken_from_its_files(checkpoint, tmp_path
     assert set(tokenizer.files) == {"tokenizer.model", *files} - {"config.json"}
 
 
+def test_the_sampling_that_a_fine_tune_recommends_is_not_followed_but_told(checkpoint, tmp_path):
+    shutil.copy(checkpoint / "tokenizer.model", tmp_path)
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({"do_sample": True, "temperature": 0.6, "top_p": 0.9}))
+    with pytest.warns(UserWarning, match=r"sampling \(temperature 0\.6, top_p 0\.9\)"):
+        load_tokenizer(tmp_path, 512)
+
+
 @pytest.mark.parametrize(
     "content",
     ['{"added_tokens_decoder": []}', '{"added_tokens_decoder": {"x": {}}}', '{"eos_token": {}}'],
