@@ -20,7 +20,7 @@ import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -121,7 +121,8 @@ def run(command: Command | Mapping[str, Any], first: str | None = None) -> NoRet
     if first and words and not _is_option(words[0]):
         words.insert(0, f"--{first}")
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: log(f"warning: {message}")
+        once = cache(partial(log, file=sys.stderr))  # which is redirected while fire runs
+        warnings.showwarning = lambda message, *_: once(f"warning: {message}")
         if not is_launched():  # torchrun's processes end at once
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a script may have it ignored
@@ -289,10 +290,10 @@ def _sentence(error: Exception) -> str:
     raise error
 
 
-def log(text: str, end: str = "\n") -> None:
-    """Prints to stderr; results come all the same where that is full."""
+def log(text: str, end: str = "\n", file: typing.TextIO | None = None) -> None:
+    """Prints to stderr, or `file`; results come all the same where that is full."""
     with contextlib.suppress(OSError):
-        print(text, end=end, file=sys.stderr, flush=True)
+        print(text, end=end, file=file or sys.stderr, flush=True)
 
 
 def _forget_output() -> None:

@@ -135,7 +135,9 @@ def complete(
 
 
 def _ask(llm: CodeLlama, tasks: Sequence[Task], sampling: Sampling, order: str) -> list[Completion]:
-    options = {**vars(sampling), "stop": (*sampling.stop, *tasks[0].stop), "echo": False}
+    seed = sampling.seed if sampling.temperature else None
+    stop = (*sampling.stop, *tasks[0].stop)
+    options = {**vars(sampling), "stop": stop, "echo": False, "seed": seed}
     if order:
         pairs = [(task.prefix, task.suffix) for task in tasks]
         return llm.infill(pairs, suffix_first=order == "spm", **options)

@@ -193,8 +193,8 @@ def new_optimizers(
     model: Transformer, stage: Stage, dtype: torch.dtype | None = None
 ) -> list[Optimizer]:
     """AdamW for all weights; or Muon (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982) for
-    the matrices of the blocks, at AdamW's learning rate, and AdamW for the others. `dtype` is that of
-    Muon's products."""
+    the matrices of the blocks, at AdamW's learning rate, and AdamW for the others. `dtype` is
+    that of Muon's products."""
     matrices = {name: w for name, w in model.named_parameters() if w.dim() > 1}
     by_muon = [w for name, w in matrices.items() if name.startswith("layers.")]
     others = [w for name, w in matrices.items() if not name.startswith("layers.")]

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from codellama import CodeLlama
 from codellama.errors import DataError, RequestError
 from codellama.evaluation import problems
 from codellama.evaluation.execution import Execution, run_programs
@@ -215,6 +216,7 @@ def test_samples_that_are_the_same_and_options_without_effect_are_told():
         warnings.simplefilter("error")
         Sampling(num_samples=3, top_k=5, temperature=0.8)
         Sampling(seed=3)
+        complete(CodeLlama.load(), HUMAN_EVAL[:1], Sampling(max_new_tokens=1))
 
 
 def test_a_verdict_is_of_one_program_and_timeout(tmp_path):
