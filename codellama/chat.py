@@ -6,10 +6,9 @@ import sys
 from dataclasses import dataclass
 
 import torch
-from torch.distributed.device_mesh import DeviceMesh
 
 from codellama.cli import log
-from codellama.distributed import broadcast
+from codellama.distributed import broadcast, is_launched
 from codellama.errors import PromptError, RequestError
 from codellama.inference.codellama import CodeLlama
 from codellama.inference.requests import Options
@@ -30,7 +29,6 @@ class Chat:
     system: str | None
     options: Options
     quiet: bool
-    mesh: DeviceMesh | None
 
     def run(self) -> None:
         """Answers line after line, until /exit or the end of the input."""
@@ -44,7 +42,7 @@ class Chat:
         history = opening
         while True:
             self._note("> ")
-            line = broadcast(_line, self.mesh)
+            line = broadcast(_line)
             command = (line or "").strip()
             if line is None:
                 log("error: the line is not UTF-8 text; write it again")
@@ -79,7 +77,7 @@ class Chat:
         except KeyboardInterrupt:
             pass
         except (PromptError, RequestError, torch.OutOfMemoryError) as error:
-            if self.mesh and isinstance(error, torch.OutOfMemoryError):
+            if is_launched() and isinstance(error, torch.OutOfMemoryError):
                 raise  # the others wait for this process
             log(f"error: {str(error).splitlines()[0]} (or /reset)")
             return history

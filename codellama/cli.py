@@ -26,15 +26,14 @@ from typing import Any, NoReturn
 
 import fire
 import torch
-from torch.distributed.device_mesh import DeviceMesh
 from tqdm import tqdm
 
-from codellama.distributed import is_launched, shutdown
+from codellama.distributed import init_mesh, is_first, is_launched, shutdown
 from codellama.errors import CodeLlamaError, RequestError, check_fields, number, types_in
 from codellama.inference.codellama import CodeLlama
 from codellama.weights.checkpoint import Checkpoint
 from codellama.weights.downloads import OUT_OF_MEMORY, Progress
-from codellama.weights.loading import LoadOptions, open_checkpoint
+from codellama.weights.loading import LoadOptions, open_checkpoint, torch_device
 from codellama.weights.memory import check_memory
 from codellama.weights.variants import EMBEDDED
 
@@ -80,11 +79,10 @@ class CheckpointArguments:
         """The checkpoint, of which the headers have been read."""
         return open_checkpoint(self.directory)
 
-    def load(
-        self, options: LoadOptions, mesh: DeviceMesh | None = None, tokens: int = 0
-    ) -> CodeLlama:
+    def load(self, options: LoadOptions, tokens: int = 0) -> CodeLlama:
         """Loads the model behind a progress bar, if there is memory for it and for so many `tokens`
-        in its KV cache. Sets the process's number of threads."""
+        in its KV cache. Sets the process's number of threads, and joins those of torchrun."""
+        mesh = init_mesh(torch_device(options.device))
         if self.ckpt is None and options.dtype is None:
             options = replace(options, dtype="float32")
         is_small = self.checkpoint.config.parameter_count < SMALL_MODEL
@@ -112,7 +110,7 @@ def run(command: Command | Mapping[str, Any], first: str | None = None) -> NoRet
     if is_launched():
         sys.stdout = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)  # Gloo greets on stdout before PyTorch 2.13
-        if os.environ["RANK"] != "0":  # the first process speaks for all
+        if not is_first():
             sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
             sys.excepthook = lambda *error: traceback.print_exception(*error, file=sys.__stderr__)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -28,6 +28,11 @@ def is_launched() -> bool:
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
+def is_first() -> bool:
+    """Whether this process speaks for all: it is alone, or the first of several."""
+    return not is_launched() or os.environ["RANK"] == "0"
+
+
 def processor_count() -> int:
     """Processors that this process may use."""
     if sys.platform == "linux":
@@ -66,12 +71,13 @@ def init_mesh(device: torch.device | None = None) -> DeviceMesh | None:
     return init_device_mesh(kind, (int(os.environ["WORLD_SIZE"]),))
 
 
-def broadcast(read: Callable[[], T], mesh: DeviceMesh | None) -> T:
-    """What `read` returns; of several processes the first alone calls it, and tells the others."""
-    if mesh is None:
+def broadcast(read: Callable[[], T]) -> T:
+    """What `read` returns; of processes that have joined the first alone calls it, and tells the
+    others."""
+    if not dist.is_initialized():
         return read()
-    box = [read() if mesh.get_rank() == 0 else None]
-    dist.broadcast_object_list(box, group=mesh.get_group(), group_src=0)
+    box = [read() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box)
     return cast(T, box[0])
 
 
@@ -122,7 +128,7 @@ class DistributedContext:
             except (ValueError, OSError) as error:
                 return None, error
 
-        result, error = broadcast(attempt, self.mesh)
+        result, error = broadcast(attempt)
         if error:
             raise error
         return cast(T, result)

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from codellama.cli import CheckpointArguments, progress_bar, run, user_path
+from codellama.distributed import broadcast, is_first
 from codellama.errors import RequestError, choice, number
 from codellama.evaluation import infilling as spans
 from codellama.evaluation import key_retrieval as keys
@@ -117,16 +118,19 @@ class CompareArguments:
 def open_results(
     measure: str, settings: RunArguments, checkpoint: CheckpointArguments, options: Sequence[Any]
 ) -> Iterator[Results]:
-    """Results of a measure, told from those of other checkpoints and options; a progress bar."""
+    """Results of a measure, told from those of other checkpoints and options; a progress bar. Of
+    several processes, which have loaded a model together, the first one keeps the file."""
     run = [measure]
     if options:
         run = [f"{measure} of {checkpoint.directory.resolve().name}"]
         pairs = [(one, getattr(part, one.name)) for part in options for one in fields(part)]
         run += [f"{one.name}={value}" for one, value in pairs if value != one.default]
         run += [f"context={settings.context}"] if settings.context else []
-    path = user_path(settings.results) if settings.results else None
+    path = user_path(settings.results) if settings.results and is_first() else None
     with progress_bar(measure, checkpoint.quiet, "task") as bar:
-        yield Results(path, ", ".join(run), bar)
+        results = Results(path, ", ".join(run), bar)
+        results.records = broadcast(lambda: results.records)
+        yield results
 
 
 def perplexity(
@@ -191,14 +195,14 @@ def infilling(
         asked = spans.from_files(files, tokenizer, count=count, context=context, seed=seed)
     if missing.list:
         return print("\n".join(json.dumps(spans.listed(task)) for task in asked))
-    if execution.execute:
+    if executes := execution.execute and is_first():
         tasks.check_tests(asked, execution)
     llm, figures = checkpoint.load(loading), dict[str, float](tasks=len(asked))
     for order in ("psm", "spm"):
         with open_results("infilling", settings, checkpoint, [sampling, loading]) as results:
             filled = tasks.complete(llm, asked, sampling, results, order=order)
         figures[f"{order}_exact_match"] = spans.exact_matches(asked, filled)
-        if execution.execute:
+        if executes:
             with progress_bar("running", checkpoint.quiet, "program") as bar:
                 verdicts = tasks.score(asked, filled, execution, Results(progress=bar))
             figures[f"{order}_pass@1"] = tasks.pass_rates(verdicts)["pass@1"]
@@ -257,14 +261,14 @@ def solve(
         names = {task.task_id for task in asked}
         read = tasks.read_completions(user_path(completions), known)
         written = [record for record in read if record["task_id"] in names]
-    if execution.execute:
+    if execution.execute and is_first():
         tasks.check_tests(asked, execution)
     if completions is None:
         llm, options = checkpoint.load(loading), [sampling, loading]
     with open_results(measure, settings, checkpoint, options) as results:
         if llm is not None:
             written = tasks.complete(llm, asked, sampling, results)
-        if not execution.execute:
+        if not execution.execute or not is_first():
             return show({"completions": len(written)}, checkpoint)
         verdicts = tasks.score(asked, written, execution, results)
     counts = {"problems": len({one["task_id"] for one in verdicts}), "samples": len(verdicts)}

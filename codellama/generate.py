@@ -126,14 +126,14 @@ def generate(
     stop = (re.sub(r"\\([nt\\])", lambda found: ESCAPES[found[1]], one) for one in options.stop)
     options = replace(options, stop=tuple(stop))
     mesh = init_mesh(torch_device(loading.device))
-    prompts = [] if arguments.chat else _prompts(arguments, mesh)
+    prompts = [] if arguments.chat else _prompts(arguments)
     longest = _longest(prompts, arguments, source)
     if arguments.draft_ckpt is not None:
         open_checkpoint(user_path(arguments.draft_ckpt))  # mistakes show before anything is loaded
     rows = min(options.batch_size, max(1, len(prompts)) * options.num_samples)
     context = source.checkpoint.config.max_seq_len
     started = time.perf_counter()
-    llm = source.load(loading, mesh, rows * min(longest + options.max_new_tokens, context))
+    llm = source.load(loading, rows * min(longest + options.max_new_tokens, context))
     if arguments.draft_ckpt is not None:
         llm.load_draft(user_path(arguments.draft_ckpt), fast=not source.plain)
     if not source.quiet:
@@ -141,7 +141,7 @@ def generate(
         if loading.compile:
             log("compiling before the second token: minutes at first, seconds once it is cached")
     if arguments.chat:
-        Chat(llm, arguments.system, options, quiet=source.quiet, mesh=mesh).run()
+        Chat(llm, arguments.system, options, quiet=source.quiet).run()
         completions: list[Completion] = []
     elif source.json or len(prompts) > 1 or options.num_samples > 1:
         completions = _print_batches(llm, prompts, arguments, options, as_json=source.json)
@@ -157,12 +157,12 @@ def generate(
     log(_report(llm))
 
 
-def _prompts(arguments: GenerateArguments, mesh: DeviceMesh | None) -> list[PromptText]:
+def _prompts(arguments: GenerateArguments) -> list[PromptText]:
     """The prompts that the arguments name, or the one on stdin."""
     if arguments.prompt is not None:
         return [PromptText(arguments.prompt, arguments.prompt)]
     if arguments.file is None:
-        return [broadcast(_standard_input, mesh)]
+        return [broadcast(_standard_input)]
     path = user_path(arguments.file)
     whole = PromptText.from_file(str(path), path.read_bytes())
     if path.suffix.lower() != ".jsonl":

@@ -50,7 +50,13 @@ def load(
     `inference.scheduler`), which is the model itself unless it is compiled. Errors are those of
     `CodeLlama.load`."""
     device = loading.torch_device(options.device) or loading.default_device()
-    if options.compile and mesh is None:
+    if mesh is not None:
+        if options.compile:
+            raise RequestError(
+                "compiled models are for one process; leave out compile, or start one process"
+            )
+        device = torch.device(mesh.device_type)
+    elif options.compile:
         check_compiler(device)
     weight_loader = _weight_loader(checkpoint, options, device, mesh)
 
@@ -60,7 +66,7 @@ def load(
 
     model = loading.load_model(
         checkpoint,
-        torch.device(mesh.device_type) if mesh else device,
+        device,
         options.dtype,
         mmap=True,
         progress=progress,
@@ -102,22 +108,19 @@ def _accelerate_layer(model: Transformer, name: str, compile: bool = False) -> N
 def _weight_loader(
     checkpoint: Checkpoint, options: LoadOptions, device: torch.device, mesh: DeviceMesh | None
 ) -> WeightLoader:
+    mode = options.quantize
+    plain: WeightLoader = loading.default_weight_loader
     if mesh is not None:
         from codellama.fast import tensor_parallel
 
-        if options.quantize or options.compile or isinstance(checkpoint, QuantizedCheckpoint):
-            raise RequestError(
-                "quantized and compiled models are for one process; leave out quantize and compile "
-                "and name a checkpoint that is not quantized, or start one process"
-            )
         tensor_parallel.check_divisible(checkpoint.config, mesh.size())
-        return tensor_parallel.sharded_weight_loader(mesh)
+        plain = tensor_parallel.sharded_weight_loader(mesh)
     if not isinstance(checkpoint, QuantizedCheckpoint):
-        mode = options.quantize
-        return quantizing_weight_loader(mode) if mode else loading.default_weight_loader
-    if options.quantize not in (None, checkpoint.mode):
+        return quantizing_weight_loader(mode, plain, mesh) if mode else plain
+    if mode not in (None, checkpoint.mode):
         raise RequestError(
             f"{checkpoint.directory} is quantized to {checkpoint.mode} already; leave out "
             "quantize, or load the checkpoint that it was made from"
         )
-    return checkpoint.weight_loader(device, loading.torch_dtype(options.dtype) or checkpoint.dtype)
+    dtype = loading.torch_dtype(options.dtype) or checkpoint.dtype
+    return checkpoint.weight_loader(device, dtype, plain, mesh)

@@ -8,7 +8,7 @@ Instead: weights are integers. With 8 bits each row has a scale (Dettmers et al.
 Gains: half the memory of 16 bits, or with 4 bits about a third, the embedding included. A 7B in
     int4 is loaded within 5.5 GB of memory. Speed: see README.md.
 Costs: accuracy (`codellama.evaluate compare`), and seconds per billion weights for rounding.
-Not for: gradients, several processes, the embedding and norms. The output matrix, which matters
+Not for: gradients, the embedding and norms. The output matrix, which matters
     most, has 8 bits also with int4, and so have matrices whose sizes do not fill the 4-bit blocks.
 """
 
@@ -18,13 +18,16 @@ import warnings
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from codellama.fast import cpu_linear
 from codellama.fast.cpu_linear import SLICE, FrozenLinear, PrepackedLinear, product_dtype
 from codellama.model.transformer import Transformer
 from codellama.weights.loading import WeightLoader, default_weight_loader
+from codellama.weights.meta import own_slices, shard_dimension
 
 HAS_INT8_KERNEL = cpu_linear.has_operators(torch.ops.aten, "_weight_int8pack_mm")
 HAS_INT4_KERNEL = cpu_linear.has_operators(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
@@ -37,17 +40,26 @@ MAX_PART = 63
 """The largest part of a split activation: FBGEMM adds two products in 16 bits without VNNI."""
 
 
-def quantizing_weight_loader(mode: str) -> WeightLoader:
-    """Rounds the matrices of a model as they are read, in mode "int8" or "int4"."""
+def quantizing_weight_loader(
+    mode: str, otherwise: WeightLoader = default_weight_loader, mesh: DeviceMesh | None = None
+) -> WeightLoader:
+    """Rounds the matrices of a model as they are read, in mode "int8" or "int4".
+
+    Args:
+        otherwise: takes the other parameters.
+        mesh: processes of which each rounds its own slice of a matrix, as it is in the whole.
+    """
 
     def load(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
         owner = name.removesuffix(".weight")
         if not isinstance(model.get_submodule(owner), nn.Linear):
-            return default_weight_loader(model, name, read)
-        weight = read()
+            return otherwise(model, name, read)
+        weight = read(own_slices(name, model.get_parameter(name).shape, mesh))
         fits = weight.shape[0] % BLOCK == 0 and weight.shape[1] % GROUP == 0
-        layer = Int4Linear if mode == "int4" and fits and owner != "output" else Int8Linear
-        return model.set_submodule(owner, layer.from_weight(weight))
+        if mode == "int4" and fits and owner != "output":
+            return model.set_submodule(owner, Int4Linear.from_weight(weight))
+        across = mesh if shard_dimension(name) == 1 else None
+        return model.set_submodule(owner, Int8Linear.from_weight(weight, across))
 
     return load
 
@@ -59,15 +71,18 @@ def least_scale(dtype: torch.dtype) -> float:
     return max(kind.tiny * kind.eps, torch.finfo(torch.float32).tiny)
 
 
-def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Rounds each row to 255 evenly spaced values around 0.
+def quantize_rows(weight: Tensor, mesh: DeviceMesh | None = None) -> tuple[Tensor, Tensor]:
+    """Rounds each row to 255 evenly spaced values around 0. Processes of a `mesh` give columns of
+    the same rows, and find one scale for each row.
 
     Shape:
         (..., in) -> int8 (..., in) and the rows' scales (...), in the dtype of `weight`
     """
     numbers = weight.float()
-    scales = torch.linalg.vector_norm(numbers, torch.inf, -1) / 127
-    scales = scales.clamp(min=least_scale(weight.dtype)).to(weight.dtype)
+    largest = torch.linalg.vector_norm(numbers, torch.inf, -1)
+    if mesh is not None:
+        dist.all_reduce(largest, dist.ReduceOp.MAX, mesh.get_group())
+    scales = (largest / 127).clamp(min=least_scale(weight.dtype)).to(weight.dtype)
     values = numbers / scales.float()[..., None]  # by the scale that is stored
     return values.round_().clamp_(-127, 127).to(torch.int8), scales
 
@@ -89,9 +104,10 @@ class Int8Linear(FrozenLinear):
         self.register_buffer("scales", scales)
 
     @classmethod
-    def from_weight(cls, weight: Tensor) -> Int8Linear:
+    def from_weight(cls, weight: Tensor, mesh: DeviceMesh | None = None) -> Int8Linear:
         """Rounds a weight (out, in), `SLICE` rows at a time, so that little of it is in float32."""
-        values, scales = zip(*map(quantize_rows, weight.split(SLICE)), strict=True)
+        rows = (quantize_rows(part, mesh) for part in weight.split(SLICE))
+        values, scales = zip(*rows, strict=True)
         return cls(torch.cat(values), torch.cat(scales))
 
     def dequantize(self) -> Tensor:

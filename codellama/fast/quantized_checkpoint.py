@@ -4,21 +4,24 @@ Slow: rounding at every start takes seconds to minutes.
 Instead: `codellama.convert --to int4` rounds once and writes the tensors of the quantized model.
 Gains: the file is mapped and its 4-bit integers used as they are: the model is there at once.
 Costs: disk.
-Not for: several processes. `load_model` reads such a directory as any other, into ordinary layers.
+Not for: training. `load_model` reads such a directory as any other, into ordinary layers.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from codellama.errors import CheckpointError
 from codellama.fast.quantization import (
+    GROUP,
     Int4Linear,
     Int8Linear,
     block_rows,
@@ -34,10 +37,12 @@ from codellama.weights.checkpoint import (
     Slices,
     differences,
     new_directory,
+    parameter_shapes,
+    reader,
 )
 from codellama.weights.downloads import read_json, read_safetensors
 from codellama.weights.loading import QUANTIZED, WeightLoader, default_weight_loader
-from codellama.weights.meta import described
+from codellama.weights.meta import described, own_slices
 
 MODES = ("int8", "int4")
 BLOCK_ROWS = {
@@ -77,8 +82,9 @@ class QuantizedCheckpoint(Checkpoint):
         with torch.device("meta"):
             model = Transformer(self.config).to(self.dtype)
         quantize = quantizing_weight_loader(self.mode)
-        for name, parameter in dict(model.named_parameters()).items():
-            quantize(model, name, parameter.detach)
+        read = reader(dict(model.named_parameters()))
+        for name in parameter_shapes(self.config):
+            quantize(model, name, partial(read, name))
         expected = model.state_dict()
         problems = differences({name: one.shape for name, one in expected.items()}, self.tensors)
         for name, tensor in self.tensors.items():
@@ -102,31 +108,49 @@ class QuantizedCheckpoint(Checkpoint):
         tensor = self.tensors[name] if layer is None else layer.dequantize().to(self.dtype)
         return [tensor if slices is None else tensor[slices]], 0
 
-    def weight_loader(self, device: torch.device, dtype: torch.dtype) -> WeightLoader:
-        """Puts layers of integers into a model of `dtype`; on a CPU the integers stay mapped."""
+    def weight_loader(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        otherwise: WeightLoader = default_weight_loader,
+        mesh: DeviceMesh | None = None,
+    ) -> WeightLoader:
+        """Puts layers of integers into a model of `dtype`; on a CPU the integers stay mapped. Each
+        of the processes of a `mesh` takes its slices. `otherwise` takes the other parameters."""
 
         def load(model: Transformer, name: str, read: Callable[..., Tensor], /) -> None:
-            if (layer := self._layer(name, device, dtype)) is None:
-                return default_weight_loader(model, name, read)
+            slices = own_slices(name, model.get_parameter(name).shape, mesh)
+            if (layer := self._layer(name, device, dtype, slices)) is None:
+                return otherwise(model, name, read)
             return model.set_submodule(name.removesuffix(".weight"), layer)
 
         return load
 
     def _layer(
-        self, name: str, device: torch.device, dtype: torch.dtype
+        self, name: str, device: torch.device, dtype: torch.dtype, slices: Slices | None = None
     ) -> Int8Linear | Int4Linear | None:
-        """The layer of integers for the weight `name`, if it is quantized."""
+        """The layer of integers for the weight `name`, or for slices of it, if it is quantized."""
         owner = name.removesuffix("weight")
+        rows, columns = slices or (slice(None), slice(None))
         if (values := self.tensors.get(f"{owner}values")) is not None:
-            values, scales = values.to(device), self.tensors[f"{owner}scales"]
+            values = values[rows, columns].contiguous().to(device)
             if values.data_ptr() % ALIGNMENT:
                 values = values.clone()
-            return Int8Linear(values, scales.to(device, dtype))
+            return Int8Linear(values, self.tensors[f"{owner}scales"][rows].to(device, dtype))
         if (packed := self.tensors.get(f"{owner}packed")) is not None:
-            packed, both = packed.to(device), self.tensors[f"{owner}scales_and_zeros"]
-            if self.block != (block := block_rows(device)):
-                packed = pack_nibbles(unpack_nibbles(packed, self.block, torch.uint8).T, block)
-            return Int4Linear(packed, both.to(device, dtype))
+            both = self.tensors[f"{owner}scales_and_zeros"]
+            block = block_rows(device)
+            if slices is not None or block != self.block:
+                values = unpack_nibbles(packed, self.block, torch.uint8).T[rows, columns]
+                if len(values) % block or values.shape[1] % GROUP:
+                    raise CheckpointError(
+                        f"{self.directory}: {name} in 4 bits does not divide into so many parts; "
+                        "start fewer processes"
+                    )
+                packed = pack_nibbles(values, block)
+                groups = slice(*(one and one // GROUP for one in (columns.start, columns.stop)))
+                both = both[groups, rows].contiguous()
+            return Int4Linear(packed.to(device), both.to(device, dtype))
         return None
 
 

@@ -7,24 +7,27 @@ Instead: the plan of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053) with Py
     by channels, the output by vocabulary.
 Gains: memory divided by the processes.
 Costs: two all-reduces a block.
-Not for: quantized and compiled models.
+Not for: compiled models. Quantized layers are no DTensors; hooks exchange what they need.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from codellama.errors import RequestError
+from codellama.fast.cpu_linear import FrozenLinear
 from codellama.model.attention import Attention
 from codellama.model.config import ModelConfig
 from codellama.model.transformer import Transformer
 from codellama.weights.loading import WeightLoader, default_weight_loader
-from codellama.weights.meta import shard_dimension, shard_slices
+from codellama.weights.meta import own_slices, shard_dimension
 
 
 def sharded_weight_loader(mesh: DeviceMesh) -> WeightLoader:
@@ -34,8 +37,7 @@ def sharded_weight_loader(mesh: DeviceMesh) -> WeightLoader:
         dimension = shard_dimension(name)
         if dimension is None:
             return default_weight_loader(model, name, read)
-        shape = model.get_parameter(name).shape
-        shard = read(shard_slices(name, shape, mesh.get_local_rank(), mesh.size()))
+        shard = read(own_slices(name, model.get_parameter(name).shape, mesh))
         whole = DTensor.from_local(shard, mesh, [Shard(dimension)], run_check=False)
         return default_weight_loader(model, name, lambda: whole)
 
@@ -54,10 +56,32 @@ def parallelize(model: Transformer, mesh: DeviceMesh) -> None:
         "layers.*.feed_forward.w2": second,
         "output": gathered,
     }
+    frozen = [one for one in model.named_modules() if isinstance(one[1], FrozenLinear)]
+    for name, layer in frozen:
+        if name == "output":
+            layer.register_forward_hook(lambda _, __, own: _gather(own, mesh))
+            del plan["output"]
+        elif shard_dimension(f"{name}.weight") == 1:
+            layer.register_forward_hook(lambda _, __, own: _add_up(own, mesh))
+    if frozen:  # all matrices of the blocks
+        plan = {name: style for name, style in plan.items() if not name.startswith("layers.")}
     parallelize_module(model, mesh, plan)
     for module in model.modules():
         if isinstance(module, Attention):
             module.n_kv_heads //= mesh.size()
+
+
+def _add_up(own: Tensor, mesh: DeviceMesh) -> Tensor:
+    """The sum of all processes' tensors."""
+    dist.all_reduce(own, group=mesh.get_group())
+    return own
+
+
+def _gather(own: Tensor, mesh: DeviceMesh) -> Tensor:
+    """All processes' tensors, side by side along the last dimension."""
+    parts = [torch.empty_like(own) for _ in range(mesh.size())]
+    dist.all_gather(parts, own.contiguous(), mesh.get_group())
+    return torch.cat(parts, -1)
 
 
 def check_divisible(config: ModelConfig, size: int) -> None:

@@ -109,7 +109,7 @@ class CodeLlama:
             model, step_function = acceleration.load(checkpoint, chosen, progress, mesh)
             llm = cls(model, tokenizer, step_function)
             if mesh is not None:  # all processes have to draw the same
-                llm.draw_seed = partial(broadcast, torch.Generator().seed, mesh)
+                llm.draw_seed = partial(broadcast, torch.Generator().seed)
             return llm
         if chosen != LoadOptions(device, dtype, lora=chosen.lora) or mesh is not None:
             raise RequestError(
@@ -294,9 +294,9 @@ class CodeLlama:
 
     def _sequence(self, prompt: Prompt, options: Options, number: int = 0) -> RunningSequence:
         ids, config = prompt.ids, self.model.config
-        if options.seed is not None:  # each sample has one of its own
+        if options.seed is not None and number:  # each sample has one of its own
             options = replace(options, seed=options.seed + number)
-        elif self.draw_seed is not None:
+        elif options.seed is None and options.temperature and self.draw_seed is not None:
             options = replace(options, seed=self.draw_seed())
         if prompt.kind == "infill":
             options = replace(options, echo=False)

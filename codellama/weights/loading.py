@@ -213,9 +213,12 @@ def load_tokenizer(directory: str | Path, vocab_size: int) -> Tokenizer:
 
 
 def weight_bytes(model: Transformer) -> int:
-    """Memory that a model's weights take, in bytes. A module that keeps weights outside of tensors
-    has their size in an attribute `weight_bytes`."""
-    tensors = [*model.parameters(), *model.buffers()]
+    """Memory that a model's weights take in this process, in bytes. A module that keeps weights
+    outside of tensors has their size in an attribute `weight_bytes`."""
+    tensors = [
+        one.to_local() if hasattr(one, "to_local") else one  # of several processes
+        for one in (*model.parameters(), *model.buffers())
+    ]
     others = (getattr(module, "weight_bytes", 0) for module in model.modules())
     return sum(tensor.numel() * tensor.itemsize for tensor in tensors) + sum(others)
 

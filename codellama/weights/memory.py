@@ -42,7 +42,7 @@ def check_memory(
         "int4 weights": replace(options, quantize="int4"),
         "int4 weights and an int8 KV cache": replace(options, quantize="int4", kv_dtype="int8"),
     }
-    if not fast or devices > 1 or checkpoint.format in BYTES_PER_WEIGHT:
+    if not fast or checkpoint.format in BYTES_PER_WEIGHT:
         smaller = {}  # such a model is not quantized
     needs = {name: sum(needed_bytes(checkpoint, other, tokens)) for name, other in smaller.items()}
     fitting = [f"{name} ({human_bytes(bytes)})" for name, bytes in needs.items() if bytes <= free]

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from codellama.errors import CheckpointError, ConfigError
 from codellama.model.config import ModelConfig
@@ -167,6 +168,11 @@ def shard_slices(name: str, shape: Sequence[int], number: int, shards: int) -> S
     width = shape[dimension] // shards
     own = slice(number * width, (number + 1) * width)
     return tuple(own if axis == dimension else slice(None) for axis in range(len(shape)))
+
+
+def own_slices(name: str, shape: Sequence[int], mesh: DeviceMesh | None) -> Slices | None:
+    """The slices of a parameter that this one of the processes of a mesh holds; None: all of it."""
+    return shard_slices(name, shape, mesh.get_local_rank(), mesh.size()) if mesh else None
 
 
 def _slice_shapes(shapes: Mapping[str, Sequence[int]], shards: int) -> dict[str, list[int]]:

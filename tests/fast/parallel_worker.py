@@ -16,7 +16,7 @@ def anonymous_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "RssAnon" in line)
 
 
-def main(directory: str, prompts: list[str]) -> None:
+def main(directory: str, prompts: list[str], *quantized: str) -> None:
     mesh = init_mesh(torch.device("cpu"))
     memory = []  # from when the first parameter is in place
 
@@ -33,16 +33,25 @@ def main(directory: str, prompts: list[str]) -> None:
     everywhere: list[list[list[int]]] = [[] for _ in range(mesh.size())]
     dist.all_gather_object(everywhere, tokens)
     told: list[list[object]] = [[] for _ in range(mesh.size())]
-    dist.all_gather_object(told, broadcast(lambda: ["ü", mesh.get_local_rank()], mesh))
+    dist.all_gather_object(told, broadcast(lambda: ["ü", mesh.get_local_rank()]))
+    cache_heads = llm.model.new_cache().keys[0].shape[1]
+    parameters = llm.model.config.parameter_count
+    integers = {}
+    for mode, place in zip(("int8", "int4"), quantized, strict=True):
+        for source, quantize in ((directory, mode), (place, None)):
+            llm = CodeLlama.load(source, dtype=torch.float32, quantize=quantize, mesh=mesh)
+            found = llm.complete(prompts, max_new_tokens=12, logprobs=True)
+            integers[f"{mode} {quantize}"] = [(one.tokens, one.logprobs) for one in found]
     result = {
+        "integers": integers,
         "greedy": [completion.tokens for completion in greedy],
         "logprobs": [completion.logprobs for completion in greedy],
         "seeded": [completion.tokens for completion in seeded],
         "agreed": all(other == tokens for other in everywhere),
         "told": told,
-        "cache_heads": llm.model.new_cache().keys[0].shape[1],
+        "cache_heads": cache_heads,
         "memory": [float(share) for share in grown],
-        "parameters": llm.model.config.parameter_count,
+        "parameters": parameters,
     }
     if mesh.get_local_rank() == 0:
         print(json.dumps(result))
@@ -50,4 +59,4 @@ def main(directory: str, prompts: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))
+    main(sys.argv[1], json.loads(sys.argv[2]), *sys.argv[3:])

@@ -163,12 +163,6 @@ def test_the_plain_model_refuses_what_only_the_fast_one_does(checkpoint, options
         CodeLlama.load(checkpoint, "cpu", fast=False, **options)
 
 
-@pytest.mark.parametrize("options", [{"quantize": "int8"}, {"compile": True}], ids=str)
-def test_several_processes_refuse_what_is_for_one(checkpoint, options):
-    with pytest.raises(RequestError, match="are for one process"):
-        CodeLlama.load(checkpoint, "cpu", mesh=object(), **options)
-
-
 @pytest.fixture(scope="module")
 def quantized(checkpoint, tmp_path_factory):
     directory = tmp_path_factory.mktemp("quantized") / "int8"
@@ -193,11 +187,6 @@ def test_a_quantized_checkpoint_keeps_its_integers(quantized, prepacks):
 def test_a_quantized_checkpoint_is_not_quantized_another_way(quantized):
     with pytest.raises(RequestError, match="is quantized to int8 already; leave out quantize"):
         CodeLlama.load(quantized, "cpu", quantize="int4")
-
-
-def test_a_quantized_checkpoint_is_for_one_process(quantized):
-    with pytest.raises(RequestError, match=r"are for one process.* not quantized"):
-        CodeLlama.load(quantized, "cpu", mesh=object())
 
 
 def test_what_somebody_has_changed_stays(checkpoint):

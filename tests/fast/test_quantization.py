@@ -233,7 +233,7 @@ def test_other_ways_to_round_are_refused(checkpoint):
 )
 def test_4_bits_are_for_matrices_that_fit_and_not_for_the_output(mode, name, shape, kind):
     model = random_model()
-    quantizing_weight_loader(mode)(model, name, lambda: torch.ones(shape))
+    quantizing_weight_loader(mode)(model, name, lambda _: torch.ones(shape))
     assert type(model.get_submodule(name.removesuffix(".weight"))) is kind
 
 

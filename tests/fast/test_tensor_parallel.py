@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT
+from commands import ROOT, run
 from random_checkpoint import Shape, random_checkpoint
 
 from codellama import CodeLlama, ModelConfig, RequestError
@@ -30,8 +30,19 @@ def torchrun(processes: int, *arguments: object, **pipes) -> subprocess.Popen[st
 def directory(tmp_path_factory) -> Path:
     """A model with four key-value heads in two shards, large enough for its memory to be seen."""
     directory = tmp_path_factory.mktemp("sharded")
-    random_checkpoint(Shape(str(directory), dim=256, n_layers=4, n_heads=8, n_kv_heads=4, shards=2))
+    sizes = {"dim": 512, "n_layers": 3, "n_heads": 8, "n_kv_heads": 4}
+    random_checkpoint(Shape(str(directory), shards=2, **sizes))
     return directory
+
+
+@pytest.fixture(scope="module")
+def quantized(directory, tmp_path_factory) -> list[Path]:
+    """The same model in files of int8 and int4."""
+    places = [tmp_path_factory.mktemp(mode) / "new" for mode in ("int8", "int4")]
+    for place in places:
+        options = ("--src", directory, "--dst", place, "--to", place.parent.name.rstrip("0"))
+        assert run("convert", *options, "--dtype", "float32", "--quiet").returncode == 0
+    return places
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +51,8 @@ def alone(directory) -> CodeLlama:
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
-def together(request, directory) -> dict:
-    with torchrun(request.param, WORKER, directory, json.dumps(PROMPTS)) as process:
+def together(request, directory, quantized) -> dict:
+    with torchrun(request.param, WORKER, directory, json.dumps(PROMPTS), *quantized) as process:
         output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return {"processes": request.param, **json.loads(output.splitlines()[-1])}
@@ -58,6 +69,18 @@ def test_seeded_samples_are_those_of_one_process(together, alone):
     options = {"max_new_tokens": 12, "temperature": 1.0, "top_p": 0.9, "seed": 3}
     completions = alone.complete(PROMPTS, **options)
     assert together["seeded"] == [completion.tokens for completion in completions]
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("source", ["rounded while it is read", "from its file"])
+def test_integers_are_those_of_one_process(together, directory, mode, source):
+    alone = CodeLlama.load(directory, device="cpu", dtype=torch.float32, quantize=mode)
+    completions = alone.complete(PROMPTS, max_new_tokens=12, logprobs=True)
+    found = together["integers"][f"{mode} {None if source == 'from its file' else mode}"]
+    for (tokens, logprobs), completion in zip(found, completions, strict=True):
+        assert tokens == completion.tokens
+        # FBGEMM's activations are split by the largest of each process's own channels.
+        assert logprobs == pytest.approx(completion.logprobs, abs=2e-3)
 
 
 def test_without_a_seed_all_processes_sample_alike(together):
@@ -86,6 +109,29 @@ def test_the_command_prints_once(directory, alone):
     assert output == alone.complete([prompt], max_new_tokens=8)[0].text + "\n"
     assert errors.count("loaded in") == 1
     assert "on 2 x cpu" in errors
+
+
+def test_a_measurement_is_that_of_one_process(directory, alone, tmp_path):
+    text, results = tmp_path / "text.py", tmp_path / "results.jsonl"
+    text.write_text("def f(x):\n    return x\n" * 20)
+    given = ("--ckpt", directory, "--data", text, "--dtype", "float32", "--json")
+    expected = json.loads(run("evaluate", "perplexity", *given).stdout)
+    options = ("codellama.evaluate", "perplexity", *given, "--results", results)
+    with torchrun(2, "-m", *options) as process:
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert json.loads(output) == pytest.approx(expected, rel=1e-5)
+    assert len(results.read_text().splitlines()) == 1
+
+
+@pytest.mark.slow  # loads as the measurement above does
+def test_a_benchmark_runs_in_several_processes(directory):
+    work = ("--prompt_tokens", 8, "--new_tokens", 2, "--repeats", 1, "--json")
+    command = ("codellama.benchmark", "--ckpt", directory, "--quantize", "int8", *work)
+    with torchrun(2, "-m", *command) as process:
+        output, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert json.loads(output)["decode_tokens_per_second"] > 0
 
 
 @pytest.mark.parametrize(
