@@ -104,6 +104,7 @@ def one_token(options: Prompt, picture: Picture) -> None:
     tokenizer = load_tokenizer(directory, config.vocab_size)
 
     title("From text to vectors")
+    print(f"{options.prompt}\n")
     ids = tokenizer.encode(options.prompt, bos=True)
     pieces = [tokenizer.piece(id).replace("<0x0A>", "\\n") for id in ids]
     print(*(f"{id}:{piece}" for id, piece in zip(ids, pieces, strict=True)))

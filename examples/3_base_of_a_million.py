@@ -163,9 +163,16 @@ def base_of_a_million(budget: Budget, picture: Picture) -> None:
                 means = [similarity(theta, distance) for distance in distances]
                 left.plot(distances, means, label=f"base {theta:,.0f}")
             left.set(xscale="log", xlabel="distance, tokens", ylabel="mean cosine")
+            left.set_xticks(
+                [10**power for power in range(6)], ["1", "10", "100", "1k", "10k", "100k"]
+            )
+            left.set(title="A larger base keeps distant tokens similar")
             for name, shares in found.items():
                 right.plot(lengths, shares, "o-", label=name)
             right.set(xlabel="context, tokens", ylabel="keys found, %", ylim=(0, 103))
+            right.set(xscale="log", title="and finds more keys in longer contexts")
+            right.set_xticks(lengths, [f"{length:,}" for length in lengths], minor=False)
+            right.minorticks_off()
             left.legend()
             right.legend()
 

@@ -129,7 +129,8 @@ def fill_in_the_middle(tasks: Tasks, picture: Picture) -> None:
         with picture.axes(1, 6, 3.5) as [axes]:
             for number, way in enumerate(WAYS):
                 bars = [100 * share[way] for share in shares.values()]
-                axes.bar([kind + number / 4 for kind in range(2)], bars, width=0.22, label=way)
+                places = [kind + number / 4 for kind in range(2)]
+                axes.bar_label(axes.bar(places, bars, width=0.22, label=way), fmt="%.0f")
             axes.set(ylabel="filled exactly, %", title="Gaps in files that were held out")
             axes.set_xticks([0.25, 1.25], list(shares))
             axes.legend()

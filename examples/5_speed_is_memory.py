@@ -139,6 +139,8 @@ def speed_is_memory(size: Size, picture: Picture) -> None:
             axes.plot(1, 1 / one_row[8], "s", label="8 bits, measured")
             axes.set(xscale="log", yscale="log", xlabel="rows in a pass", ylabel="rows a second")
             axes.set(title="Memory limits few rows, multiplication many")
+            axes.set_xticks(ROWS, list(map(str, ROWS)))
+            axes.minorticks_off()
             axes.legend()
 
 

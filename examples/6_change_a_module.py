@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from codellama import ModelConfig, Tokenizer, Transformer, load_model
 from codellama.cli import checkpoint_directory, run
 from codellama.errors import number
+from codellama.evaluation import plotting
 from codellama.model.norm import RMSNorm
 from codellama.model.rotary import rotary_embedding
 
@@ -153,10 +154,10 @@ def change_a_module(budget: Budget, picture: Picture) -> None:
     print("Exercise 2: replace SwiGLU by a plain feed-forward with as many parameters, and train.")
     if picture.plot:
         with picture.axes(1, 4.5, 4) as [axes]:
-            shown = axes.imshow(reach, cmap="viridis", aspect="auto")
-            axes.set(xlabel="head", ylabel="block", xticks=range(reach.shape[1]))
-            axes.set(title="tokens back, on average")
-            axes.figure.colorbar(shown)
+            blocks, heads = map(range, reach.shape)
+            plotting.matrix(axes, reach.tolist(), heads, blocks, "{:.1f}")
+            axes.set(xlabel="head", ylabel="block")
+            axes.set(title="How far back each head looks, tokens on average")
 
 
 if __name__ == "__main__":

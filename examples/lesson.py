@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,9 @@ class Picture:
         if self.plot is not None:
             plotting.check(Path(self.plot))
 
-    @contextmanager
-    def axes(self, columns: int, width: float, height: float) -> Iterator[Any]:
+    def axes(self, columns: int, width: float, height: float) -> AbstractContextManager[list[Any]]:
         """A row of axes to draw in; the picture is written at the end."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure.subplots(1, columns, squeeze=False)[0]
-        figure.savefig(str(self.plot), dpi=80)
+        return plotting.picture(Path(str(self.plot)), columns, (width, height))
 
 
 def title(text: str) -> None:
@@ -45,15 +39,18 @@ def title(text: str) -> None:
 
 
 def show(name: str, tensor: torch.Tensor, meaning: str) -> None:
-    """A line with a tensor's name, shape and meaning."""
-    print(f"{name:<12} {tuple(tensor.shape)!s:<16} {meaning}")
+    """A line with a tensor's name, shape, last numbers and meaning."""
+    last = tensor.flatten()[-3:].tolist()
+    numbers = " ".join(str(one) if isinstance(one, int) else f"{one:.2f}" for one in last)
+    print(f"{name:<10} {tuple(tensor.shape)!s:<12} … {numbers:<18} {meaning}")
 
 
 def same(claim: str, one: torch.Tensor, other: torch.Tensor, expect: bool = True) -> None:
     """Prints by how much two results differ, and asserts that they are the same, or are not."""
     difference = (one - other).abs().max().item()
-    print(f"{claim}: they differ by {difference:.1e}")
-    assert (difference < 1e-3) == expect
+    found = difference < 1e-3
+    print(f"{claim}: {'same' if found else 'different'} ✓ (by {difference:.1e})")
+    assert found == expect
 
 
 def python_source(tokenizer: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,6 +65,6 @@ def python_source(tokenizer: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
 
 def heat_map(axes: Any, attention: torch.Tensor, words: list[str]) -> None:
     """Draws one head's attention, (seq, seq): a row for each query, a column for each key."""
-    axes.imshow(attention, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(words)), words, rotation=90)
-    axes.set_yticks(range(len(words)), words)
+    plotting.matrix(axes, attention, words, words)
+    axes.tick_params("x", rotation=90)
+    axes.set(xlabel="key", ylabel="query")

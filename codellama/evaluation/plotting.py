@@ -12,6 +12,21 @@ from typing import Any
 from codellama.errors import DataError
 
 SMOOTHING = 0.98
+STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "savefig.dpi": 160,
+    "svg.fonttype": "none",
+}
+"""What all pictures have in common, as matplotlib names it."""
 
 
 def check(path: Path) -> None:
@@ -29,36 +44,59 @@ def check(path: Path) -> None:
 
 def curve(path: Path, edges: Sequence[int], losses: Sequence[float]) -> None:
     """Perplexity by position, which is logarithmic (figure 4a)."""
-    with _axes(path) as axes:
+    with picture(path) as (axes,):
         axes.plot(edges[1:], [math.exp(loss) for loss in losses], "o-")
         axes.set(xscale="log", xlabel="position, tokens", ylabel="perplexity")
+        axes.set_xticks(edges[1:], [f"{edge:,}" for edge in edges[1:]], minor=False)
 
 
 def heat_map(path: Path, shares: Mapping[tuple[int, float], float]) -> None:
     """Key retrieval: a field for each length (across) and position of the key (down), in %."""
     lengths, places = (sorted(set(parts)) for parts in zip(*shares, strict=True))
     rows = [[100 * shares[length, place] for length in lengths] for place in places]
-    with _axes(path) as axes:
-        axes.imshow(rows, vmin=0, vmax=100, cmap="RdYlGn", aspect="auto")
-        axes.set(xlabel="length, tokens", ylabel="position of the key")
-        axes.set_xticks(range(len(lengths)), lengths)
-        axes.set_yticks(range(len(places)), places)
-        for row, shown in enumerate(rows):
-            for column, value in enumerate(shown):
-                axes.text(column, row, f"{value:.1f}", ha="center", va="center")
+    with picture(path) as (axes,):
+        matrix(axes, rows, [f"{length:,}" for length in lengths], places, "{:.0f}", "RdYlGn")
+        axes.set(xlabel="length, tokens", ylabel="position of the key", title="keys found, %")
+
+
+def matrix(
+    axes: Any,
+    rows: Any,
+    columns: Sequence[Any],
+    names: Sequence[Any],
+    format: str = "",
+    colours: str = "Blues",
+) -> None:
+    """Colours a matrix, and writes the numbers into its cells.
+
+    Args:
+        columns, names: what stands below the columns, and beside the rows.
+        format: of a number; "": none is written.
+    """
+    axes.imshow(rows, cmap=colours, aspect="auto")
+    axes.grid(False)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(names)), names)
+    for row, shown in enumerate(rows if format else ()):
+        for column, value in enumerate(shown):
+            axes.text(column, row, format.format(value), ha="center", va="center", size=8)
 
 
 def loss_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Training and held-out loss over tokens, a curve for each stage of a run's log."""
-    with _axes(path, figsize=(8, 5)) as axes:
-        for stage in dict.fromkeys(record["stage"] for record in log):
+    """Training and held-out loss over tokens, a colour for each stage of a run's log."""
+    with picture(path, size=(8, 5)) as (axes,):
+        for number, stage in enumerate(dict.fromkeys(record["stage"] for record in log)):
             steps = [record for record in log if record["stage"] == stage]
-            losses = smoothed([step["loss"] for step in steps])
-            axes.plot([step["tokens"] for step in steps], losses, label=f"{stage}, train")
+            losses, colour = smoothed([step["loss"] for step in steps]), f"C{number}"
+            places = [step["tokens"] / 1e6 for step in steps]
+            axes.plot(places, losses, color=colour, label=f"{stage}, train")
             saved = [step for step in steps if "validation_loss" in step]
-            losses = [step["validation_loss"] for step in saved]
-            axes.plot([step["tokens"] for step in saved], losses, "o-", label=f"{stage}, held out")
-        axes.set(xlabel="tokens", ylabel="nats a token")
+            losses, places = (
+                [step["validation_loss"] for step in saved],
+                [step["tokens"] / 1e6 for step in saved],
+            )
+            axes.plot(places, losses, "o--", color=colour, label=f"{stage}, held out")
+        axes.set(xlabel="million tokens", ylabel="loss, nats a token")
         axes.legend()
 
 
@@ -72,12 +110,17 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 
 @contextlib.contextmanager
-def _axes(path: Path, **options: Any) -> Iterator[Any]:
-    """Axes of a figure of matplotlib, which is then written beside its place and renamed."""
+def picture(
+    path: Path, columns: int = 1, size: tuple[float, float] = (6.0, 4.0)
+) -> Iterator[list[Any]]:
+    """Axes side by side in one figure of so many inches, which is then written beside its place and
+    renamed."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    figure = Figure(layout="constrained", **options)
-    yield figure.subplots()
-    temporary = path.with_name(f"{path.stem}.part{path.suffix}")
-    figure.savefig(temporary)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size)
+        yield [*figure.subplots(1, columns, squeeze=False)[0]]
+        temporary = path.with_name(f"{path.stem}.part{path.suffix}")
+        figure.savefig(temporary)
     temporary.replace(path)
