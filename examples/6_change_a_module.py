@@ -51,9 +51,8 @@ class RecordedAttention:
         keys, values = keys.repeat_interleave(sharing, 1), values.repeat_interleave(sharing, 1)
         scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
         if mask is None:  # each query sees the keys up to its own, which are the last
-            mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(
-                keys.shape[2] - queries.shape[2]
-            )
+            every = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
+            mask = every.tril(keys.shape[2] - queries.shape[2])
         self.weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
         return self.weights @ values
 
@@ -61,7 +60,7 @@ class RecordedAttention:
 def divide_positions(block: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """A hook before a block: its angles are those of positions divided by `FACTOR`."""
     x, _, _, *rest = args
-    positions = torch.arange(x.shape[1])[None] / FACTOR
+    positions = torch.arange(x.shape[1], device=x.device)[None] / FACTOR
     return x, *rotary_embedding(positions, block.attention.head_dim, 1e6), *rest
 
 

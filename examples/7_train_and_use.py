@@ -97,8 +97,8 @@ def adapt(course: Course, directory: Path) -> None:
     texts = {str(path): read_document(path)[:4_000] for path in paths}
     lora(LoraOptions(str(directory), data=course.data, tokens=course.lora_tokens))
     bits = {}
-    for name, where in {"before": checkpoint_directory(None), "after": directory}.items():
-        llm = CodeLlama.load(where, dtype="float32")
+    for name, adapters in {"before": (), "after": directory}.items():
+        llm = CodeLlama.load(dtype="float32", lora=adapters)
         bits[name] = perplexity(llm, texts, context=256)["bits_per_byte"]
         print(f"{name:6} {bits[name]:.3f} bits a byte of files that were held out")
     assert bits["after"] < bits["before"]

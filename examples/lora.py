@@ -4,8 +4,10 @@
 
 A matrix W that was trained on much data needs a small change for other data. LoRA keeps W as it is,
 and learns the change as a product of two thin matrices: `W x + B (A x)`. B starts at zero, so that
-nothing changes at first. In the end `W + B A` is one matrix again, and the result a plain
-checkpoint, which `codellama.generate` runs as any other.
+nothing changes at first. What has been learned is written as an adapter, in the format of the
+package PEFT; loading merges it, so that `W + B A` is one matrix again:
+
+    python -m codellama.generate --lora OUT --prompt "import "
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from codellama.training.documents import find_all
 from codellama.training.packing import PackedSequences, Packing
 from codellama.training.recipe import Stage
 from codellama.training.trainer import Trainer, set_stage
-from codellama.weights.checkpoint import new_directory, reader
-from codellama.weights.loading import default_device
-from codellama.weights.meta import write_meta
+from codellama.weights.checkpoint import new_directory
+from codellama.weights.loading import default_device, open_checkpoint
+from codellama.weights.lora import save_adapter
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class LoraOptions:
     """What to adapt, and to what.
 
     Args:
-        out: directory for the new checkpoint.
+        out: directory for the adapter.
         ckpt: checkpoint to start from; without it, the small one that comes with the package.
         data: directory of documents, `stdlib`, or `package:NAME` for an installed package.
         layers: linear layers to adapt, one or a list.
@@ -69,10 +71,6 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight) + F.linear(F.linear(x, self.a), self.b)
 
-    def merged(self) -> Tensor:
-        """The one matrix that does the same, (out_features, in_features)."""
-        return (self.weight + self.b @ self.a).detach()
-
 
 def adapt(model: Transformer, layers: tuple[str, ...], rank: int) -> list[str]:
     """Freezes a model and replaces its linear layers of some names; returns where."""
@@ -92,8 +90,8 @@ def lora(options: LoraOptions) -> None:
     source = checkpoint_directory(options.ckpt)
     tokenizer = Tokenizer(source / "tokenizer.model")
     documents = find_all([options.data])
-    with new_directory(options.out) as temporary:
-        context = DistributedContext.join(default_device())
+    context = DistributedContext.join(default_device())
+    with new_directory(options.out) as scratch:
         model = load_model(source, context.device, torch.float32)
         places = adapt(model, options.layers, options.rank)
         learned = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -107,13 +105,10 @@ def lora(options: LoraOptions) -> None:
         while trainer.step < stage.steps:
             trainer.train_step()
         print(f"held-out loss after {options.tokens:,} tokens: {trainer.loss(rows):.3f}")
-        weights = {name: weight.detach() for name, weight in model.named_parameters()}
-        for place in places:
-            weights[f"{place}.weight"] = model.get_submodule(place).merged()
-        weights = {name: weight.to("cpu", torch.bfloat16) for name, weight in weights.items()}
-        write_meta(temporary, model.config, reader(weights))
-        (temporary / "tokenizer.model").write_bytes((source / "tokenizer.model").read_bytes())
-    print(f"python -m codellama.generate --ckpt {options.out} --prompt 'import '")
+        changed = {f"{place}.weight": model.get_submodule(place) for place in places}
+        changes = {name: (layer.b, layer.a) for name, layer in changed.items()}
+        save_adapter(scratch, open_checkpoint(source), changes)
+    print(f"python -m codellama.generate --lora {options.out} --prompt 'import '")
 
 
 if __name__ == "__main__":

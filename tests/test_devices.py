@@ -1,5 +1,6 @@
 """Every way of running and training on every device of this machine, against the plain CPU."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,8 +12,10 @@ from commands import ROOT, run
 from random_checkpoint import Shape, random_checkpoint
 from random_models import random_model
 
-from codellama import CodeLlama, load_model
+from codellama import CodeLlama, generate_tokens, load_model
 from codellama.distributed import DistributedContext
+from codellama.evaluation.perplexity import losses_by_position, perplexity
+from codellama.evaluation.speed import Workload, read_bandwidth, speeds
 from codellama.fast.compiled import can_compile
 from codellama.training.recipe import Stage
 from codellama.training.trainer import Trainer, distribute, initialise, set_stage
@@ -121,6 +124,73 @@ def test_a_few_steps_of_training_lower_the_loss(device):
     trainer = Trainer(distribute(model, context), stream, stage, context)
     losses = [trainer.train_step() for _ in range(12)]
     assert losses[-1] < losses[0] - 0.5
+
+
+def test_infilling_healing_and_chat_give_the_texts_of_the_cpu(directory, device):
+    texts = []
+    for one in ("cpu", device):
+        llm = CodeLlama.load(directory, one, torch.float32)
+        options = {"max_new_tokens": 12}
+        texts.append(
+            [
+                *llm.infill([("def f(", "):\n    pass")], **options),
+                *llm.infill([("def fun", "(x)")], suffix_first=True, heal=True, **options),
+                *llm.chat([[{"role": "user", "content": "hi"}]], repetition_penalty=1.2, **options),
+                *llm.complete(PROMPTS, echo=True, **GREEDY),
+            ]
+        )
+    assert [one.tokens for one in texts[0]] == [one.tokens for one in texts[1]]
+
+
+def test_the_plain_loop_gives_the_tokens_of_the_cpu(directory, device):
+    loops = (
+        generate_tokens(load_model(directory, one, torch.float32), [1, 42, 7], 12)
+        for one in ("cpu", device)
+    )
+    assert list(next(loops)) == list(next(loops))
+
+
+def test_measurements_are_those_of_the_cpu(directory, device):
+    text, found = "def f(x):\n    return x\n" * 40, []
+    for one in ("cpu", device):
+        llm = CodeLlama.load(directory, one, torch.float32)
+        losses = losses_by_position(llm, text, [0, 16, 64], 2)
+        found.append([perplexity(llm, {"a": text})["loss"], *losses[0], *losses[1]])
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
+
+
+def test_speed_is_measured(directory, device):
+    llm = CodeLlama.load(directory, device)
+    figures = speeds(llm, Workload(prompt_tokens=8, new_tokens=2, batch=2, repeats=1))
+    assert all(figure > 0 for figure in figures.values())
+    if device in ("cpu", "cuda", "mps"):  # nothing waits for a pretend one
+        assert read_bandwidth(torch.device(device), 1_000_000) > 0
+
+
+def test_an_adapter_is_learned(directory, device):
+    lora = importlib.import_module("lora")
+    model = load_model(directory, device, torch.float32)
+    lora.adapt(model, ("wq", "w2"), 2)
+    stage = Stage("s", 1_024, 32, 256, 3e-2)
+    context = DistributedContext.join(torch.device(device))
+    rows = torch.arange(8 * 33).view(8, 33) % 40
+    stream = type("Rows", (), {"take": lambda _, count: rows[:count]})()
+    set_stage(model, stage)
+    trainer = Trainer(model, stream, stage, context)
+    losses = [trainer.train_step() for _ in range(4)]
+    assert losses[-1] < losses[0]
+
+
+def test_the_lessons_modules_run(directory, device):
+    lesson = importlib.import_module("6_change_a_module")
+    model, tokens = load_model(directory, device, torch.float32), torch.arange(1, 9)[None]
+    plain = model(tokens.to(device))
+    for block in model.layers:
+        block.attention.attend = lesson.RecordedAttention()
+    assert (model(tokens.to(device)) - plain).abs().max() < 1e-4
+    for block in model.layers:
+        block.register_forward_pre_hook(lesson.divide_positions)
+    assert (model(tokens.to(device)) - plain).abs().max() > 1e-3
 
 
 def test_a_model_is_laid_over_all_devices(directory, device):

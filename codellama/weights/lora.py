@@ -5,16 +5,28 @@ An adapter holds, for some matrices W of a model, a change of low rank: `W + alp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from codellama.errors import CheckpointError
-from codellama.weights.checkpoint import Checkpoint, Slices, parameter_shapes
+from codellama.weights.checkpoint import (
+    Checkpoint,
+    Slices,
+    new_directory,
+    parameter_shapes,
+    write_json,
+)
 from codellama.weights.downloads import read_json, read_safetensors, read_torch
-from codellama.weights.huggingface import half_split_to_interleaved, hugging_face_name, is_rotated
+from codellama.weights.huggingface import (
+    half_split_to_interleaved,
+    hugging_face_name,
+    interleaved_to_half_split,
+    is_rotated,
+)
 
 ADAPTER_CONFIG = "adapter_config.json"
 _REQUIRED: dict[str, tuple[object, ...]] = {
@@ -65,6 +77,43 @@ def with_lora(base: Checkpoint, directories: Sequence[str | Path]) -> Checkpoint
         for name, change in _read_adapter(Path(directory).expanduser(), base).items():
             changes.setdefault(name, []).append(change)
     return LoraCheckpoint(base, changes)
+
+
+def save_adapter(
+    directory: str | Path, base: Checkpoint, changes: Mapping[str, tuple[Tensor, Tensor]]
+) -> None:
+    """Writes an adapter in PEFT's format to a new directory.
+
+    Args:
+        base: the checkpoint that it changes.
+        changes: by the name of a parameter in `Transformer`, B (out, rank) and A (rank, in), all of
+            one rank; the matrix becomes W + B A.
+
+    Raises:
+        CheckpointError: the directory is taken.
+    """
+    tensors, places, rank = dict[str, Tensor](), set[str](), 0
+    for name, (b, a) in changes.items():
+        place = hugging_face_name(name).removesuffix(".weight")
+        b = interleaved_to_half_split(b, base.config.head_dim) if is_rotated(name) else b
+        for letter, matrix in (("A", a), ("B", b)):
+            stem = f"base_model.model.{place}.lora_{letter}"
+            tensors[f"{stem}.weight"] = matrix.detach().cpu().contiguous()
+        places.add(place.rpartition(".")[2])
+        rank = len(a)
+    settings = {
+        "base_model_name_or_path": str(base.directory),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "lora_alpha": rank,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": sorted(places),
+        "task_type": "CAUSAL_LM",
+    }
+    with new_directory(directory) as scratch:
+        save_file(tensors, scratch / "adapter_model.safetensors", {"format": "pt"})
+        write_json(scratch / ADAPTER_CONFIG, settings)
 
 
 def _read_adapter(directory: Path, base: Checkpoint) -> dict[str, tuple[Tensor, Tensor]]:

@@ -12,7 +12,7 @@ from codellama import CheckpointError, load_model
 from codellama.weights.checkpoint import reader
 from codellama.weights.huggingface_writing import write_huggingface
 from codellama.weights.loading import open_checkpoint
-from codellama.weights.lora import with_lora
+from codellama.weights.lora import save_adapter, with_lora
 from codellama.weights.meta import shard_slices, write_meta
 
 MATRICES = {
@@ -115,6 +115,34 @@ def test_peft_gives_the_same_logits(tmp_path):
             expected = adapted(tokens).logits
             assert (ours(tokens) - expected).abs().max() < 1e-4
             assert (model(tokens) - expected).abs().max() > 0.1
+
+
+def test_peft_reads_what_is_written_here(tmp_path):
+    peft = pytest.importorskip("peft", reason="needs the package peft")
+    transformers = pytest.importorskip("transformers")
+    model, generator = random_model(n_kv_heads=2), torch.Generator().manual_seed(0)
+    write_huggingface(tmp_path / "base", model.config, reader(model.state_dict()))
+    shapes = {name: weight.shape for name, weight in model.named_parameters() if weight.dim() > 1}
+    del shapes["tok_embeddings.weight"]
+    changes = {
+        name: tuple(
+            torch.randn(size, generator=generator) / 8 for size in ((rows, 4), (4, columns))
+        )
+        for name, (rows, columns) in shapes.items()
+    }
+    base = open_checkpoint(tmp_path / "base")
+    save_adapter(tmp_path / "adapter", base, changes)
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    adapted = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()
+    tokens = torch.randint(512, (2, 20), generator=generator)
+    with torch.no_grad():
+        expected = adapted(tokens).logits
+        ours = load_model(with_lora(base, [tmp_path / "adapter"]), "cpu")(tokens)
+        for name, (b, a) in changes.items():
+            model.get_parameter(name).add_(b @ a)
+        by_hand = model(tokens)
+    assert (ours - by_hand).abs().max() < 1e-4
+    assert (ours - expected).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(
