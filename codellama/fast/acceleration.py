@@ -5,8 +5,8 @@ Instead:
 
 | | 16 bits | 16 bits, `compile` | int8 | int4 |
 |---|---|---|---|---|
-| x86 | `SingleRowLinear` | `PrepackedLinear` | `FbgemmInt8Linear` | `Int4Linear` |
-| AMX, bfloat16 | `SingleRowLinear` | `SingleRowLinear` | `FbgemmInt8Linear` | `Int4Linear` |
+| x86 | `SingleRowLinear` | `PrepackedLinear` | `PackedInt8Linear` | `Int4Linear` |
+| AMX, bfloat16 | `SingleRowLinear` | `SingleRowLinear` | `PackedInt8Linear` | `Int4Linear` |
 | other CPUs | `SingleRowLinear` | `SingleRowLinear` | `Int8Linear` | `Int4Linear` |
 | CUDA, MPS | `nn.Linear` | `nn.Linear` | `Int8Linear` | `Int4Linear` |
 
@@ -29,7 +29,7 @@ from codellama.errors import RequestError
 from codellama.fast.attention import single_query_attention
 from codellama.fast.compiled import CompiledStep, check_compiler
 from codellama.fast.cpu_linear import SingleRowLinear, can_prepack, has_amx, prepack
-from codellama.fast.quantization import FbgemmInt8Linear, Int8Linear, quantizing_weight_loader
+from codellama.fast.quantization import Int8Linear, PackedInt8Linear, quantizing_weight_loader
 from codellama.fast.quantized_checkpoint import QuantizedCheckpoint
 from codellama.fast.quantized_kv_cache import QuantizedKVCache
 from codellama.model.attention import Attention, grouped_query_attention
@@ -96,7 +96,7 @@ def _accelerate_layer(model: Transformer, name: str, compile: bool = False) -> N
     if isinstance(layer, Attention) and layer.attend is grouped_query_attention:
         layer.attend = single_query_attention
     elif isinstance(layer, Int8Linear) and can_prepack(layer.values.device):
-        model.set_submodule(name, FbgemmInt8Linear(layer.values, layer.scales))
+        model.set_submodule(name, PackedInt8Linear(layer.values, layer.scales))
     elif type(layer) is nn.Linear and layer.bias is None and SingleRowLinear.suits(layer.weight):
         mapped_is_faster = layer.weight.dtype == torch.bfloat16 and has_amx()  # see `cpu_linear`
         if compile and can_prepack(layer.weight.device) and not mapped_is_faster:

@@ -4,7 +4,8 @@ Slow: decoding reads every weight once a token, so it is as fast as memory is.
 Instead: weights are integers. With 8 bits each row has a scale (Dettmers et al. 2022, arXiv
     2208.07339, compare such schemes); with 4 bits each group of 32 in a row has a scale and a zero
     point (Frantar et al. 2022, arXiv 2210.17323). Nothing but the weights is rounded. PyTorch's
-    kernels multiply few rows; for many, the weight is dequantized. On x86, FBGEMM takes 8 bits.
+    kernels multiply few rows; for many, the weight is dequantized. On x86, oneDNN or FBGEMM
+    multiplies 8 bits.
 Gains: half the memory of 16 bits, or with 4 bits about a third, the embedding included. A 7B in
     int4 is loaded within 5.5 GB of memory. Speed: see README.md.
 Costs: accuracy (`codellama.evaluate compare`), and seconds per billion weights for rounding.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,12 +26,15 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from codellama.fast import cpu_linear
-from codellama.fast.cpu_linear import SLICE, FrozenLinear, PrepackedLinear, product_dtype
+from codellama.fast.cpu_linear import SLICE, FrozenLinear, PrepackedLinear, Product, product_dtype
 from codellama.model.transformer import Transformer
 from codellama.weights.loading import WeightLoader, default_weight_loader
 from codellama.weights.meta import own_slices, shard_dimension
 
 HAS_INT8_KERNEL = cpu_linear.has_operators(torch.ops.aten, "_weight_int8pack_mm")
+HAS_ONEDNN_INT8 = getattr(torch.cpu, "_is_vnni_supported", bool)() and cpu_linear.has_operators(
+    torch.ops.onednn, "qlinear_prepack", "qlinear_pointwise"
+)
 HAS_INT4_KERNEL = cpu_linear.has_operators(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
 MAX_INT8_ROWS, MAX_INT4_ROWS = 16, 48
 """Rows of activations up to which the kernels beat dequantizing (AVX-512, 2026-11)."""
@@ -122,17 +127,13 @@ class Int8Linear(FrozenLinear):
         return F.linear(x, self.values.to(x.dtype)) * self.scales
 
 
-class FbgemmInt8Linear(PrepackedLinear):
-    """Products of integers in FBGEMM: `values` (out, in) with `scales` (out)."""
+class PackedInt8Linear(PrepackedLinear):
+    """Products of integers: `values` (out, in) with `scales` (out), in oneDNN where the processor
+    has instructions for them (VNNI, AMX), else in FBGEMM."""
 
     def __init__(self, values: Tensor, scales: Tensor) -> None:
-        zeros = torch.zeros(len(scales), dtype=torch.long)
-        with warnings.catch_warnings():  # PyTorch 2.13 deprecates such tensors, and says so once
-            warnings.simplefilter("ignore", UserWarning)
-            weight = torch._make_per_channel_quantized_tensor(values, scales.double(), zeros, 0)
-        packed = torch.ops.quantized.linear_prepack(weight, None)
-        multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        super().__init__(values, lambda x: multiply(x, 1.0, MAX_PART + 1, packed), torch.float32)
+        pack = onednn_product if HAS_ONEDNN_INT8 else fbgemm_product
+        super().__init__(values, pack(values, scales), torch.float32)
 
     def multiply(self, x: Tensor) -> Tensor:
         parts, scales = split_activations(x.float())
@@ -140,9 +141,47 @@ class FbgemmInt8Linear(PrepackedLinear):
         return torch.add(low, high, alpha=2 * MAX_PART).mul_(scales).to(x.dtype)
 
 
+def onednn_product(values: Tensor, scales: Tensor) -> Product:
+    """Multiplies activations that are integers from -128 to 127. Without AMX, oneDNN has kernels
+    for unsigned ones alone; with it, signed ones are faster for few rows."""
+    packed = torch.ops.onednn.qlinear_prepack(values, None)
+    zeros = torch.zeros(len(scales), dtype=torch.int32)
+    rest: tuple[Any, ...] = (
+        packed,
+        scales.float(),
+        zeros,
+        None,
+        1.0,
+        0,
+        torch.float32,
+        "none",
+        [],
+        "",
+    )
+    signed_rows = MAX_INT8_ROWS if cpu_linear.has_amx() else 0
+
+    def multiply(x: Tensor) -> Tensor:
+        if len(x) <= signed_rows:
+            return torch.ops.onednn.qlinear_pointwise(x.to(torch.int8), 1.0, 0, *rest)
+        return torch.ops.onednn.qlinear_pointwise((x + 128).to(torch.uint8), 1.0, 128, *rest)
+
+    return multiply
+
+
+def fbgemm_product(values: Tensor, scales: Tensor) -> Product:
+    """Multiplies activations that are integers from `-MAX_PART` to `MAX_PART`."""
+    zeros = torch.zeros(len(scales), dtype=torch.long)
+    with warnings.catch_warnings():  # PyTorch 2.13 deprecates such tensors, and says so once
+        warnings.simplefilter("ignore", UserWarning)
+        weight = torch._make_per_channel_quantized_tensor(values, scales.double(), zeros, 0)
+    packed = torch.ops.quantized.linear_prepack(weight, None)
+    multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+    return lambda x: multiply(x, 1.0, MAX_PART + 1, packed)
+
+
 def split_activations(x: Tensor) -> tuple[Tensor, Tensor]:
     """Splits activations into `(2 * MAX_PART * high + low) * scale`, whose integer parts from
-    `-MAX_PART` to `MAX_PART` FBGEMM multiplies exactly: only the weights are rounded to 8 bits.
+    `-MAX_PART` to `MAX_PART` are multiplied exactly: only the weights are rounded to 8 bits.
 
     A row's scale is its largest magnitude divided by `2 * MAX_PART ** 2`; bfloat16 is kept exactly
     down to 1/31 of that magnitude.

@@ -22,7 +22,7 @@ from codellama.fast.cpu_linear import (
     prepack_for_fbgemm,
     prepack_for_onednn,
 )
-from codellama.fast.quantization import FbgemmInt8Linear, quantize_rows
+from codellama.fast.quantization import PackedInt8Linear, quantize_rows
 from codellama.weights.loading import weight_bytes
 
 prepacks = pytest.mark.skipif(
@@ -36,8 +36,8 @@ onednn = pytest.param(
 )
 
 
-def fbgemm_int8(weight):
-    return FbgemmInt8Linear(*quantize_rows(weight))
+def packed_int8(weight):
+    return PackedInt8Linear(*quantize_rows(weight))
 
 
 def layer_of(dtype):
@@ -166,7 +166,7 @@ def test_weights_that_float16_does_not_hold_are_refused():
 
 
 @prepacks
-@pytest.mark.parametrize("pack", [prepack_for_fbgemm, fbgemm_int8, onednn])
+@pytest.mark.parametrize("pack", [prepack_for_fbgemm, packed_int8, onednn])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_torch_compile_takes_packed_products_as_they_are(pack, rows):
     multiply = pack(torch.randn(96, 64).bfloat16())
@@ -182,7 +182,7 @@ def test_torch_compile_takes_packed_products_as_they_are(pack, rows):
 def test_a_matrix_goes_with_its_layer():
     gc.collect()
     before = len(cpu_linear._products)
-    layers = [prepack_for_fbgemm(torch.ones(16, 8).bfloat16()), fbgemm_int8(torch.ones(16, 8))]
+    layers = [prepack_for_fbgemm(torch.ones(16, 8).bfloat16()), packed_int8(torch.ones(16, 8))]
     assert len(cpu_linear._products) == before + 2
     layers.clear()
     gc.collect()
@@ -222,11 +222,11 @@ def test_a_model_loads_prepacked_to_be_compiled_and_predicts_nearly_the_same(
 def test_a_layer_says_what_its_prepacked_weight_takes():
     weight = torch.randn(32, 16).bfloat16()
     assert weight_bytes(prepack(weight)) == 2 * 32 * 16
-    assert weight_bytes(fbgemm_int8(weight)) == 32 * 16
+    assert weight_bytes(packed_int8(weight)) == 32 * 16
 
 
 @prepacks
-@pytest.mark.parametrize("pack", [prepack_for_fbgemm, fbgemm_int8, onednn])
+@pytest.mark.parametrize("pack", [prepack_for_fbgemm, packed_int8, onednn])
 def test_a_copy_is_a_layer_of_its_own(pack):
     layer, x = pack(torch.randn(96, 192).bfloat16()), torch.randn(2, 192).bfloat16()
     expected, copied = layer(x), copy.deepcopy(layer)

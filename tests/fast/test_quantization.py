@@ -16,9 +16,9 @@ from codellama.fast.quantization import (
     BLOCK,
     GROUP,
     MAX_PART,
-    FbgemmInt8Linear,
     Int4Linear,
     Int8Linear,
+    PackedInt8Linear,
     pack_nibbles,
     quantize_rows,
     quantizing_weight_loader,
@@ -250,8 +250,8 @@ prepacks = pytest.mark.skipif(
 )
 
 
-def fbgemm_int8(weight):
-    return FbgemmInt8Linear(*quantize_rows(weight))
+def packed_int8(weight):
+    return PackedInt8Linear(*quantize_rows(weight))
 
 
 def assert_product(multiply, weight, x):
@@ -294,21 +294,31 @@ def test_a_row_of_zeros_has_two_parts_of_zero():
     assert not parts.any() and (scales > 0).all()
 
 
+@pytest.fixture(params=["oneDNN", "FBGEMM"])
+def library(request, monkeypatch):
+    """What multiplies 8 bits."""
+    if request.param == "oneDNN" and not quantization.HAS_ONEDNN_INT8:
+        pytest.skip("the processor has no instructions for products of integers")
+    monkeypatch.setattr(quantization, "HAS_ONEDNN_INT8", request.param == "oneDNN")
+
+
 @prepacks
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("rows", [1, 5, 40])
 @pytest.mark.parametrize("shape", [(33, 20), (192, 96)])
 def test_8_bits_are_those_of_the_plain_layer(shape, rows):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=generator).bfloat16()
     x = torch.randn(rows, shape[1], generator=generator).bfloat16()
-    assert_product(fbgemm_int8(weight), Int8Linear.from_weight(weight).dequantize(), x)
+    assert_product(packed_int8(weight), Int8Linear.from_weight(weight).dequantize(), x)
 
 
 @prepacks
+@pytest.mark.usefixtures("library")
 def test_the_largest_integers_do_not_overflow():
     weight = torch.cat([torch.ones(8, 64), -torch.ones(8, 64)])
     for x in (torch.ones(1, 64), -torch.ones(1, 64)):
-        assert_product(fbgemm_int8(weight), weight, x.bfloat16())
+        assert_product(packed_int8(weight), weight, x.bfloat16())
 
 
 @prepacks
@@ -317,7 +327,7 @@ def test_a_model_of_8_bits_loads_prepacked_and_predicts_nearly_the_same(checkpoi
         checkpoint, "cpu", torch.bfloat16, weight_loader=quantizing_weight_loader("int8")
     )
     other = CodeLlama.load(checkpoint, "cpu", torch.bfloat16, quantize="int8").model
-    assert isinstance(other.output, FbgemmInt8Linear)
+    assert isinstance(other.output, PackedInt8Linear)
     assert weight_bytes(other) == pytest.approx(weight_bytes(plain), rel=0.02)
     assert_predicts_nearly_as(other, plain)
 
@@ -330,7 +340,7 @@ def test_a_model_in_memory_is_prepacked_too(checkpoint):
     other = load_model(
         checkpoint, "cpu", torch.bfloat16, weight_loader=quantizing_weight_loader("int8")
     )
-    assert isinstance(accelerate(other).output, FbgemmInt8Linear)
+    assert isinstance(accelerate(other).output, PackedInt8Linear)
     assert_predicts_nearly_as(other, plain)
 
 

@@ -79,7 +79,7 @@ def test_integers_are_those_of_one_process(together, directory, mode, source):
     found = together["integers"][f"{mode} {None if source == 'from its file' else mode}"]
     for (tokens, logprobs), completion in zip(found, completions, strict=True):
         assert tokens == completion.tokens
-        # FBGEMM's activations are split by the largest of each process's own channels.
+        # Activations are split by the largest of each process's own channels.
         assert logprobs == pytest.approx(completion.logprobs, abs=2e-3)
 
 
