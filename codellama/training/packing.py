@@ -62,8 +62,9 @@ class Position(NamedTuple):
 class PackedSequences:
     """Rows of token ids without end, the same for the same seed; can be set to any position.
 
-    A token `id` that a model reads but does not learn is `~id`, which is negative. Documents are
-    shuffled anew in every epoch and packed part by part: memory holds one part.
+    A token `id` that a model reads but does not learn is `~id`, which is negative: the BOS at the
+    beginning of each document, and all of a conversation but its answers. Documents are shuffled
+    anew in every epoch and packed part by part: memory holds one part.
 
     Args:
         documents: files of text, and conversations, of which the answers alone are learned.
@@ -151,6 +152,8 @@ class PackedSequences:
                     if len(run) > free:
                         end = min(end, start + free - is_text)
                         run = [tokenizer.bos_id] * is_text + ids[start:end]
+                    if is_text and run:
+                        run[0] = ~run[0]  # BOS is read, never written
                     row += run
                     start = end
                     if length - len(row) < max(2, self.packing.shortest_run):

@@ -80,10 +80,10 @@ def runs(rows: list[list[int]], bos_id: int) -> list[list[int]]:
     found = []
     for row in rows:
         for id in row:
-            if id == bos_id:
+            if id == ~bos_id:  # which is read, but never learned
                 found.append([])
             if id != PADDING:
-                found[-1].append(id)
+                found[-1].append(bos_id if id == ~bos_id else id)
     return found
 
 
@@ -101,10 +101,11 @@ def test_rows_are_of_one_length_and_padded_at_their_end_alone(tokenizer, files, 
     assert not rows.is_floating_point()
     assert rows.max() < tokenizer.vocab_size
     padding = rows == PADDING
-    assert torch.equal(padding, rows < 0)
+    assert torch.equal(padding | (rows == ~tokenizer.bos_id), rows < 0)
     assert torch.equal(padding, padding.cummax(1).values)
     assert not padding[:, 0].any()
-    assert (rows[:, 0] == tokenizer.bos_id).all()
+    assert (rows[:, 0] == ~tokenizer.bos_id).all()
+    assert not (rows == tokenizer.bos_id).any()
 
 
 def test_rows_follow_from_the_seed(tokenizer, files):
@@ -296,13 +297,13 @@ def test_a_document_that_spells_a_control_token_is_left_out(tmp_path):
     files = write(tmp_path, [spelling, plain, spelling])
     [row] = read_epoch(PackedSequences(files, tokenizer, Packing(LENGTH, 0.0)))
     ids = tokenizer.encode(plain, bos=True, eos=True)
-    assert row == ids + [PADDING] * (LENGTH - len(ids))
+    assert row == [~ids[0], *ids[1:]] + [PADDING] * (LENGTH - len(ids))
 
 
 def test_files_without_text_are_passed_over(tokenizer, tmp_path):
     files = write(tmp_path, ["", b"\xff\xfe", "a = 1\n", ""])
     [row] = read_epoch(PackedSequences(files, tokenizer, Packing(LENGTH, 0.0)))
-    assert row[: row.index(PADDING)] == tokenizer.encode("a = 1\n", bos=True, eos=True)
+    assert row[1 : row.index(PADDING)] == tokenizer.encode("a = 1\n", bos=False, eos=True)
 
 
 @pytest.mark.parametrize("documents", [[""], ["", b"# caf\xe9\n", b"\xff\xfe"]])
