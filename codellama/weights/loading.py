@@ -52,7 +52,7 @@ class LoadOptions:
         dtype: bfloat16, float16 or float32; without it, that of the files.
         quantize: int8 or int4: round the matrices to so many bits while they are read.
         kv_dtype: int8: round keys and values in the KV cache, for half its memory.
-        lora: directory of an adapter in PEFT's format, to be merged while loading, or several.
+        lora: one or more directories of adapters in PEFT's format, merged while loading.
         compile: prepare for many or long texts: matrices in the order that the processor's library
             reads fastest, decoding steps fused by torch.compile. Takes seconds to minutes at first.
 

@@ -1,7 +1,7 @@
 """Meta's checkpoint format: `params.json` and `consolidated.00.pth` … `consolidated.NN.pth`.
 
 Meta trained with tensor parallelism and saved what each process held. So each of N shards has the
-same names, and one of N equal slices of every matrix. Reading joins them in one process.
+same names, and one of N equal slices of every matrix. `Checkpoint.read` joins them.
 """
 
 from __future__ import annotations
