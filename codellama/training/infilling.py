@@ -1,6 +1,7 @@
 """How documents teach a model to infill: the fill-in-the-middle transform (Bavarian et al. 2022,
 arXiv 2207.14255), as Code Llama was trained with it (arXiv 2308.12950, section 2.3). The middle of
-a document moves to its end, behind what surrounds it: read in order, it shows how a gap is filled. `packing` calls it.
+a document moves to its end, behind what surrounds it: read in order, it shows how a gap is filled.
+`packing` decides which documents are cut.
 """
 
 from __future__ import annotations
