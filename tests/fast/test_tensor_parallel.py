@@ -100,6 +100,7 @@ def test_each_process_takes_the_memory_of_its_share(together):
     assert max(together["memory"]) < 1.1 * share + 2e6
 
 
+@pytest.mark.slow  # the measurement below prints once, too
 def test_the_command_prints_once(directory, alone):
     prompt = "def f(x):"
     options = ("--ckpt", directory, "--max_new_tokens", 8, "--dtype", "float32")
