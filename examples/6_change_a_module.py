@@ -154,7 +154,7 @@ def change_a_module(budget: Budget, picture: Picture) -> None:
     if picture.plot:
         with picture.axes(1, 4.5, 4) as [axes]:
             blocks, heads = map(range, reach.shape)
-            plotting.matrix(axes, reach.tolist(), heads, blocks, "{:.1f}")
+            plotting.matrix(axes, reach.tolist(), heads, blocks, format="{:.1f}")
             axes.set(xlabel="head", ylabel="block")
             axes.set(title="How far back each head looks, tokens on average")
 

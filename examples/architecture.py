@@ -62,23 +62,17 @@ class Drawing:
 
 def draw(drawing: Drawing) -> None:
     """Draw the architecture, each part with its file."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    mpl.rcParams["svg.fonttype"] = "none"  # text stays text
-    figure = Figure(figsize=(7.2, 6.2), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlim=(0, 100), ylim=(0, 100))
-    axes.axis("off")
-    model = column(axes, MODEL, middle=17)
-    block = column(axes, BLOCK, middle=70)
-    line(axes, (70, 100), (70, block[0] + 3.5))
-    for first, last in ((0, 5), (6, 8)):  # the residual stream passes each half by
-        start, end = block[first] + 4.8, block[last]
-        line(axes, (70, start), (98, start), (98, end), (71.6, end))
-    for of_block, side in ((block[0] + 6, 1.8), (block[-1] - 2, -1.8)):
-        axes.plot([23, 47], [model[2] + side, of_block], ":", color=LINES, lw=1)
-    figure.savefig(drawing.picture, dpi=160)
+    with plotting.picture(Path(drawing.picture), size=(7.2, 6.2)) as (axes,):
+        axes.set(xlim=(0, 100), ylim=(0, 100))
+        axes.axis("off")
+        model = column(axes, MODEL, middle=17)
+        block = column(axes, BLOCK, middle=70)
+        line(axes, (70, 100), (70, block[0] + 3.5))
+        for first, last in ((0, 5), (6, 8)):  # the residual connection around each half
+            start, end = block[first] + 4.8, block[last]
+            line(axes, (70, start), (98, start), (98, end), (71.6, end))
+        for of_block, side in ((block[0] + 6, 1.8), (block[-1] - 2, -1.8)):
+            axes.plot([23, 47], [model[2] + side, of_block], ":", color=LINES, lw=1)
 
 
 def column(axes: Any, parts: tuple[tuple[str, str, str], ...], middle: float) -> list[float]:

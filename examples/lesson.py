@@ -48,9 +48,8 @@ def show(name: str, tensor: torch.Tensor, meaning: str) -> None:
 def same(claim: str, one: torch.Tensor, other: torch.Tensor, expect: bool = True) -> None:
     """Prints by how much two results differ, and asserts that they are the same, or are not."""
     difference = (one - other).abs().max().item()
-    found = difference < 1e-3
-    print(f"{claim}: {'same' if found else 'different'} ✓ (by {difference:.1e})")
-    assert found == expect
+    assert (difference < 1e-3) == expect, f"{claim}: they differ by {difference:.1e}"
+    print(f"{claim}: {'same' if expect else 'different'} ✓ (by {difference:.1e})")
 
 
 def python_source(tokenizer: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,6 +64,6 @@ def python_source(tokenizer: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
 
 def heat_map(axes: Any, attention: torch.Tensor, words: list[str]) -> None:
     """Draws one head's attention, (seq, seq): a row for each query, a column for each key."""
-    plotting.matrix(axes, attention, words, words)
+    plotting.matrix(axes, attention, words, words, limits=(0, 1))
     axes.tick_params("x", rotation=90)
     axes.set(xlabel="key", ylabel="query")

@@ -55,7 +55,8 @@ def heat_map(path: Path, shares: Mapping[tuple[int, float], float]) -> None:
     lengths, places = (sorted(set(parts)) for parts in zip(*shares, strict=True))
     rows = [[100 * shares[length, place] for length in lengths] for place in places]
     with picture(path) as (axes,):
-        matrix(axes, rows, [f"{length:,}" for length in lengths], places, "{:.0f}", "RdYlGn")
+        names = [f"{length:,}" for length in lengths]
+        matrix(axes, rows, names, places, limits=(0, 100), format="{:.0f}", colours="RdYlGn")
         axes.set(xlabel="length, tokens", ylabel="position of the key", title="keys found, %")
 
 
@@ -64,16 +65,20 @@ def matrix(
     rows: Any,
     columns: Sequence[Any],
     names: Sequence[Any],
+    *,
+    limits: tuple[float, float] | None = None,
     format: str = "",
     colours: str = "Blues",
 ) -> None:
     """Colours a matrix, and writes the numbers into its cells.
 
     Args:
-        columns, names: what stands below the columns, and beside the rows.
+        columns, names: labels of the columns, and of the rows.
+        limits: numbers that get the first and the last colour; None: the least and the largest.
         format: of a number; "": none is written.
     """
-    axes.imshow(rows, cmap=colours, aspect="auto")
+    low, high = limits or (None, None)
+    axes.imshow(rows, cmap=colours, vmin=low, vmax=high, aspect="auto")
     axes.grid(False)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(names)), names)
@@ -87,15 +92,13 @@ def loss_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     with picture(path, size=(8, 5)) as (axes,):
         for number, stage in enumerate(dict.fromkeys(record["stage"] for record in log)):
             steps = [record for record in log if record["stage"] == stage]
-            losses, colour = smoothed([step["loss"] for step in steps]), f"C{number}"
-            places = [step["tokens"] / 1e6 for step in steps]
-            axes.plot(places, losses, color=colour, label=f"{stage}, train")
+            tokens, colour = [step["tokens"] / 1e6 for step in steps], f"C{number}"
+            losses = smoothed([step["loss"] for step in steps])
+            axes.plot(tokens, losses, color=colour, label=f"{stage}, train")
             saved = [step for step in steps if "validation_loss" in step]
-            losses, places = (
-                [step["validation_loss"] for step in saved],
-                [step["tokens"] / 1e6 for step in saved],
-            )
-            axes.plot(places, losses, "o--", color=colour, label=f"{stage}, held out")
+            tokens = [step["tokens"] / 1e6 for step in saved]
+            losses = [step["validation_loss"] for step in saved]
+            axes.plot(tokens, losses, "o--", color=colour, label=f"{stage}, held out")
         axes.set(xlabel="million tokens", ylabel="loss, nats a token")
         axes.legend()
 
@@ -113,7 +116,7 @@ def smoothed(values: Sequence[float]) -> list[float]:
 def picture(
     path: Path, columns: int = 1, size: tuple[float, float] = (6.0, 4.0)
 ) -> Iterator[list[Any]]:
-    """Axes side by side in one figure of so many inches, which is then written beside its place and
+    """A row of axes in a figure of so many inches, which is then written to a temporary name and
     renamed."""
     import matplotlib as mpl
     from matplotlib.figure import Figure

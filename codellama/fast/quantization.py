@@ -9,8 +9,8 @@ Instead: weights are integers. With 8 bits each row has a scale (Dettmers et al.
 Gains: half the memory of 16 bits, or with 4 bits about a third, the embedding included. A 7B in
     int4 is loaded within 5.5 GB of memory. Speed: see README.md.
 Costs: accuracy (`codellama.evaluate compare`), and seconds per billion weights for rounding.
-Not for: gradients, the embedding and norms. The output matrix, which matters
-    most, has 8 bits also with int4, and so have matrices whose sizes do not fill the 4-bit blocks.
+Not for: gradients, the embedding and norms. The output matrix, which matters most, has 8 bits also
+    with int4, and so have matrices whose sizes do not fill the 4-bit blocks.
 """
 
 from __future__ import annotations
@@ -145,25 +145,14 @@ def onednn_product(values: Tensor, scales: Tensor) -> Product:
     """Multiplies activations that are integers from -128 to 127. Without AMX, oneDNN has kernels
     for unsigned ones alone; with it, signed ones are faster for few rows."""
     packed = torch.ops.onednn.qlinear_prepack(values, None)
-    zeros = torch.zeros(len(scales), dtype=torch.int32)
-    rest: tuple[Any, ...] = (
-        packed,
-        scales.float(),
-        zeros,
-        None,
-        1.0,
-        0,
-        torch.float32,
-        "none",
-        [],
-        "",
-    )
+    weight = packed, scales.float(), torch.zeros(len(scales), dtype=torch.int32)
+    plain: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, float32 out
     signed_rows = MAX_INT8_ROWS if cpu_linear.has_amx() else 0
 
     def multiply(x: Tensor) -> Tensor:
-        if len(x) <= signed_rows:
-            return torch.ops.onednn.qlinear_pointwise(x.to(torch.int8), 1.0, 0, *rest)
-        return torch.ops.onednn.qlinear_pointwise((x + 128).to(torch.uint8), 1.0, 128, *rest)
+        zero, dtype = (0, torch.int8) if len(x) <= signed_rows else (128, torch.uint8)
+        x = (x + zero).to(dtype)
+        return torch.ops.onednn.qlinear_pointwise(x, 1.0, zero, *weight, *plain)
 
     return multiply
 

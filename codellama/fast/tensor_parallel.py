@@ -4,10 +4,11 @@ Slow or impossible: a model that one device cannot hold, or reads too slowly.
 Instead: the plan of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053) with PyTorch's DTensor. The
     first matrices of attention and feed-forward are sharded by rows (heads and hidden channels),
     the second ones by columns, and an all-reduce adds the partial results. The embedding is sharded
-    by channels, the output by vocabulary.
+    by channels, the output by vocabulary. Quantized layers, which are no DTensors, exchange the
+    same by hooks.
 Gains: memory divided by the processes.
 Costs: two all-reduces a block.
-Not for: compiled models. Quantized layers are no DTensors; hooks exchange what they need.
+Not for: compiled models.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def parallelize(model: Transformer, mesh: DeviceMesh) -> None:
         "layers.*.feed_forward.w2": second,
         "output": gathered,
     }
-    frozen = [one for one in model.named_modules() if isinstance(one[1], FrozenLinear)]
-    for name, layer in frozen:
+    modules = dict(model.named_modules())
+    frozen = {name: one for name, one in modules.items() if isinstance(one, FrozenLinear)}
+    for name, layer in frozen.items():
         if name == "output":
             layer.register_forward_hook(lambda _, __, own: _gather(own, mesh))
             del plan["output"]
@@ -66,7 +68,7 @@ def parallelize(model: Transformer, mesh: DeviceMesh) -> None:
     if frozen:  # all matrices of the blocks
         plan = {name: style for name, style in plan.items() if not name.startswith("layers.")}
     parallelize_module(model, mesh, plan)
-    for module in model.modules():
+    for module in modules.values():
         if isinstance(module, Attention):
             module.n_kv_heads //= mesh.size()
 
@@ -78,7 +80,7 @@ def _add_up(own: Tensor, mesh: DeviceMesh) -> Tensor:
 
 
 def _gather(own: Tensor, mesh: DeviceMesh) -> Tensor:
-    """All processes' tensors, side by side along the last dimension."""
+    """All processes' tensors, joined along the last dimension."""
     parts = [torch.empty_like(own) for _ in range(mesh.size())]
     dist.all_gather(parts, own.contiguous(), mesh.get_group())
     return torch.cat(parts, -1)

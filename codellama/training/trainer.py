@@ -206,7 +206,7 @@ def new_optimizers(
     adamw = torch.optim.AdamW(groups, betas=(0.9, stage.beta2), fused=True)
     if stage.optimizer == "adamw":
         return [adamw]
-    muon = Muon(by_muon, weight_decay=WEIGHT_DECAY, dtype=dtype or torch.float32)
+    muon = Muon(by_muon, stage.learning_rate, WEIGHT_DECAY, dtype or torch.float32)
     return [adamw, muon]
 
 

@@ -12,7 +12,7 @@ def test_in_bfloat16_it_is_pytorchs():
     for one, other in zip(ours, theirs, strict=True):
         other.data.copy_(one.data)
     steps = (
-        Muon(ours, lr=0.01),
+        Muon(ours, lr=0.01, weight_decay=0.1),
         torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
     )
     for _ in range(3):
